@@ -1,0 +1,49 @@
+# Set-up on a fresh machine is exactly `make demo` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# TORCH replaces the pinned torch, e.g. `make install TORCH=torch==2.14.1`. It is remembered
+# in .venv, so that a later `make test` doesn't put the pinned one back.
+ifdef TORCH
+$(STAMP): FORCE
+else
+TORCH := $(shell cat .venv/torch-override 2>/dev/null)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check clean FORCE
+
+help:  ## List these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
+
+install: $(STAMP)  ## Create .venv and install vilg with its tools (TORCH=... for another torch)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+ifneq ($(strip $(TORCH)),)
+	echo '$(TORCH)' > .venv/torch-override
+endif
+	if [ -s .venv/torch-override ]; \
+	then sed '/^torch==/d' constraints.txt; cat .venv/torch-override; \
+	else cat constraints.txt; fi > .venv/constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -c .venv/constraints.txt -e '.[dev]'
+	touch $@
+
+demo: install  ## Run the shipped model: demo/demo.png and demo/index.html
+	$(BIN)/vilg demo --out demo
+
+test: install  ## Run all tests (ARGS="-m 'not slow'" and the like reach pytest)
+	$(BIN)/pytest $(ARGS)
+
+check: install  ## Format, lint, types, and who imports whom
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:  ## Remove the demo's output and every cache; .venv and runs stay
+	rm -rf demo build dist
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests datasets bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

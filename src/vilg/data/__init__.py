@@ -1,0 +1,1 @@
+"""Captioned pictures: shards, order, token store."""

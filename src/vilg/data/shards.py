@@ -1,0 +1,257 @@
+"""Reads a data set of tar shards: pictures with captions in several languages.
+
+A folder holds `manifest.json`, `shards/*.tar` and `splits/NAME.txt`. A sample is two neighbouring
+members of a shard, KEY.webp (or .png, .jpg) and KEY.json. Apart from the readers of other people's
+formats because nothing here is forgiven: our own files are either as they were written or an error
+that names the file and the member.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vilg.errors import VilgError
+
+FieldT = TypeVar("FieldT")
+
+PICTURE_SUFFIXES = ("webp", "png", "jpg")
+
+
+class DataError(VilgError):
+    """A data set that is missing, damaged, or lacks what was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One picture and all that is known of it.
+
+    `names`, `captions` and `keywords` are keyed by language. `picture` is the encoded file as it
+    stands in the shard: decoding all of them would cost seconds and most callers want some.
+    """
+
+    id: str
+    concept: str
+    style: str
+    group: str
+    subgroup: str
+    names: dict[str, str]
+    captions: dict[str, tuple[str, ...]]
+    keywords: dict[str, tuple[str, ...]]
+    picture: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shard:
+    path: Path
+    sha256: str
+    num_samples: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Manifest:
+    content_sha256: str
+    shards: tuple[_Shard, ...]
+
+
+def load_samples(
+    folder: Path, split: str | None = None, groups: Collection[str] | None = None
+) -> list[Sample]:
+    """Read a data set, or one split of it, or some groups of it, sorted by id.
+
+    Every shard is read and checked whatever is asked for, so damage never goes unseen.
+
+    Args:
+        folder: Where manifest.json lies.
+        split: A file name in `splits` without its suffix; None for all samples.
+        groups: Only samples of these groups; None for all.
+    """
+    samples: dict[str, Sample] = {}
+    for shard in _read_manifest(folder).shards:
+        for sample in _read_shard(shard):
+            if sample.id in samples:
+                raise DataError(f"{shard.path}: the id {sample.id} occurs twice in the data set")
+            samples[sample.id] = sample
+    wanted = set(samples)
+    if split is not None:
+        wanted = set(load_split(folder, split))
+        unknown_ids = sorted(wanted - samples.keys())
+        if unknown_ids:
+            raise DataError(
+                f"{_split_path(folder, split)}: no shard has a sample with the id {unknown_ids[0]}"
+                f" ({len(unknown_ids)} such ids)"
+            )
+    if groups is not None:
+        known = {sample.group for sample in samples.values()}
+        for group in groups:
+            if group not in known:
+                raise DataError(
+                    f"{folder}: no group is called {group!r}; the groups are"
+                    f" {', '.join(sorted(known))}"
+                )
+    chosen = (samples[id] for id in sorted(wanted))
+    return [sample for sample in chosen if groups is None or sample.group in groups]
+
+
+def load_split(folder: Path, split: str) -> tuple[str, ...]:
+    """Return the ids of one split, in the file's order."""
+    known = list_splits(folder)
+    if split not in known:
+        raise DataError(
+            f"{folder}: no split is called {split!r}; the splits are {', '.join(known) or 'none'}"
+        )
+    path = _split_path(folder, split)
+    ids = tuple(path.read_text(encoding="utf-8").split())
+    if len(set(ids)) < len(ids):
+        repeated = next(id for place, id in enumerate(ids) if id in ids[:place])
+        raise DataError(f"{path}: the id {repeated} occurs twice")
+    return ids
+
+
+def list_splits(folder: Path) -> list[str]:
+    """Return the names of the splits that a data set has."""
+    return sorted(path.stem for path in (folder / "splits").glob("*.txt"))
+
+
+def fingerprint(folder: Path) -> str:
+    """Return the hash of all ids, decoded pixels and captions, as the manifest states it.
+
+    Two builds of a data set that training cannot tell apart have the same one, however their
+    files were packed.
+    """
+    return _read_manifest(folder).content_sha256
+
+
+def _split_path(folder: Path, split: str) -> Path:
+    return folder / "splits" / f"{split}.txt"
+
+
+def _read_manifest(folder: Path) -> _Manifest:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise DataError(
+            f"{folder} is not a data set: there is no manifest.json in it; give the folder of a data"
+            " set (the repository ships datasets/emoji) or build it with its build.py"
+        )
+    content = _parse_json(path.read_bytes(), str(path))
+    shards = tuple(
+        _Shard(
+            path=folder / "shards" / _field(shard, "file", str, str(path)),
+            sha256=_field(shard, "sha256", str, str(path)),
+            num_samples=_field(shard, "samples", int, str(path)),
+        )
+        for shard in _field(content, "shards", list, str(path))
+    )
+    return _Manifest(
+        content_sha256=_field(content, "content_sha256", str, str(path)), shards=shards
+    )
+
+
+def _read_shard(shard: _Shard) -> Iterator[Sample]:
+    """Check a shard against the manifest, then yield its samples in the tar's order."""
+    if not shard.path.is_file():
+        raise DataError(f"{shard.path} is missing, but manifest.json lists it; fetch it again")
+    content = shard.path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != shard.sha256:
+        raise DataError(
+            f"{shard.path} is damaged or of another version: its sha256 is {found}, manifest.json"
+            f" says {shard.sha256}; fetch it again"
+        )
+    members = _read_members(shard.path, content)
+    keys = dict.fromkeys(name.partition(".")[0] for name in members)
+    if len(keys) != shard.num_samples:
+        # A tar cut between two members still reads as a tar.
+        raise DataError(
+            f"{shard.path} is truncated: it has {len(keys)} samples, manifest.json says"
+            f" {shard.num_samples}"
+        )
+    for key in keys:
+        pictures = [
+            f"{key}.{suffix}" for suffix in PICTURE_SUFFIXES if f"{key}.{suffix}" in members
+        ]
+        if f"{key}.json" not in members:
+            raise DataError(f"{shard.path}: {pictures[0]} has no {key}.json beside it")
+        if len(pictures) != 1:
+            raise DataError(
+                f"{shard.path}: {key}.json has {len(pictures)} pictures beside it, expected one of"
+                f" {', '.join(PICTURE_SUFFIXES)}"
+            )
+        yield _parse_sample(
+            key, members[f"{key}.json"], members[pictures[0]], f"{shard.path}: {key}.json"
+        )
+
+
+def _read_members(path: Path, content: bytes) -> dict[str, bytes]:
+    """Return the files of a tar archive by name."""
+    members: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+            headers = archive.getmembers()
+    except tarfile.TarError as error:
+        raise DataError(f"{path} is truncated or not a tar archive: {error}") from error
+    for header in headers:
+        suffix = header.name.partition(".")[2]
+        if not header.isreg() or suffix not in (*PICTURE_SUFFIXES, "json"):
+            raise DataError(f"{path}: {header.name} is neither a picture nor a JSON file")
+        if header.name in members:
+            raise DataError(f"{path}: {header.name} occurs twice")
+        # A slice of what is in memory anyway; extractfile costs ten times as much per member.
+        members[header.name] = content[header.offset_data : header.offset_data + header.size]
+    return members
+
+
+def _parse_sample(key: str, text: bytes, picture: bytes, where: str) -> Sample:
+    fields = _parse_json(text, where)
+    if _field(fields, "id", str, where) != key:
+        raise DataError(f"{where}: its id is {fields['id']!r}, expected {key!r}")
+    captions = _lists_of_text(fields, "captions", where)
+    if not captions or not all(captions.values()):
+        raise DataError(f"{where}: a language has no caption")
+    names = _field(fields, "names", dict, where)
+    if not all(isinstance(name, str) for name in names.values()):
+        raise DataError(f"{where}: names must be one text a language")
+    return Sample(
+        id=key,
+        concept=_field(fields, "concept", str, where),
+        style=_field(fields, "style", str, where),
+        group=_field(fields, "group", str, where),
+        subgroup=_field(fields, "subgroup", str, where),
+        names=names,
+        captions=captions,
+        keywords=_lists_of_text(fields, "keywords", where),
+        picture=picture,
+    )
+
+
+def _parse_json(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:  # bad UTF-8 is one too
+        raise DataError(f"{where} is not valid JSON: {error}") from error
+
+
+def _field(fields: Any, name: str, kind: type[FieldT], where: str) -> FieldT:
+    """Return a field that must be there and of one kind."""
+    if not isinstance(fields, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(fields).__name__}")
+    if name not in fields:
+        raise DataError(f"{where}: the field {name!r} is missing")
+    value = fields[name]
+    if not isinstance(value, kind):
+        raise DataError(
+            f"{where}: the field {name!r} must be {kind.__name__}, found {type(value).__name__}"
+        )
+    return value
+
+
+def _lists_of_text(fields: Any, name: str, where: str) -> dict[str, tuple[str, ...]]:
+    by_language = _field(fields, name, dict, where)
+    for texts in by_language.values():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"{where}: {name} must be a list of texts a language")
+    return {language: tuple(texts) for language, texts in by_language.items()}

@@ -1,0 +1,234 @@
+"""The reader of tar shards: what it returns, and that no damage passes."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vilg.data.shards import (
+    DataError,
+    Sample,
+    fingerprint,
+    list_splits,
+    load_samples,
+    load_split,
+)
+
+Members = list[tuple[str, bytes]]
+
+
+def fields_of(key: str, **changes: Any) -> dict[str, Any]:
+    style, _, concept = key.partition("-")
+    return {
+        "id": key,
+        "concept": concept,
+        "style": style,
+        "group": "food-drink" if concept.startswith("1") else "flags",
+        "subgroup": "food-fruit",
+        "names": {"zh": "苹果", "en": "apple"},
+        "captions": {"zh": ["苹果，扁平风格"], "en": ["apple, flat style"]},
+        "keywords": {"zh": [], "en": ["fruit"]},
+        "license": "MIT",
+        **changes,
+    }
+
+
+def members_of(key: str, **changes: Any) -> Members:
+    text = json.dumps(fields_of(key, **changes), ensure_ascii=False)
+    return [(f"{key}.webp", f"picture of {key}".encode()), (f"{key}.json", text.encode())]
+
+
+def pack(members: Members) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def write_data_set(folder: Path, shards: list[bytes], counts: list[int]) -> Path:
+    """Write shards with a manifest that agrees with their bytes, whatever they hold."""
+    (folder / "shards").mkdir(parents=True)
+    (folder / "splits").mkdir()
+    entries = []
+    for index, (content, count) in enumerate(zip(shards, counts, strict=True)):
+        name = f"toy-{index:04d}.tar"
+        (folder / "shards" / name).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        entries.append({"file": name, "samples": count, "sha256": digest})
+    manifest = {"content_sha256": "abc", "shards": entries}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """Two shards with three samples in an order that is not the ids' own."""
+    first = pack(members_of("noto-2B50") + members_of("flat-1F34E"))
+    folder = write_data_set(tmp_path / "toy", [first, pack(members_of("noto-1F34E"))], [2, 1])
+    (folder / "splits" / "train.txt").write_text("noto-1F34E\nnoto-2B50\n")
+    (folder / "splits" / "test.txt").write_text("flat-1F34E\n")
+    return folder
+
+
+def read_one_shard(tmp_path: Path, content: bytes, count: int = 1) -> list[Sample]:
+    return load_samples(write_data_set(tmp_path / "one", [content], [count]))
+
+
+def test_samples_are_complete_and_sorted_by_id(toy: Path) -> None:
+    samples = load_samples(toy)
+    assert [sample.id for sample in samples] == ["flat-1F34E", "noto-1F34E", "noto-2B50"]
+    assert samples[0] == Sample(
+        id="flat-1F34E",
+        concept="1F34E",
+        style="flat",
+        group="food-drink",
+        subgroup="food-fruit",
+        names={"zh": "苹果", "en": "apple"},
+        captions={"zh": ("苹果，扁平风格",), "en": ("apple, flat style",)},
+        keywords={"zh": (), "en": ("fruit",)},
+        picture=b"picture of flat-1F34E",
+    )
+
+
+def test_a_split_and_groups_choose_samples(toy: Path) -> None:
+    assert [sample.id for sample in load_samples(toy, "train")] == ["noto-1F34E", "noto-2B50"]
+    assert [sample.id for sample in load_samples(toy, "train", ["flags"])] == ["noto-2B50"]
+    assert [sample.id for sample in load_samples(toy, groups={"flags"})] == ["noto-2B50"]
+    # A known group may have no sample in a split: that is an answer, not an error.
+    assert load_samples(toy, "test", ["flags"]) == []
+
+
+def test_splits_and_fingerprint_are_read_without_the_shards(toy: Path) -> None:
+    for path in (toy / "shards").iterdir():
+        path.unlink()
+    assert list_splits(toy) == ["test", "train"]
+    assert load_split(toy, "train") == ("noto-1F34E", "noto-2B50")
+    assert fingerprint(toy) == "abc"
+
+
+def test_an_unknown_split_or_group_lists_the_known_ones(toy: Path) -> None:
+    with pytest.raises(DataError, match=r"no split is called 'dev'; the splits are test, train"):
+        load_samples(toy, "dev")
+    with pytest.raises(DataError, match=r"'fruit'; the groups are flags, food-drink"):
+        load_samples(toy, groups=["fruit"])
+
+
+def test_a_split_must_name_samples_that_exist_and_each_once(toy: Path) -> None:
+    path = toy / "splits" / "train.txt"
+    path.write_text("noto-1F34E\nnoto-FFFF\n")
+    with pytest.raises(DataError, match=r"train\.txt: no shard has .* noto-FFFF \(1 such ids\)"):
+        load_samples(toy, "train")
+    path.write_text("noto-1F34E\nnoto-2B50\nnoto-1F34E\n")
+    with pytest.raises(DataError, match=r"train\.txt: the id noto-1F34E occurs twice"):
+        load_samples(toy, "train")
+
+
+def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
+    for call in (load_samples, fingerprint):
+        with pytest.raises(DataError, match=r"nowhere is not a data set.*give the folder"):
+            call(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "expected a JSON object, found list"),
+        ('{"content_sha256": "abc"}', "'shards' is missing"),
+        ('{"content_sha256": "abc", "shards": {}}', "'shards' must be list, found dict"),
+        ('{"content_sha256": "abc", "shards": [{"file": "a.tar"}]}', "'sha256' is missing"),
+    ],
+)
+def test_a_broken_manifest_is_named(toy: Path, text: str, problem: str) -> None:
+    (toy / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=rf"manifest\.json.*{problem}"):
+        load_samples(toy)
+
+
+def test_a_missing_shard_is_named(toy: Path) -> None:
+    (toy / "shards" / "toy-0001.tar").unlink()
+    with pytest.raises(DataError, match=r"toy-0001\.tar is missing"):
+        load_samples(toy, "train")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:700],
+        lambda content: content.replace(b"picture of", b"picturE of", 1),
+        lambda content: b"",
+    ],
+    ids=["cut", "one byte", "empty"],
+)
+def test_a_shard_unlike_the_manifest_is_named(toy: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = toy / "shards" / "toy-0000.tar"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"toy-0000\.tar is damaged .*sha256"):
+        load_samples(toy)
+
+
+@pytest.mark.parametrize("length", [0, 100, 512, 700, 1024, 1300, 1536, 2048, 2600])
+def test_a_truncated_tar_is_an_error_even_if_the_manifest_agrees(
+    tmp_path: Path, length: int
+) -> None:
+    """512 bytes a header: the cuts lie in and between headers and contents."""
+    content = pack(members_of("noto-1F34E") + members_of("noto-2B50"))
+    with pytest.raises(DataError, match=r"toy-0000\.tar.*(truncated|beside)"):
+        read_one_shard(tmp_path, content[:length], count=2)
+
+
+def test_what_is_not_a_tar_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"toy-0000\.tar is truncated or not a tar"):
+        read_one_shard(tmp_path, b"x" * 2000)
+
+
+@pytest.mark.parametrize(
+    ("members", "problem"),
+    [
+        (members_of("noto-1F34E")[:1], r"noto-1F34E\.webp has no noto-1F34E\.json"),
+        (members_of("noto-1F34E")[1:], r"noto-1F34E\.json has 0 pictures"),
+        ([*members_of("a-1"), ("a-1.png", b"")], r"a-1\.json has 2 pictures"),
+        (members_of("noto-1F34E") * 2, r"noto-1F34E\.webp occurs twice"),
+        ([*members_of("a-1"), ("a-1.txt", b"")], r"a-1\.txt is neither a picture nor"),
+        ([("a-1.webp", b""), ("a-1.json", b"{")], r"a-1\.json is not valid JSON"),
+        ([("a-1.webp", b""), ("a-1.json", b"\xff\xfe{")], r"a-1\.json is not valid JSON"),
+        ([("a-1.webp", b""), ("a-1.json", b"3")], r"a-1\.json: expected a JSON object"),
+        (members_of("a-1", id="a-2"), r"a-1\.json: its id is 'a-2', expected 'a-1'"),
+        (members_of("a-1", style=3), r"a-1\.json: the field 'style' must be str, found int"),
+        (members_of("a-1", captions={}), r"a-1\.json: a language has no caption"),
+        (members_of("a-1", captions={"en": []}), r"a-1\.json: a language has no caption"),
+        (members_of("a-1", captions={"en": "apple"}), r"a-1\.json: captions must be a list"),
+        (members_of("a-1", keywords={"en": [1]}), r"a-1\.json: keywords must be a list"),
+        (members_of("a-1", names={"en": None}), r"a-1\.json: names must be one text"),
+    ],
+)
+def test_a_bad_member_is_named(tmp_path: Path, members: Members, problem: str) -> None:
+    with pytest.raises(DataError, match=rf"toy-0000\.tar: {problem}"):
+        read_one_shard(tmp_path, pack(members))
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["id", "concept", "style", "group", "subgroup", "names", "captions", "keywords"],
+)
+def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
+    fields = fields_of("a-1")
+    del fields[field]
+    content = pack([("a-1.webp", b""), ("a-1.json", json.dumps(fields).encode())])
+    with pytest.raises(DataError, match=rf"a-1\.json: the field '{field}' is missing"):
+        read_one_shard(tmp_path, content)
+
+
+def test_an_id_in_two_shards_is_an_error(tmp_path: Path) -> None:
+    shard = pack(members_of("noto-1F34E"))
+    folder = write_data_set(tmp_path / "two", [shard, shard], [1, 1])
+    with pytest.raises(DataError, match=r"toy-0001\.tar: the id noto-1F34E occurs twice"):
+        load_samples(folder)
