@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The shipped model, src/vilg/assets/emoji-64, in stages of at most two hours on 2 CPU cores.
+#
+#     runs/emoji_cpu.sh STAGE [DIR]      STAGE: tokenizer, 1, scores
+#
+# Each stage starts from the weights that the one before has committed, so a lost machine costs one
+# stage at most. A stage that was stopped goes on where it stood: run the same line again.
+#
+# | stage     | trains                                      | cost      | expected at the end        |
+# | tokenizer | 64 tokens a picture, 1,024 codes            | 25 min    | PSNR 20 dB on a batch      |
+# | 1         | generator, 11 M parameters, both directions | 80 min    | t2i 4.2, i2t 1.3 nats      |
+# | scores    | nothing: `vilg evaluate`, for the card      | 10 min    |                            |
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+stage=${1:?name a stage: tokenizer, 1, scores}
+dir=${2:-runs/emoji_cpu}
+shipped=src/vilg/assets/emoji-64
+
+train() {  # train NAME RECIPE SETTINGS...: begin, or go on with what is there
+    local out=$dir/$1 recipe=$2
+    shift 2
+    local resume=()
+    [ -e "$out/config.json" ] && resume=(--resume)
+    .venv/bin/vilg train "$recipe" --out "$out" "${resume[@]}" "$@"
+}
+
+ship() {  # ship PART NAME: put a finished stage's weights and log where the package looks for them
+    local part=$1 name=$2
+    mkdir -p "$shipped/logs"
+    cp "$dir/$name/$part/model/"* "$shipped/"
+    cp "$dir/$name/$part/log.jsonl" "$shipped/logs/$name.jsonl"
+}
+
+case $stage in
+    tokenizer) train tokenizer emoji_tokenizer && ship tokenizer tokenizer ;;
+    1) train stage1 emoji_cpu && ship generator stage1 ;;
+    scores)
+        .venv/bin/vilg evaluate tokenizer --out "$shipped/scores"
+        .venv/bin/vilg evaluate generator --out "$shipped/scores"
+        ;;
+    *) echo "unknown stage $stage: tokenizer, 1 or scores" >&2 && exit 2 ;;
+esac

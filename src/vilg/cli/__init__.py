@@ -1,0 +1,69 @@
+"""The command `vilg`: reads the arguments, runs a verb, and turns errors into one line.
+
+    vilg generate "red apple, 3D render" -o apple.png
+
+Status 0 is success, 2 bad input or a full disk, 130 Ctrl-C, 141 a reader that closed the pipe.
+Nothing heavy is imported before the arguments are understood, so that `--help` is quick.
+"""
+
+import io
+import os
+import sys
+from typing import TextIO
+
+from vilg.errors import VilgError
+
+_SUMMARY = """\
+Words to pictures and pictures to words, in Chinese and English, with one model.
+
+Every verb has a --help of its own."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    # A terminal that knows no Chinese gets escapes, not a traceback.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        _abandon(sys.stdout)
+        return 128 + 13  # SIGPIPE, as a shell counts
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 128 + 2  # SIGINT
+    except VilgError as error:
+        _say(f"error: {error}")
+        return 2
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {place}{error.strerror or error}")
+        _abandon(sys.stdout)
+        return 2
+
+
+def _run(argv: list[str]) -> int:
+    from vilg.cli.verbs import APP
+
+    try:
+        verb = APP.cli(prog="vilg", description=_SUMMARY, args=argv)
+    except SystemExit as stop:  # tyro has printed the help, or what is wrong with the arguments
+        return stop.code if isinstance(stop.code, int) else 0
+    # Not inside tyro: it takes a ValueError, which every VilgError is, for a bad argument.
+    verb.run()
+    return 0
+
+
+def _say(message: str) -> None:
+    print("vilg:", " ".join(message.split()), file=sys.stderr)
+
+
+def _abandon(stream: TextIO) -> None:
+    """Drop what a stream could not write, or Python would try again, loudly, at its exit."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

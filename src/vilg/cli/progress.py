@@ -1,0 +1,85 @@
+"""How far a long job is, on stderr: a bar on a terminal, plain lines in a log."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+# Seconds. Whoever waits less wants no progress, and a log wants few lines.
+PATIENCE = 3.0
+INTERVAL = 10.0
+
+
+class Progress:
+    """Says done, rate and remaining time of a job that takes longer than `patience`.
+
+    with Progress() as progress:
+        model.generate(prompt, progress=progress)
+    """
+
+    def __init__(
+        self,
+        unit: str = "tokens",
+        *,
+        stream: TextIO | None = None,
+        patience: float = PATIENCE,
+        interval: float = INTERVAL,
+    ):
+        self._unit, self._interval = unit, interval
+        self._stream = stream or sys.stderr
+        self._begin = time.monotonic()
+        self._next = self._begin + patience
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take note that `done` of `total` are done."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        rate = done / max(1e-9, now - self._begin)
+        if self._stream.isatty():
+            self._show(done, total, rate)
+            return
+        self._next = now + self._interval
+        left = (total - done) / max(1e-9, rate)
+        print(
+            f"{done}/{total} {self._unit}  {rate:.0f} {self._unit}/s  {left:.0f} s left",
+            file=self._stream,
+            flush=True,
+        )
+
+    def _show(self, done: int, total: int, rate: float) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(f"{self._unit}  {{task.fields[rate]:.0f}}/s "),
+                TimeRemainingColumn(),
+                console=Console(file=self._stream),
+                transient=True,
+            )
+            self._task = self._bar.add_task("", rate=rate)
+            self._bar.start()
+        assert self._task is not None
+        self._bar.update(self._task, completed=done, total=total, rate=rate)

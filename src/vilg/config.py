@@ -1,0 +1,114 @@
+"""Settings: frozen dataclasses, their JSON form, and dotted overrides.
+
+A run is one frozen dataclass; a recipe returns it; a variant is `dataclasses.replace`. The JSON is
+strict in both directions, because a misspelt key that is ignored costs a day of training.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vilg.errors import VilgError
+
+Config = TypeVar("Config")
+
+
+class ConfigError(VilgError):
+    """A key or a value that the settings do not have."""
+
+
+def to_json(config: Any) -> str:
+    """Write a (nested) dataclass as stable, readable JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
+    """Build a (nested) dataclass; every key must be known and every required key present.
+
+    Raises:
+        ConfigError: names the key in dotted form.
+    """
+    assert dataclasses.is_dataclass(cls)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where or cls.__name__} must be an object, not {values!r}")
+    types_by_name = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"unknown key {where}{unknown[0]!s}: the keys here are {', '.join(names)}"
+        )
+    built = {
+        name: _convert(types_by_name[name], value, f"{where}{name}")
+        for name, value in values.items()
+    }
+    missing = [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.name not in built
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"missing key {where}{missing[0]}")
+    return cls(**built)
+
+
+def _convert(kind: Any, value: Any, key: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        kind = next(argument for argument in arguments if argument is not type(None))
+        return _convert(kind, value, key)
+    if dataclasses.is_dataclass(kind):
+        return from_dict(typing.cast(type[Any], kind), value, f"{key}.")
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{key} must be a list, not {value!r}")
+        return tuple(_convert(arguments[0], item, key) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        if value not in list(kind):
+            raise ConfigError(f"{key} must be one of {', '.join(kind)}, not {value!r}")
+        return kind(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(kind, type) and (type(value) is kind or isinstance(value, kind)):
+        if kind is int and isinstance(value, bool):
+            raise ConfigError(f"{key} must be a whole number, not {value!r}")
+        return value
+    raise ConfigError(f"{key} must be of type {getattr(kind, '__name__', kind)}, not {value!r}")
+
+
+def override(config: Config, assignments: list[str]) -> Config:
+    """Return the settings with `key.subkey=value` assignments applied, values in JSON or bare text.
+
+    Raises:
+        ConfigError: an assignment without '=', an unknown key, or a value of another type.
+    """
+    values = dataclasses.asdict(typing.cast(Any, config))
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"cannot read {assignment!r}: write key=value")
+        *parents, last = key.strip().split(".")
+        place = values
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                raise ConfigError(
+                    f"unknown key {parent} in {key.strip()}: the keys here are {', '.join(place)}"
+                )
+            place = place[parent]
+        if last not in place:
+            raise ConfigError(f"unknown key {key.strip()}: the keys here are {', '.join(place)}")
+        try:
+            place[last] = json.loads(text)
+        except json.JSONDecodeError:
+            place[last] = text  # bare text: a path or a name
+    return from_dict(type(config), values)

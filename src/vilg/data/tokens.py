@@ -1,0 +1,53 @@
+"""The token store: every picture's ids, computed once, fixed width, memory-mapped.
+
+`tokens.npy` holds one uint16 row a sample; `tokens.json` says which samples, in which order, by which
+image tokenizer. 65,536 codes fit.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vilg.data.shards import DataError
+
+
+def save_tokens(folder: Path, ids: Sequence[str], tokens_SN: NDArray[np.uint16], by: str) -> None:
+    """Write a store.
+
+    Args:
+        ids: sample ids, one a row.
+        by: fingerprint of the image tokenizer.
+    """
+    assert len(ids) == len(tokens_SN) and tokens_SN.dtype == np.uint16
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "tokens.npy", tokens_SN)
+    # Last, because its presence says that the store is whole.
+    (folder / "tokens.json").write_text(json.dumps({"image_tokenizer": by, "ids": list(ids)}))
+
+
+def has_tokens(folder: Path) -> bool:
+    """Say whether a store was written here to its end."""
+    return (folder / "tokens.json").is_file()
+
+
+def load_tokens(folder: Path, ids: Sequence[str], by: str) -> NDArray[np.uint16]:
+    """Open a store written for just these samples by just this image tokenizer.
+
+    Raises:
+        DataError: it was made for others; the message says what to do.
+    """
+    record = json.loads((folder / "tokens.json").read_text())
+    if record["image_tokenizer"] != by:
+        raise DataError(
+            f"{folder} holds tokens of image tokenizer {record['image_tokenizer']}, not of {by}: "
+            "delete the folder, it will be made anew"
+        )
+    tokens_SN: NDArray[np.uint16] = np.load(folder / "tokens.npy", mmap_mode="r")
+    if record["ids"] != list(ids) or len(tokens_SN) != len(ids):
+        raise DataError(
+            f"{folder} holds tokens of other samples: delete the folder, it will be made anew"
+        )
+    return tokens_SN

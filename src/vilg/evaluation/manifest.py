@@ -1,0 +1,43 @@
+"""What was measured: with the same manifest, the same scores.
+
+Neither times nor paths: a second run writes the same bytes.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vilg import __version__
+from vilg.data.shards import fingerprint
+from vilg.evaluation.samples import Settings, Splits
+from vilg.model.folder import Model
+
+
+def manifest(
+    suite: str, model: Model, weights: str, data: Path, splits: Splits, settings: Settings
+) -> dict[str, Any]:
+    """Describe a run of a suite.
+
+    Args:
+        weights: hash of the model's weights.
+        data: folder of the data set.
+    """
+    values = dataclasses.asdict(settings)
+    seeds = {name: values.pop(name) for name in sorted(values) if name.endswith("_seed")}
+    return {
+        "suite": suite,
+        "weights": weights,
+        "image_tokenizer": model.image_tokenizer.fingerprint(),
+        "text_tokenizer": model.text_tokenizer.fingerprint if model.text_tokenizer else None,
+        "data": fingerprint(data),
+        "vilg": __version__,
+        "torch": torch.__version__,
+        "seeds": seeds,
+        "settings": values,
+        "samples": {
+            name: {"in_data": len(splits.whole[name]), "measured": len(chosen)}
+            for name, chosen in splits.chosen.items()
+        },
+    }

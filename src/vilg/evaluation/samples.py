@@ -1,0 +1,115 @@
+"""Which pictures an evaluation looks at."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from vilg.data.order import permute
+from vilg.data.shards import DataError, Sample, list_splits, load_samples, load_split
+from vilg.text import TextTokenizer
+
+Item = TypeVar("Item")
+
+TRAIN = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How much is measured.
+
+    Attributes:
+        groups: names of the groups to measure on; None takes all.
+        limit: pictures a split for every score; None takes the numbers below.
+        num_train: pictures of the train split; the other splits are small and taken whole.
+        num_ranked: pictures a split whose names are ranked, which costs the most.
+        num_pairs: pairs of the train split that are compared with shuffled ones.
+        choice_seed: which pictures.
+        shuffle_seed: who is paired with whom.
+    """
+
+    groups: tuple[str, ...] | None = None
+    limit: int | None = None
+    num_train: int = 500
+    num_ranked: int = 50
+    num_pairs: int = 500
+    choice_seed: int = 0
+    shuffle_seed: int = 0
+
+    def num_pictures(self, split: str) -> int | None:
+        """Return how many pictures of a split are measured; None is all."""
+        return self.limit or (self.num_train if split == TRAIN else None)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The pictures of a data set.
+
+    Attributes:
+        samples: all of the groups, whatever their split.
+        whole: the splits that are not empty, by name.
+        chosen: what is measured of each, in an order that makes any beginning a fair sample.
+    """
+
+    samples: list[Sample]
+    whole: dict[str, list[Sample]]
+    chosen: dict[str, list[Sample]]
+
+
+def choose(items: Sequence[Item], num: int | None, seed: int) -> list[Item]:
+    """Return `num` of the items, or all, in an order that the seed decides.
+
+    A larger number begins with what a smaller one returns.
+    """
+    total = len(items)
+    positions = np.arange(total if num is None else min(num, total), dtype=np.int64)
+    return [items[i] for i in permute(positions, total, seed, epoch=0)]
+
+
+def read_splits(folder: Path, settings: Settings) -> Splits:
+    """Read a data set and choose the pictures.
+
+    Raises:
+        DataError: no data set there, no such group, or nothing of the groups in the train split.
+    """
+    samples = load_samples(folder, groups=settings.groups)
+    by_id = {sample.id: sample for sample in samples}
+    # The train split first, and even if there is none: the error names what there is.
+    names = [TRAIN, *(name for name in list_splits(folder) if name != TRAIN)]
+    ids = {name: [id for id in load_split(folder, name) if id in by_id] for name in names}
+    whole = {name: [by_id[id] for id in sorted(ids[name])] for name in names if ids[name]}
+    if TRAIN not in whole:
+        raise DataError(f"{folder}: its train split has no picture of these groups")
+    chosen = {
+        name: choose(members, settings.num_pictures(name), settings.choice_seed)
+        for name, members in whole.items()
+    }
+    return Splits(samples, whole, chosen)
+
+
+def encode_captions(
+    samples: Sequence[Sample], lang: str, tokenizer: TextTokenizer, max_text: int
+) -> list[list[int]]:
+    """Return each sample's caption in tokens.
+
+    Raises:
+        DataError: a caption longer than the model reads, language or end token included.
+    """
+    texts = [tokenizer.encode(sample.captions[lang][0]) for sample in samples]
+    for sample, text in zip(samples, texts, strict=True):
+        if len(text) >= max_text:
+            raise DataError(
+                f"{sample.id}: its {lang} caption has {len(text)} tokens and this model reads "
+                f"{max_text - 1}: leave the sample out of the splits"
+            )
+    return texts
+
+
+def positions_by_style(samples: Sequence[Sample]) -> Mapping[str, list[int]]:
+    """Return where the samples of each style stand, styles in alphabetical order."""
+    styles = sorted({sample.style for sample in samples})
+    return {
+        style: [i for i, sample in enumerate(samples) if sample.style == style] for style in styles
+    }

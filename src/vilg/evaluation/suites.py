@@ -1,0 +1,128 @@
+"""A suite of scores from end to end: model and data in, a JSON file and a table out.
+
+vilg evaluate generator --model runs/emoji/generator/model --out scores/
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vilg.errors import VilgError
+from vilg.evaluation.captions import score_captions
+from vilg.evaluation.manifest import manifest
+from vilg.evaluation.matching import score_likelihoods
+from vilg.evaluation.progress import in_batches
+from vilg.evaluation.ranking import score_top1
+from vilg.evaluation.samples import Settings, Splits, read_splits
+from vilg.evaluation.tables import generator_tables, tokenizer_tables
+from vilg.evaluation.tokenizer import reconstruction_sheet, score_tokenizer
+from vilg.model.folder import find_model, load_model, weights_hash
+from vilg.pipeline import Vilg
+from vilg.training.run import tokenise
+
+SUITES = ("tokenizer", "generator")
+
+_BATCH = 50
+_DIGITS = 6  # what is written; the last digits of a float depend on the number of threads
+
+
+class EvaluationError(VilgError):
+    """An unknown suite, a senseless limit, or scores that cannot be written."""
+
+
+def evaluate(
+    suite: str,
+    model: str | None,
+    data: Path,
+    out: Path,
+    limit: int | None = None,
+    *,
+    groups: tuple[str, ...] | None = None,
+) -> None:
+    """Run a suite, write OUT/SUITE.json and print its tables.
+
+    The file holds a manifest and scores, neither time nor path: a second run writes the same bytes.
+    The suite "tokenizer" also writes OUT/tokenizer.png, unseen concepts over their reconstructions.
+
+    Args:
+        suite: "tokenizer" or "generator".
+        model: folder or hub id; None is the shipped model.
+        data: folder of a data set.
+        limit: at most this many pictures a split for every score; None takes `Settings`' numbers.
+        groups: names of the groups to measure on, which for a generator should be those it was
+            trained on; None takes all.
+
+    Raises:
+        EvaluationError: an unknown suite, a limit under 1, or an output that cannot be written.
+        ModelError, DataError: from reading the model and the data.
+    """
+    if suite not in SUITES:
+        raise EvaluationError(f"no suite is called {suite!r}; the suites are {', '.join(SUITES)}")
+    if limit is not None and limit < 1:
+        raise EvaluationError(f"the limit must be at least 1 picture, not {limit}")
+    settings = Settings(groups=groups, limit=limit)
+    folder = find_model(model)
+    loaded = load_model(folder)
+    weights = weights_hash(folder)
+    # Before the data is read: a model without a generator is told so at once.
+    vilg = Vilg(loaded, weights) if suite == "generator" else None
+    splits = read_splits(data, settings)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvaluationError(f"cannot write to {out}: {error.strerror}") from error
+
+    if vilg is None:
+        scores = score_tokenizer(loaded.image_tokenizer, splits)
+        text = tokenizer_tables(scores)
+        sheet = out / "tokenizer.png"
+        try:
+            reconstruction_sheet(loaded.image_tokenizer, splits).save(sheet)
+        except OSError as error:
+            raise EvaluationError(f"cannot write {sheet}: {error.strerror}") from error
+    else:
+        scores = score_generator(vilg, splits, settings)
+        text = generator_tables(scores)
+    about = manifest(suite, loaded, weights, data, splits, settings)
+    _write(out / f"{suite}.json", {"manifest": about, "scores": _rounded(scores)})
+    print(text, end="")
+
+
+def score_generator(vilg: Vilg, splits: Splits, settings: Settings) -> dict[str, Any]:
+    """Return captions, concept top-1, matched against shuffled pairs, and likelihoods."""
+    image_ids = {}
+    for name, samples in splits.chosen.items():
+        rows = [
+            torch.from_numpy(tokenise(vilg.image_tokenizer, samples[part]).astype("int64"))
+            for part in in_batches(len(samples), _BATCH, f"pictures to tokens, {name}")
+        ]
+        image_ids[name] = torch.cat(rows)
+    num_ranked, num_pairs = (
+        settings.limit or number for number in (settings.num_ranked, settings.num_pairs)
+    )
+    return {
+        "captions": score_captions(vilg, splits, image_ids),
+        "concept_top1": score_top1(vilg, splits, image_ids, num_ranked),
+        **score_likelihoods(vilg, splits, image_ids, num_pairs, settings.shuffle_seed),
+    }
+
+
+def _rounded(scores: Any) -> Any:
+    """Round every number of nested dicts."""
+    if isinstance(scores, dict):
+        return {name: _rounded(value) for name, value in scores.items()}
+    return round(scores, _DIGITS) if isinstance(scores, float) else scores
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    half_written = path.with_name(path.name + ".part")
+    try:
+        half_written.write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        half_written.replace(path)
+    except OSError as error:
+        half_written.unlink(missing_ok=True)
+        raise EvaluationError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,105 @@
+"""Pixels: reading pictures safely, and putting them together on sheets.
+
+Shape letters: B batch, Y X pixels.
+"""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from vilg.errors import VilgError
+
+WHITE = (255, 255, 255)
+
+
+class ImageError(VilgError):
+    """A picture that cannot be read."""
+
+
+def open_picture(source: Path | str | bytes | Image.Image) -> Image.Image:
+    """Return an upright RGB picture; transparency is laid on white.
+
+    Raises:
+        ImageError: missing file, folder, or not a readable picture.
+    """
+    if isinstance(source, Image.Image):
+        picture, name = source, "the given picture"
+    else:
+        if isinstance(source, bytes):
+            name, stream = "the given bytes", BytesIO(source)
+        else:
+            name, path = str(source), Path(source)
+            if path.is_dir():
+                raise ImageError(f"{name} is a folder: name a picture file")
+            try:
+                stream = BytesIO(path.read_bytes())
+            except OSError as error:
+                raise ImageError(f"cannot read {name}: {error.strerror}") from error
+        try:
+            picture = Image.open(stream)
+            picture.load()
+        except (
+            UnidentifiedImageError,
+            OSError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ) as error:
+            raise ImageError(f"{name} is not a readable picture ({error})") from error
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        picture = Image.new("RGBA", layer.size, (*WHITE, 255))
+        picture.alpha_composite(layer)
+    return picture.convert("RGB")
+
+
+def square(picture: Image.Image, size: int) -> Image.Image:
+    """Centre-crop to a square (paper section 4.1) and resize to `size` pixels a side."""
+    if picture.size == (size, size):
+        return picture
+    return ImageOps.fit(picture, (size, size), method=Image.Resampling.LANCZOS)
+
+
+def to_array(picture: Image.Image) -> NDArray[np.uint8]:
+    """Return the picture as bytes, shape (Y, X, 3); a copy, because torch wants to own its memory."""
+    return np.array(picture.convert("RGB"))
+
+
+def to_pixels(arrays_BYX3: NDArray[np.uint8]) -> Tensor:
+    """Bytes to pixels_B3YX in [-1, 1], in the channels-last layout that CPU convolutions want."""
+    bytes_B3YX = torch.from_numpy(arrays_BYX3).permute(0, 3, 1, 2)
+    return bytes_B3YX.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+
+
+def to_arrays(pixels_B3YX: Tensor) -> NDArray[np.uint8]:
+    """Pixels in [-1, 1] to bytes_BYX3, rounded."""
+    bytes_B3YX = pixels_B3YX.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return bytes_B3YX.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def to_pictures(pixels_B3YX: Tensor) -> list[Image.Image]:
+    """Pixels in [-1, 1] to pictures."""
+    return [Image.fromarray(array) for array in to_arrays(pixels_B3YX)]
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Image.Image]], gap: int = 4, scale: int = 1
+) -> Image.Image:
+    """Lay rows of equally large pictures on one white sheet."""
+    assert rows and rows[0], "a sheet needs a picture"
+    width, height = (side * scale for side in rows[0][0].size)
+    columns = max(len(row) for row in rows)
+    sheet = Image.new(
+        "RGB", (columns * (width + gap) + gap, len(rows) * (height + gap) + gap), WHITE
+    )
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            tile = picture.resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(tile, (gap + x * (width + gap), gap + y * (height + gap)))
+    return sheet

@@ -1,0 +1,1 @@
+"""The unified transformer over text and image tokens."""

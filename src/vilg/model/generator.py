@@ -1,0 +1,214 @@
+"""The generator: text and image tokens through one transformer, in both directions (eq. 3-5).
+
+Only targets are scored. In text-to-image the outputs at [start], z_1 .. z_{n-1} are scored against
+z_1 .. z_n; z_n is an input too, because its state feeds the end-to-end reconstructor. In
+image-to-text the target opens with a language token and ends with [EOS].
+
+Shape letters: B batch, M text tokens, N image tokens, T positions, C width, K codes, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vilg.model.patterns import Pattern
+from vilg.model.segments import Grid, Layout, Modality, Role, Segment, with_padding
+from vilg.model.transformer import LayerCache, Transformer
+from vilg.text import TextTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Shape of a generator.
+
+    Attributes:
+        patterns: one a layer, first to last; its length is the number of layers.
+        max_text: longest text in tokens, language or end token included.
+    """
+
+    width: int
+    num_heads: int
+    patterns: tuple[Pattern, ...]
+    grid_height: int
+    grid_width: int
+    num_codes: int
+    vocabulary_size: int
+    max_text: int = 64
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.grid_height, self.grid_width)
+
+
+class Generator(nn.Module):
+    """One set of weights; the layout of segments decides what it does."""
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.config = config
+        C = config.width
+        self.text_embedding = nn.Embedding(config.vocabulary_size, C)
+        self.image_embedding = nn.Embedding(config.num_codes, C)
+        self.text_position = nn.Embedding(config.max_text, C)
+        self.row_position = nn.Embedding(config.grid_height, C)
+        self.column_position = nn.Embedding(config.grid_width, C)
+        self.role_embedding = nn.Embedding(len(Modality) * len(Role), C)
+        self.transformer = Transformer(len(config.patterns), C, config.num_heads)
+        self.image_head = nn.Linear(C, config.num_codes)
+        self.text_head = nn.Linear(C, config.vocabulary_size)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set every weight.
+
+        | weight | value | why |
+        | --- | --- | --- |
+        | matrices, embeddings | N(0, 0.02) | GPT-2's, good for widths of some hundreds |
+        | outputs into the residual stream | N(0, 0.02 / sqrt(2 L)) | keeps its variance at depth L |
+        | biases | 0 | |
+        | norms | gain 1, bias 0 | PyTorch's default, left alone |
+        """
+        residual = 0.02 / (2 * len(self.config.patterns)) ** 0.5
+        for name, part in self.named_modules():
+            if isinstance(part, nn.Linear | nn.Embedding):
+                is_residual = name.endswith((".out", ".mlp_out"))
+                nn.init.normal_(part.weight, std=residual if is_residual else 0.02)
+            if isinstance(part, nn.Linear):
+                nn.init.zeros_(part.bias)
+
+    def embed(self, layout: Layout, ids_BT: Tensor, start: int = 0) -> Tensor:
+        """Return x_BTC for the ids at positions from `start` on, each of its own vocabulary."""
+        width = self.config.grid_width
+        parts = []
+        for segment, here, inside in layout.spans(start, start + ids_BT.shape[1]):
+            place = torch.arange(inside.start, inside.stop, device=ids_BT.device)
+            if segment.modality is Modality.TEXT:
+                x = self.text_embedding(ids_BT[:, here]) + self.text_position(place)
+            else:
+                x = self.image_embedding(ids_BT[:, here])
+                x = x + self.row_position(place // width) + self.column_position(place % width)
+            kind = 2 * (segment.modality is Modality.IMAGE) + (segment.role is Role.TARGET)
+            parts.append(x + self.role_embedding.weight[kind])
+        return torch.cat(parts, dim=1)
+
+    def masks(self, layout: Layout, valid_BT: Tensor) -> list[Tensor]:
+        """Return see_B1TT for each layer; layers of one pattern share one tensor."""
+        by_pattern = {
+            pattern: with_padding(layout.visible(pattern).to(valid_BT.device), valid_BT)
+            for pattern in set(self.config.patterns)
+        }
+        return [by_pattern[pattern] for pattern in self.config.patterns]
+
+    def forward(
+        self,
+        layout: Layout,
+        ids_BT: Tensor,
+        masks: list[Tensor],
+        start: int = 0,
+        caches: list[LayerCache] | None = None,
+    ) -> Tensor:
+        """Return the last layer's states at positions from `start` on.
+
+        Args:
+            masks: of the whole layout, from `masks`; the rows and columns needed are cut here.
+        """
+        stop = start + ids_BT.shape[1]
+        rows: dict[int, Tensor] = {}
+        for see in masks:
+            rows.setdefault(id(see), see[:, :, start:stop, :stop])
+        cut = [rows[id(see)] for see in masks]
+        return self.transformer(self.embed(layout, ids_BT, start), cut, start, caches)
+
+    def image_logits(self, states_BTC: Tensor) -> Tensor:
+        return self.image_head(states_BTC)
+
+    def text_logits(self, states_BTC: Tensor) -> Tensor:
+        return self.text_head(states_BTC)
+
+
+def pad_texts(texts: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Pad token lists on the right; return ids_BM and valid_BM. An empty text is the null prompt."""
+    M = max(len(text) for text in texts) if length is None else length
+    ids_BM = torch.full((len(texts), M), TextTokenizer.pad_id)
+    for row, text in zip(ids_BM, texts, strict=True):
+        row[: len(text)] = torch.tensor(text, dtype=torch.long)
+    lengths_B1 = torch.tensor([[len(text)] for text in texts])
+    return ids_BM, torch.arange(M)[None, :] < lengths_B1
+
+
+def text_to_image_layout(text_length: int, grid: Grid) -> Layout:
+    """[text source] [start] [image target]"""
+    return Layout(
+        (
+            Segment(Modality.TEXT, Role.SOURCE, text_length),
+            Segment(Modality.TEXT, Role.TARGET, 1),
+            Segment(Modality.IMAGE, Role.TARGET, grid.num_cells),
+        ),
+        grid,
+    )
+
+
+def image_to_text_layout(text_length: int, grid: Grid) -> Layout:
+    """[image source] [text target], the target opening with its language token."""
+    return Layout(
+        (
+            Segment(Modality.IMAGE, Role.SOURCE, grid.num_cells),
+            Segment(Modality.TEXT, Role.TARGET, text_length),
+        ),
+        grid,
+    )
+
+
+def text_to_image_log_probs(
+    generator: Generator, texts: Sequence[Sequence[int]], image_ids_BN: Tensor
+) -> Tensor:
+    """Return log P(z_k | t, z_<k) for every image token, shape (B, N) (eq. 4).
+
+    Args:
+        texts: prompts in tokens; an empty one is the null prompt.
+    """
+    B, N = image_ids_BN.shape
+    device = image_ids_BN.device
+    text_BM, valid_BM = (tensor.to(device) for tensor in pad_texts(texts))
+    M = text_BM.shape[1]
+    layout = text_to_image_layout(M, generator.config.grid)
+    start_B1 = torch.full((B, 1), TextTokenizer.boi_id, device=device)
+    ids_BT = torch.cat([text_BM, start_B1, image_ids_BN], dim=1)
+    valid_BT = F.pad(valid_BM, (0, 1 + N), value=True)
+    states_BTC = generator(layout, ids_BT, generator.masks(layout, valid_BT))
+    logits_BNK = generator.image_logits(states_BTC[:, M : M + N])
+    return -F.cross_entropy(
+        logits_BNK.float().flatten(0, 1), image_ids_BN.flatten(), reduction="none"
+    ).view(B, N)
+
+
+def image_to_text_log_probs(
+    generator: Generator,
+    image_ids_BN: Tensor,
+    language_ids: Sequence[int],
+    texts: Sequence[Sequence[int]],
+) -> tuple[Tensor, Tensor]:
+    """Return log P(t_k | z, t_<k) with the closing [EOS], shape (B, M), and where it counts (eq. 5).
+
+    Padding has log probability 0 and does not count.
+    """
+    B, N = image_ids_BN.shape
+    device = image_ids_BN.device
+    pairs = zip(language_ids, texts, strict=True)
+    inputs_BM, valid_BM = pad_texts([[language, *text] for language, text in pairs])
+    labels_BM, _ = pad_texts([[*text, TextTokenizer.eos_id] for text in texts])
+    inputs_BM, valid_BM, labels_BM = (t.to(device) for t in (inputs_BM, valid_BM, labels_BM))
+    layout = image_to_text_layout(inputs_BM.shape[1], generator.config.grid)
+    ids_BT = torch.cat([image_ids_BN, inputs_BM], dim=1)
+    valid_BT = F.pad(valid_BM, (N, 0), value=True)
+    states_BTC = generator(layout, ids_BT, generator.masks(layout, valid_BT))
+    # Padding is left out before the head: a vocabulary of thousands makes its rows dear.
+    logits_PV = generator.text_logits(states_BTC[:, N:][valid_BM])
+    log_probs_BM = torch.zeros(inputs_BM.shape, device=device)
+    log_probs_BM[valid_BM] = -F.cross_entropy(
+        logits_PV.float(), labels_BM[valid_BM], reduction="none"
+    )
+    return log_probs_BM, valid_BM

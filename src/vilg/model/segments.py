@@ -1,0 +1,138 @@
+"""A task is a list of segments; one predicate decides who sees whom (paper section 3.1, figure 2).
+
+    text to image     [text source] [start: text target] [image target]
+    image to text     [image source] [text target]
+    question          [image source] [text source] [text target]
+
+The start token is text-like: it sees the source, and every target cell sees it. A new task is a new
+list of segments, never a branch in the transformer.
+
+Shape letters: B batch, T positions, Q query positions, S key positions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from vilg.model.patterns import Pattern
+from vilg.model.patterns import mask as pattern_mask
+
+
+class Modality(StrEnum):
+    TEXT = "text"
+    IMAGE = "image"
+
+
+class Role(StrEnum):
+    """Sources are read whole, in both directions; targets are written left to right."""
+
+    SOURCE = "source"
+    TARGET = "target"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of positions of one modality and one role."""
+
+    modality: Modality
+    role: Role
+    length: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The token grid of a picture, in cells."""
+
+    height: int
+    width: int
+
+    @property
+    def num_cells(self) -> int:
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The positions of a sequence of segments over one grid.
+
+    An image segment covers the whole grid in raster order; a query's cell is the cell of its input.
+    """
+
+    segments: tuple[Segment, ...]
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        for segment in self.segments:
+            assert segment.modality is Modality.TEXT or segment.length == self.grid.num_cells
+
+    @property
+    def length(self) -> int:
+        return sum(segment.length for segment in self.segments)
+
+    def spans(self, start: int, stop: int) -> Iterator[tuple[Segment, slice, slice]]:
+        """Cut positions [start, stop) into segments.
+
+        Yields:
+            the segment, the slice within [start, stop), and the slice within the segment.
+        """
+        first = 0
+        for segment in self.segments:
+            last = first + segment.length
+            low, high = max(first, start), min(last, stop)
+            if low < high:
+                yield segment, slice(low - start, high - start), slice(low - first, high - first)
+            first = last
+
+    @cached_property
+    def is_target_T(self) -> Tensor:
+        return torch.cat([torch.full((s.length,), s.role is Role.TARGET) for s in self.segments])
+
+    @cached_property
+    def is_image_T(self) -> Tensor:
+        return torch.cat(
+            [torch.full((s.length,), s.modality is Modality.IMAGE) for s in self.segments]
+        )
+
+    @cached_property
+    def cell_T(self) -> Tensor:
+        """The cell of each image position; 0, and never used, at text."""
+        return torch.cat(
+            [torch.arange(s.length) * (s.modality is Modality.IMAGE) for s in self.segments]
+        )
+
+    def visible(self, pattern: Pattern) -> Tensor:
+        """Return see_TT: True where the query position (first) may read the key position.
+
+        Query q sees key k if and only if the roles allow it (source sees source; target sees source
+        and earlier target) and, when both sit on image cells, the pattern allows it. An edge with
+        text at either end is dense.
+        """
+        order_T = torch.arange(self.length)
+        target_TT = self.is_target_T[:, None] & self.is_target_T[None, :]
+        roles_TT = ~self.is_target_T[None, :] | (target_TT & (order_T[None, :] <= order_T[:, None]))
+
+        causal, two_way = (
+            pattern_mask(pattern, self.grid.height, self.grid.width, causal=is_causal)[
+                self.cell_T[:, None], self.cell_T[None, :]
+            ]
+            for is_causal in (True, False)
+        )
+        cells_TT = torch.where(self.is_target_T[:, None], causal, two_way)
+        both_image_TT = self.is_image_T[:, None] & self.is_image_T[None, :]
+        return roles_TT & (cells_TT | ~both_image_TT)
+
+
+def with_padding(see_TT: Tensor, valid_BT: Tensor) -> Tensor:
+    """Hide padded keys from everyone but themselves.
+
+    A padded position keeps sight of itself, because a softmax over nothing is NaN.
+
+    Returns:
+        see_B1TT: heads share one mask.
+    """
+    itself_TT = torch.eye(see_TT.shape[0], dtype=torch.bool, device=see_TT.device)
+    return ((see_TT & valid_BT[:, None, :]) | itself_TT)[:, None]

@@ -1,0 +1,149 @@
+"""Cached decoding in both directions.
+
+`prefill` reads everything that is given at once; `decode_step` then takes one id a sequence and
+returns the logits of the next. Guidance, temperature and captions are wrapped around these two.
+
+Shape letters: B batch, M text tokens, N image tokens, T positions, C width, K codes, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vilg.model.generator import (
+    Generator,
+    image_to_text_layout,
+    pad_texts,
+    text_to_image_layout,
+)
+from vilg.model.segments import Layout
+from vilg.model.transformer import LayerCache
+from vilg.sampling.noise import draw, draw_uniforms
+from vilg.text import TextTokenizer
+
+Progress = Callable[[int, int], None]  # called with (steps done, steps in all)
+
+
+@dataclass(frozen=True)
+class DecodeState:
+    """Where a batch of sequences stands. The caches are written in place, never copied."""
+
+    layout: Layout
+    masks: list[Tensor]
+    caches: list[LayerCache]
+    position: int  # of the next input
+
+
+def prefill(
+    generator: Generator, layout: Layout, ids_BT: Tensor, valid_BT: Tensor
+) -> tuple[DecodeState, Tensor]:
+    """Read the first positions of a layout.
+
+    Args:
+        ids_BT: ids of these positions.
+        valid_BT: for the whole layout; False on padding.
+
+    Returns:
+        the state and states_BTC, the last layer's states there.
+    """
+    masks = generator.masks(layout, valid_BT)
+    caches = generator.transformer.new_caches(len(ids_BT), layout.length)
+    states_BTC = generator(layout, ids_BT, masks, 0, caches)
+    return DecodeState(layout, masks, caches, ids_BT.shape[1]), states_BTC
+
+
+def decode_step(
+    generator: Generator, state: DecodeState, ids_B: Tensor
+) -> tuple[DecodeState, Tensor]:
+    """Feed one id a sequence; return the new state and states_BC at it."""
+    states_B1C = generator(state.layout, ids_B[:, None], state.masks, state.position, state.caches)
+    moved = DecodeState(state.layout, state.masks, state.caches, state.position + 1)
+    return moved, states_B1C[:, 0]
+
+
+@torch.inference_mode()
+def generate_images(
+    generator: Generator,
+    texts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    guidance: float = 1.0,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Draw one image a prompt; return image_ids_BN.
+
+    Args:
+        seeds: one an image; an image depends on its prompt and its seed, not on the batch.
+        guidance: s in `null + s * (conditional - null)` on the logits (Make-A-Scene, Parti; not in
+            the paper). 1 is no guidance and costs nothing.
+    """
+    B = len(texts)
+    assert len(seeds) == B
+    guided = guidance != 1
+    rows = [*texts, *([[]] * B)] if guided else list(texts)  # null prompts below the real ones
+    text_BM, valid_BM = pad_texts(rows)
+    grid = generator.config.grid
+    layout = text_to_image_layout(text_BM.shape[1], grid)
+    ids_BT = F.pad(text_BM, (0, 1), value=TextTokenizer.boi_id)
+    state, states_BTC = prefill(
+        generator, layout, ids_BT, F.pad(valid_BM, (0, 1 + grid.num_cells), value=True)
+    )
+    states_BC = states_BTC[:, -1]
+    image_ids_BN = torch.empty(B, grid.num_cells, dtype=torch.long)
+    for k in range(grid.num_cells):
+        logits_BK = generator.image_logits(states_BC)
+        if guided:
+            conditional_BK, null_BK = logits_BK.chunk(2)
+            logits_BK = null_BK + guidance * (conditional_BK - null_BK)
+        ids_B = draw(logits_BK, draw_uniforms(seeds, k), temperature=temperature, top_k=top_k)
+        image_ids_BN[:, k] = ids_B
+        if progress:
+            progress(k + 1, grid.num_cells)
+        if k + 1 < grid.num_cells:
+            inputs_B = ids_B.repeat(2) if guided else ids_B
+            state, states_BC = decode_step(generator, state, inputs_B)
+    return image_ids_BN
+
+
+@torch.inference_mode()
+def generate_texts(
+    generator: Generator,
+    image_ids_BN: Tensor,
+    language_ids: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    max_length: int | None = None,
+) -> list[list[int]]:
+    """Write one text an image, without language and end tokens; greedy unless a temperature is set.
+
+    Args:
+        max_length: tokens after which a text is cut off; at most what the model was trained for.
+    """
+    B, N = image_ids_BN.shape
+    length = min(max_length or generator.config.max_text, generator.config.max_text)
+    layout = image_to_text_layout(length, generator.config.grid)
+    ids_BT = torch.cat([image_ids_BN, torch.tensor(list(language_ids))[:, None]], dim=1)
+    valid_BT = torch.ones(B, layout.length, dtype=torch.bool)
+    state, states_BTC = prefill(generator, layout, ids_BT, valid_BT)
+    states_BC = states_BTC[:, -1]
+    written_BM = torch.full((B, length), TextTokenizer.eos_id)
+    ended_B = torch.zeros(B, dtype=torch.bool)
+    for k in range(length):
+        logits_BV = generator.text_logits(states_BC)
+        ids_B = draw(logits_BV, draw_uniforms(seeds, k), temperature=temperature, top_k=top_k)
+        written_BM[:, k] = torch.where(ended_B, TextTokenizer.eos_id, ids_B)
+        ended_B |= ids_B == TextTokenizer.eos_id
+        if bool(ended_B.all()) or k + 1 == length:
+            break
+        state, states_BC = decode_step(generator, state, ids_B)
+    return [
+        row[: row.index(TextTokenizer.eos_id)] if TextTokenizer.eos_id in row else row
+        for row in written_BM.tolist()
+    ]

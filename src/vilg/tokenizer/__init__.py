@@ -1,0 +1,1 @@
+"""Pictures to discrete tokens and back."""

@@ -1,0 +1,212 @@
+"""The image tokenizer: a VQGAN (arXiv 2012.09841, table 7; paper section 2.2 and eq. 1-2).
+
+Encoder and decoder are stacks of residual blocks with one non-local attention in the middle; side
+reduction f = 2 ** (levels - 1). Pixels are in [-1, 1], channels first.
+
+Shape letters: B batch, C channels, D code dimension, H W cells of the grid, Y X pixels.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vilg.tokenizer.quantizers import VectorQuantizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQGANConfig:
+    """Shape of a VQGAN; the defaults are the paper's f8-8192 at 256x256 (section 4.1).
+
+    Attributes:
+        channels: width at full resolution.
+        channel_multipliers: width of each level over `channels`; each further level halves the side.
+        attention_resolutions: sides, in cells, at which the residual blocks get attention too.
+        norm_groups: groups of every GroupNorm; divides every width.
+    """
+
+    image_size: int = 256
+    channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 1, 2, 4)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (32,)
+    latent_channels: int = 256
+    num_codes: int = 8192
+    code_dim: int = 256
+    norm_groups: int = 32
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(self.channels * multiplier for multiplier in self.channel_multipliers)
+
+    @property
+    def grid_size(self) -> int:
+        """Cells along one side of the token grid."""
+        return self.image_size // 2 ** (len(self.channel_multipliers) - 1)
+
+
+class ResBlock(nn.Module):
+    """GroupNorm, Swish, 3x3 convolution, twice, with a residual connection."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps=1e-6)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=1e-6)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = (
+            nn.Conv2d(in_channels, out_channels, 1)
+            if in_channels != out_channels
+            else nn.Identity()
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        h_BCHW = self.conv1(F.silu(self.norm1(x_BCHW)))
+        h_BCHW = self.conv2(F.silu(self.norm2(h_BCHW)))
+        return self.shortcut(x_BCHW) + h_BCHW
+
+
+class AttentionBlock(nn.Module):
+    """One-head attention over all cells, with a residual connection (non-local block)."""
+
+    def __init__(self, channels: int, groups: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        B, C, H, W = x_BCHW.shape
+        qkv = self.qkv(self.norm(x_BCHW)).view(B, 3, C, H * W).transpose(2, 3)
+        q, k, v = (part[:, None] for part in qkv.unbind(1))
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x_BCHW + self.out(h[:, 0].transpose(1, 2).reshape(B, C, H, W))
+
+
+class Downsample(nn.Conv2d):
+    """Halves the side; padded at the right and bottom only, as in the published VQGANs."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, stride=2)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return super().forward(F.pad(x_BCHW, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Conv2d):
+    """Doubles the side by nearest neighbours, then convolves."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
+
+
+def _level(config: VQGANConfig, widths: tuple[int, ...], resolution: int) -> list[nn.Module]:
+    """Residual blocks from each width to the next, with attention where the settings ask for it."""
+    blocks: list[nn.Module] = []
+    for in_channels, out_channels in pairwise(widths):
+        blocks.append(ResBlock(in_channels, out_channels, config.norm_groups))
+        if resolution in config.attention_resolutions:
+            blocks.append(AttentionBlock(out_channels, config.norm_groups))
+    return blocks
+
+
+def _middle(config: VQGANConfig) -> list[nn.Module]:
+    width, groups = config.widths[-1], config.norm_groups
+    return [
+        ResBlock(width, width, groups),
+        AttentionBlock(width, groups),
+        ResBlock(width, width, groups),
+    ]
+
+
+def build_encoder(config: VQGANConfig) -> nn.Sequential:
+    """Pixels in [-1, 1] to latent vectors of the code dimension."""
+    widths, blocks = config.widths, [nn.Conv2d(3, config.channels, 3, padding=1)]
+    layers: list[nn.Module] = list(blocks)
+    resolution, previous = config.image_size, config.channels
+    for i, width in enumerate(widths):
+        if i > 0:
+            layers.append(Downsample(previous))
+            resolution //= 2
+        layers += _level(config, (previous, *[width] * config.num_res_blocks), resolution)
+        previous = width
+    return nn.Sequential(
+        *layers,
+        *_middle(config),
+        nn.GroupNorm(config.norm_groups, previous, eps=1e-6),
+        nn.SiLU(),
+        nn.Conv2d(previous, config.latent_channels, 3, padding=1),
+        nn.Conv2d(config.latent_channels, config.code_dim, 1),
+    )
+
+
+def build_decoder(config: VQGANConfig) -> nn.Sequential:
+    """Codes to pixels in [-1, 1]; mirrors the encoder with one more block a level."""
+    widths = config.widths
+    resolution, previous = config.grid_size, widths[-1]
+    layers: list[nn.Module] = []
+    for i, width in enumerate(reversed(widths)):
+        if i > 0:
+            layers.append(Upsample(previous))
+            resolution *= 2
+        layers += _level(config, (previous, *[width] * (config.num_res_blocks + 1)), resolution)
+        previous = width
+    return nn.Sequential(
+        nn.Conv2d(config.code_dim, config.latent_channels, 1),
+        nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1),
+        *_middle(config),
+        *layers,
+        nn.GroupNorm(config.norm_groups, previous, eps=1e-6),
+        nn.SiLU(),
+        nn.Conv2d(previous, 3, 3, padding=1),
+    )
+
+
+class VQGAN(nn.Module):
+    """Pictures to grids of code ids and back."""
+
+    def __init__(self, config: VQGANConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(config)
+        self.quantizer = VectorQuantizer(config.num_codes, config.code_dim)
+        self.decoder = build_decoder(config)
+        # CPU convolutions are about twice as fast in this layout.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, pixels_B3YX: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Reconstruct, for training.
+
+        Returns:
+            reconstruction_B3YX, commitment (scalar), latent_BDHW (encoder output), ids_BHW.
+        """
+        latent_BDHW = self.encoder(pixels_B3YX)
+        codes_BDHW, ids_BHW, commitment = self.quantizer(latent_BDHW)
+        return self.decoder(codes_BDHW), commitment, latent_BDHW, ids_BHW
+
+    @torch.no_grad()
+    def encode(self, pixels_B3YX: Tensor) -> Tensor:
+        """Return ids_BHW of pictures in [-1, 1]."""
+        latent_BDHW = self.encoder(pixels_B3YX)
+        B, D, H, W = latent_BDHW.shape
+        return self.quantizer.nearest(latent_BDHW.permute(0, 2, 3, 1).reshape(-1, D)).view(B, H, W)
+
+    @torch.no_grad()
+    def decode(self, ids_BHW: Tensor) -> Tensor:
+        """Return pixels_B3YX in [-1, 1], clamped."""
+        return self.decoder(self.quantizer.lookup(ids_BHW)).clamp(-1, 1)
+
+    def fingerprint(self) -> str:
+        """Identify encoder and codebook: token stores and generators are only valid for these."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            if not name.startswith("decoder."):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,118 @@
+"""Saving and restoring a run, so that resuming is exact.
+
+A checkpoint is a folder `step-NNNNNNNN` with weights, their moving averages and the optimizer as
+safetensors. It is written under another name and renamed when whole: a kill at any moment leaves
+either the old state or the new one.
+"""
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vilg.errors import VilgError
+
+_NAME = re.compile(r"step-(\d{8})")
+_KEEP = 2
+
+
+class CheckpointError(VilgError):
+    """A checkpoint that is missing or does not fit the run."""
+
+
+@dataclass
+class TrainState:
+    """All that must survive a restart, and nothing else.
+
+    Saved: weights and buffers of `module` (codebook averages included), their moving averages, the
+    optimizer's moments, the step. Rebuilt: the learning rate, the order of samples and every random
+    choice, which are functions of the step (docs/decisions/0001).
+    """
+
+    module: nn.Module
+    averages: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    step: int = 0  # steps done
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{index}.{name}": value
+        for index, moments in optimizer.state_dict()["state"].items()
+        for name, value in moments.items()
+    }
+
+
+def save(folder: Path, state: TrainState) -> Path:
+    """Write a checkpoint under `folder` and drop all but the last two."""
+    target = folder / f"step-{state.step:08d}"
+    unfinished = folder / f"{target.name}.incomplete"
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(parents=True)
+    parts = {
+        "weights": state.module.state_dict(),
+        "averages": state.averages,
+        "optimizer": _optimizer_tensors(state.optimizer),
+    }
+    try:
+        for part, tensors in parts.items():
+            # Channels-last weights are not contiguous to safetensors; values and shapes stay.
+            packed = {name: value.contiguous() for name, value in tensors.items()}
+            save_file(packed, unfinished / f"{part}.safetensors")
+    except SafetensorError as error:  # a full disk, above all
+        raise CheckpointError(f"cannot write {unfinished}: {error}") from error
+    for path in unfinished.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if target.exists():
+        shutil.rmtree(target)
+    unfinished.rename(target)
+    for _, old in _find(folder)[:-_KEEP]:
+        shutil.rmtree(old)
+    return target
+
+
+def _find(folder: Path) -> list[tuple[int, Path]]:
+    found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("step-*")]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def restore(folder: Path, state: TrainState) -> None:
+    """Bring back the newest checkpoint under `folder`.
+
+    Raises:
+        CheckpointError: none there, a damaged one, or one of another model.
+    """
+    found = _find(folder)
+    if not found:
+        raise CheckpointError(f"no checkpoint in {folder}: start without --resume")
+    step, path = found[-1]
+    try:
+        weights, averages, moments = (
+            load_file(path / f"{part}.safetensors") for part in ("weights", "averages", "optimizer")
+        )
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}): delete it to use the last one"
+        ) from error
+    try:
+        state.module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} belongs to another model: {error}") from error
+    for name, value in averages.items():
+        state.averages[name].copy_(value)
+    saved: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        index, name = key.split(".", 1)
+        saved.setdefault(int(index), {})[name] = value
+    values = state.optimizer.state_dict()
+    values["state"] = saved
+    state.optimizer.load_state_dict(values)
+    state.step = step

@@ -1,0 +1,144 @@
+"""Training the generator: both directions of every pair, every step (paper eq. 3)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vilg.data.order import batch_ids
+from vilg.data.shards import Sample
+from vilg.images import contact_sheet
+from vilg.model.generator import (
+    Generator,
+    GeneratorConfig,
+    image_to_text_log_probs,
+    text_to_image_log_probs,
+)
+from vilg.randomness import integers, uniforms
+from vilg.sampling.decode import generate_images, generate_texts
+from vilg.text import LANGUAGES, TextTokenizer
+from vilg.training.loop import LoopConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorLossConfig:
+    """What a pair is shown as.
+
+    Attributes:
+        caption_drop: share of text-to-image pairs shown with the null prompt, so that guidance works.
+        keyword_share: share of text-to-image pairs whose name is replaced by one of its keywords.
+        tokens_summed: sum each direction over its tokens as eq. 4-5 do, instead of the mean; an image
+            then weighs n/m times more than its caption.
+    """
+
+    caption_drop: float = 0.1
+    keyword_share: float = 0.15
+    tokens_summed: bool = False
+
+
+@dataclass(frozen=True)
+class TokenisedPair:
+    """A picture's tokens and its texts in tokens, by language."""
+
+    image_ids: NDArray[np.uint16]
+    captions: dict[str, list[int]]
+    keyword_captions: dict[str, list[list[int]]]
+
+
+def tokenise_pair(
+    sample: Sample, image_ids: NDArray[np.uint16], tokenizer: TextTokenizer
+) -> TokenisedPair:
+    """Encode the first caption of each language, and the same with each keyword as its name."""
+    captions, keyword_captions = {}, {}
+    for lang in LANGUAGES:
+        caption = sample.captions[lang][0]
+        style = caption.removeprefix(sample.names[lang])
+        captions[lang] = tokenizer.encode(caption)
+        keyword_captions[lang] = [tokenizer.encode(word + style) for word in sample.keywords[lang]]
+    return TokenisedPair(image_ids, captions, keyword_captions)
+
+
+class GeneratorJob:
+    """The generator and the pairs it learns from.
+
+    Args:
+        decode: image_ids_BN to pictures, for the samples that people look at.
+    """
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        loss: GeneratorLossConfig,
+        loop: LoopConfig,
+        pairs: list[TokenisedPair],
+        tokenizer: TextTokenizer,
+        decode: Callable[[Tensor], list[Image.Image]],
+    ):
+        with torch.random.fork_rng():  # the caller's random numbers stay as they were
+            torch.manual_seed(loop.seed)
+            self.module: Generator = Generator(config)
+        self.config, self.loop = loss, loop
+        self.pairs, self.tokenizer, self.decode = pairs, tokenizer, decode
+        self.image_ids_SN = np.stack([pair.image_ids for pair in pairs]).astype(np.int64)
+
+    def _source(self, pair: TokenisedPair, step: int, id: int) -> list[int]:
+        """Choose the prompt of a pair: nothing, a keyword's or its caption, in either language."""
+        seed = self.loop.seed
+        if uniforms(seed, "drop", step, id) < self.config.caption_drop:
+            return []
+        lang = LANGUAGES[int(integers(seed, "source language", len(LANGUAGES), step, id))]
+        others = pair.keyword_captions[lang]
+        if others and uniforms(seed, "keyword", step, id) < self.config.keyword_share:
+            return others[int(integers(seed, "which keyword", len(others), step, id))]
+        return pair.captions[lang]
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return L_txt2img + L_img2txt of the step's batch."""
+        ids = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.pairs))
+        pairs = [self.pairs[id] for id in ids]
+        image_ids_BN = torch.from_numpy(self.image_ids_SN[ids])
+        sources = [self._source(pair, step, id) for pair, id in zip(pairs, ids, strict=True)]
+        chosen = integers(self.loop.seed, "target language", len(LANGUAGES), step, ids)
+        languages = [LANGUAGES[i] for i in chosen]
+        targets = [pair.captions[lang] for pair, lang in zip(pairs, languages, strict=True)]
+        language_ids = [self.tokenizer.language_id(lang) for lang in languages]
+
+        image_BN = text_to_image_log_probs(self.module, sources, image_ids_BN)
+        text_BM, counts_BM = image_to_text_log_probs(
+            self.module, image_ids_BN, language_ids, targets
+        )
+        t2i, i2t = -image_BN.mean(), -text_BM.sum() / counts_BM.sum()
+        if self.config.tokens_summed:
+            total = (-image_BN.sum() - text_BM.sum()) / len(ids)
+        else:
+            total = t2i + i2t
+        return total, {"t2i": t2i.detach(), "i2t": i2t.detach()}
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Everything here learns by gradients."""
+        return {}
+
+    def show(self, step: int, folder: Path) -> None:
+        """Write training pictures over what their captions draw now, and the captions they get."""
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen = integers(self.loop.seed, "shown", len(self.pairs), np.arange(8))
+        pairs = [self.pairs[i] for i in chosen]
+        image_ids_BN = torch.from_numpy(self.image_ids_SN[chosen])
+        langs = [LANGUAGES[i % len(LANGUAGES)] for i in range(len(pairs))]
+        prompts = [pair.captions[lang] for pair, lang in zip(pairs, langs, strict=True)]
+        drawn_BN = generate_images(self.module, prompts, range(len(pairs)))
+        contact_sheet([self.decode(image_ids_BN), self.decode(drawn_BN)], scale=2).save(
+            folder / f"step-{step:08d}.png"
+        )
+        language_ids = [self.tokenizer.language_id(lang) for lang in langs]
+        written = generate_texts(self.module, image_ids_BN, language_ids, range(len(pairs)))
+        lines = [
+            f"{self.tokenizer.decode(prompt)}\t{self.tokenizer.decode(text)}\n"
+            for prompt, text in zip(prompts, written, strict=True)
+        ]
+        (folder / f"step-{step:08d}.tsv").write_text("".join(lines), encoding="utf-8")

@@ -1,0 +1,65 @@
+"""AdamW, its learning-rate schedule, and gradient clipping."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay.
+
+    The paper reports none of these; betas are CogView's, the nearest recipe.
+    """
+
+    peak_lr: float = 1e-3
+    final_lr: float = 1e-5
+    warmup_steps: int = 100
+    betas: tuple[float, ...] = (0.9, 0.95)
+    weight_decay: float = 0.04
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+
+
+def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
+    """Return the rate of a step, counted from 0: never zero, `final_lr` at the last one."""
+    if step < config.warmup_steps:
+        return config.peak_lr * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, num_steps - 1 - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return config.final_lr + (config.peak_lr - config.final_lr) * cosine
+
+
+def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
+    """Decay the matrices and convolutions; leave gains, biases and embeddings alone."""
+    embeddings = {
+        id(parameter)
+        for part in module.modules()
+        if isinstance(part, nn.Embedding)
+        for parameter in part.parameters()
+    }
+    decayed, plain = [], []
+    for parameter in module.parameters():
+        if parameter.ndim >= 2 and id(parameter) not in embeddings:
+            decayed.append(parameter)
+        else:
+            plain.append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    betas = (config.betas[0], config.betas[1])
+    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=betas, fused=True)
+
+
+@torch.no_grad()
+def update_ema(averages: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
+    """Move the averages towards the weights; young averages forget faster, so that none is stale."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for name, value in module.state_dict().items():
+        if value.dtype.is_floating_point:
+            averages[name].lerp_(value, 1 - decay)
+        else:
+            averages[name].copy_(value)

@@ -1,0 +1,225 @@
+"""A whole run: pictures and captions in, a model folder out.
+
+    OUT/config.json   the resolved recipe
+    OUT/tokenizer/    log.jsonl, checkpoints/, samples/, model/ (the finished image tokenizer)
+    OUT/generator/    the same, and tokens/ (every picture's ids)
+
+Each stage is finished when its `model/` folder is; resuming skips finished stages.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vilg.config import to_json
+from vilg.data.shards import Sample, load_samples
+from vilg.data.tokens import has_tokens, load_tokens, save_tokens
+from vilg.errors import VilgError
+from vilg.images import open_picture, square, to_array, to_pictures, to_pixels
+from vilg.model.folder import Model, SamplingConfig, find_model, load_model, read_config, save_model
+from vilg.model.generator import GeneratorConfig
+from vilg.model.patterns import Pattern
+from vilg.text import TextTokenizer
+from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
+from vilg.training.checkpoint import CheckpointError
+from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, tokenise_pair
+from vilg.training.loop import LoopConfig, train
+from vilg.training.optim import OptimConfig
+from vilg.training.tokenizer_job import TokenizerJob, TokenizerLossConfig
+
+NUM_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which pictures.
+
+    Attributes:
+        groups: names of the groups to train on; None takes all.
+        limit: at most this many pictures, for trials.
+    """
+
+    folder: Path
+    groups: tuple[str, ...] | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRun:
+    """Training of an image tokenizer."""
+
+    data: DataConfig
+    model: VQGANConfig
+    loss: TokenizerLossConfig = TokenizerLossConfig()
+    loop: LoopConfig
+    optim: OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorRun:
+    """Training of a generator; grid and vocabularies follow from its tokenizers.
+
+    Attributes:
+        image_tokenizer: folder or hub id of the model that lends its tokenizer; None takes the one
+            this run trained, or else the shipped one.
+        vocabulary: a tokenizer.json.
+        init: folder or hub id of the model to start from; None starts anew.
+    """
+
+    data: DataConfig
+    vocabulary: Path
+    width: int
+    num_heads: int
+    patterns: tuple[Pattern, ...]
+    max_text: int = 64
+    image_tokenizer: str | None = None
+    init: str | None = None
+    sampling: SamplingConfig = SamplingConfig()
+    loss: GeneratorLossConfig = GeneratorLossConfig()
+    loop: LoopConfig
+    optim: OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A named complete run: an image tokenizer, a generator, or one after the other."""
+
+    tokenizer: TokenizerRun | None = None
+    generator: GeneratorRun | None = None
+
+
+class RunError(VilgError):
+    """An output folder that is in use, or settings that do not fit together."""
+
+
+def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.stdout) -> Path:
+    """Carry out a recipe and return the folder of the finished model.
+
+    Raises:
+        RunError: the folder holds another run.
+        CheckpointError, DataError, ModelError, NonFiniteLoss: from the stages.
+    """
+    settings = to_json(recipe)
+    config = out / "config.json"
+    if config.exists() and not resume:
+        raise RunError(f"{out} holds a run: add --resume to go on with it, or choose another --out")
+    if resume and not config.exists():
+        raise CheckpointError(f"nothing to resume in {out}: start without --resume")
+    if resume and json.loads(config.read_text(encoding="utf-8")) != json.loads(settings):
+        raise RunError(
+            f"{config} differs from these settings: resume with the settings it began with"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    config.write_text(settings, encoding="utf-8")
+
+    finished = None
+    if recipe.tokenizer:
+        finished = out / "tokenizer" / "model"
+        if not (finished / "config.json").exists():
+            _train_tokenizer(recipe.tokenizer, finished.parent, log)
+    if recipe.generator:
+        lender = finished or find_model(recipe.generator.image_tokenizer)
+        finished = out / "generator" / "model"
+        if not (finished / "config.json").exists():
+            _train_generator(recipe.generator, lender, finished.parent, log)
+    if finished is None:
+        raise RunError("the recipe trains nothing: give it a tokenizer or a generator")
+    return finished
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob("step-????????"))
+
+
+def load_pictures(samples: Sequence[Sample], size: int) -> NDArray[np.uint8]:
+    """Decode, crop and resize; return bytes_NYX3."""
+    return np.stack([to_array(square(open_picture(sample.picture), size)) for sample in samples])
+
+
+def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
+    data = config.data
+    samples = load_samples(data.folder, "train", data.groups)[: data.limit]
+    held_out = load_samples(data.folder, "unseen_concept")[:: max(1, data.limit or 20)][:NUM_SHOWN]
+    print(f"tokenizer: {len(samples)} pictures", file=log, flush=True)
+    job = TokenizerJob(
+        config.model,
+        config.loss,
+        config.loop,
+        load_pictures(samples, config.model.image_size),
+        load_pictures(held_out, config.model.image_size),
+    )
+    train(job, config.loop, config.optim, folder, resume=_has_checkpoint(folder), out=log)
+    save_model(folder / "model", Model(job.vqgan.eval()))
+
+
+def tokenise(vqgan: VQGAN, samples: Sequence[Sample], batch: int = 64) -> NDArray[np.uint16]:
+    """Return every picture's ids, one raster row a sample."""
+    rows = []
+    for first in range(0, len(samples), batch):
+        pictures = load_pictures(samples[first : first + batch], vqgan.config.image_size)
+        rows.append(vqgan.encode(to_pixels(pictures)).flatten(1).numpy().astype(np.uint16))
+    return np.concatenate(rows)
+
+
+def _tokens(vqgan: VQGAN, samples: Sequence[Sample], store: Path) -> NDArray[np.uint16]:
+    ids = [sample.id for sample in samples]
+    by = vqgan.fingerprint()
+    if not has_tokens(store):
+        save_tokens(store, ids, tokenise(vqgan, samples), by)
+    return load_tokens(store, ids, by)
+
+
+def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: TextIO) -> None:
+    vqgan = load_model(lender).image_tokenizer
+    text_tokenizer = TextTokenizer.from_file(config.vocabulary)
+    data = config.data
+    samples = load_samples(data.folder, "train", data.groups)[: data.limit]
+    tokens_SN = _tokens(vqgan, samples, folder / "tokens")
+    print(f"generator: {len(samples)} pairs", file=log, flush=True)
+    grid = vqgan.config.grid_size
+    shape = GeneratorConfig(
+        width=config.width,
+        num_heads=config.num_heads,
+        patterns=config.patterns,
+        grid_height=grid,
+        grid_width=grid,
+        num_codes=vqgan.config.num_codes,
+        vocabulary_size=len(text_tokenizer),
+        max_text=config.max_text,
+    )
+
+    def decode(image_ids_BN: Tensor) -> list[Image.Image]:
+        return to_pictures(vqgan.decode(image_ids_BN.view(-1, grid, grid)))
+
+    pairs = [
+        tokenise_pair(sample, tokens, text_tokenizer)
+        for sample, tokens in zip(samples, tokens_SN, strict=True)
+    ]
+    job = GeneratorJob(shape, config.loss, config.loop, pairs, text_tokenizer, decode)
+    if config.init is not None:
+        _start_from(find_model(config.init), job, vqgan)
+    train(job, config.loop, config.optim, folder, resume=_has_checkpoint(folder), out=log)
+    save_model(folder / "model", Model(vqgan, job.module.eval(), text_tokenizer, config.sampling))
+
+
+def _start_from(folder: Path, job: GeneratorJob, vqgan: VQGAN) -> None:
+    """Take over the weights of an earlier stage; its codes and words must mean the same."""
+    config = read_config(folder)
+    earlier = load_model(folder)
+    if earlier.generator is None or config.generator != job.module.config:
+        raise RunError(f"{folder} has no generator of this recipe's shape to start from")
+    if config.image_tokenizer_fingerprint != vqgan.fingerprint():
+        raise RunError(f"{folder} was trained on the codes of another image tokenizer")
+    if config.text_tokenizer_fingerprint != job.tokenizer.fingerprint:
+        raise RunError(f"{folder} was trained on another vocabulary")
+    with torch.no_grad():
+        job.module.load_state_dict(earlier.generator.state_dict())

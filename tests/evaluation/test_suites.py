@@ -1,0 +1,113 @@
+"""Whole suites on a toy model and toy data."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import vilg
+from vilg.errors import VilgError
+from vilg.evaluation import evaluate
+from vilg.model.folder import ModelError, weights_hash
+
+
+@pytest.mark.parametrize("suite", ["tokenizer", "generator"])
+def test_a_second_run_writes_the_same_bytes(
+    suite: str, toy_folder: Path, toy_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = []
+    for name in ("first", "second"):
+        out = tmp_path / name / "scores"
+        evaluate(suite, str(toy_folder), toy_data, out)
+        written.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"generator.json"} or set(written[0]) == {
+        "tokenizer.json",
+        "tokenizer.png",
+    }
+    text = written[0][f"{suite}.json"].decode()
+    assert str(tmp_path) not in text
+    assert str(toy_folder) not in text
+    stdout = capsys.readouterr().out
+    assert stdout[: len(stdout) // 2] == stdout[len(stdout) // 2 :]
+    assert "train" in stdout
+    assert "unseen_concept" in stdout
+
+
+def test_the_manifest_says_what_was_measured(
+    toy_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    evaluate("generator", str(toy_folder), toy_data, tmp_path, limit=3, groups=("food-drink",))
+    content = json.loads((tmp_path / "generator.json").read_text())
+    config = json.loads((toy_folder / "config.json").read_text())
+    assert content["manifest"] == {
+        "suite": "generator",
+        "weights": weights_hash(toy_folder),
+        "image_tokenizer": config["image_tokenizer_fingerprint"],
+        "text_tokenizer": config["text_tokenizer_fingerprint"],
+        "data": "toy content",
+        "vilg": vilg.__version__,
+        "torch": torch.__version__,
+        "seeds": {"choice_seed": 0, "shuffle_seed": 0},
+        "settings": {
+            "groups": ["food-drink"],
+            "limit": 3,
+            "num_train": 500,
+            "num_ranked": 50,
+            "num_pairs": 500,
+        },
+        "samples": {
+            "train": {"in_data": 6, "measured": 3},
+            "unseen_concept": {"in_data": 2, "measured": 2},
+        },
+    }
+    scores = content["scores"]
+    assert scores["captions"]["zh"]["train"]["all"]["num"] == 3
+    assert scores["concept_top1"]["en"]["num_names"] == 4
+    assert scores["concept_top1"]["en"]["splits"]["train"]["num"] == 3
+    assert scores["matched_above_shuffled"]["zh"]["num"] in (2, 3)
+    assert set(scores["nll_per_token"]) == {"train", "unseen_concept"}
+
+
+def test_the_sheet_is_a_picture(toy_folder: Path, toy_data: Path, tmp_path: Path) -> None:
+    evaluate("tokenizer", str(toy_folder), toy_data, tmp_path)
+    with Image.open(tmp_path / "tokenizer.png") as sheet:
+        assert sheet.height == 4 * (64 + 4) + 4
+
+
+def test_an_unknown_suite_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(VilgError, match=r"'speed'; the suites are tokenizer, generator"):
+        evaluate("speed", None, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_settings_are_errors_before_anything_is_written(
+    toy_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(VilgError, match="at least 1 picture, not 0"):
+        evaluate("tokenizer", str(toy_folder), toy_data, out, limit=0)
+    with pytest.raises(VilgError, match="not a data set"):
+        evaluate("tokenizer", str(toy_folder), tmp_path, out)
+    with pytest.raises(VilgError, match="no group is called"):
+        evaluate("generator", str(toy_folder), toy_data, out, groups=("fruit",))
+    assert not out.exists()
+    out.write_text("a file")
+    with pytest.raises(VilgError, match="cannot write to"):
+        evaluate("tokenizer", str(toy_folder), toy_data, out)
+
+
+def test_an_image_tokenizer_alone_has_no_generator_to_measure(
+    toy_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tokenizer only"
+    shutil.copytree(toy_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["generator"] = config["text_tokenizer_fingerprint"] = None
+    (folder / "config.json").write_text(json.dumps(config))
+    evaluate("tokenizer", str(folder), toy_data, tmp_path / "out")
+    with pytest.raises(ModelError, match="image tokenizer only"):
+        evaluate("generator", str(folder), toy_data, tmp_path / "out")

@@ -1,0 +1,307 @@
+"""A model folder: what is saved is what is loaded, and damage is one clear line."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from vilg.errors import VilgError
+from vilg.model.folder import (
+    FORMAT_VERSION,
+    SHIPPED,
+    Model,
+    ModelError,
+    SamplingConfig,
+    find_model,
+    load_model,
+    read_config,
+    save_model,
+    weights_hash,
+)
+from vilg.model.generator import Generator, GeneratorConfig
+from vilg.model.patterns import Pattern
+from vilg.text import TextTokenizer
+from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
+
+IMAGE_TOKENIZER = VQGANConfig(
+    image_size=8,
+    channels=4,
+    channel_multipliers=(1, 2),
+    num_res_blocks=1,
+    attention_resolutions=(4,),
+    latent_channels=4,
+    num_codes=10,
+    code_dim=3,
+    norm_groups=2,
+)
+WORDS = TextTokenizer("红苹果", ["re", "red"])
+GENERATOR = GeneratorConfig(
+    width=8,
+    num_heads=2,
+    patterns=(Pattern.ROW, Pattern.COLUMN, Pattern.CONVOLUTION, Pattern.DENSE),
+    grid_height=4,
+    grid_width=4,
+    num_codes=10,
+    vocabulary_size=len(WORDS),
+    max_text=9,
+)
+SAMPLING = SamplingConfig(temperature=0.9, top_k=7, guidance=2.0)
+FILES = ["config.json", "image_tokenizer.safetensors", "model.safetensors", "tokenizer.json"]
+
+
+def toy(seed: int = 0) -> Model:
+    torch.manual_seed(seed)
+    return Model(VQGAN(IMAGE_TOKENIZER), Generator(GENERATOR), WORDS, SAMPLING)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model that no test changes."""
+    folder = tmp_path_factory.mktemp("model") / "toy"
+    save_model(folder, toy())
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy of one's own to damage."""
+    shutil.copytree(original, tmp_path / "toy")
+    return tmp_path / "toy"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def edit_config(folder: Path, change: Callable[[Any], Any]) -> None:
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(change(values) or values), encoding="utf-8")
+
+
+def refusal(folder: Path) -> str:
+    """Return the one line that says why a folder cannot be loaded."""
+    with pytest.raises(ModelError) as caught:
+        load_model(folder)
+    message = str(caught.value)
+    assert "\n" not in message and str(folder) in message
+    return message
+
+
+def test_a_loaded_model_is_the_saved_one_in_half_precision(original: Path) -> None:
+    assert sorted(contents(original)) == FILES
+    model, loaded = toy(), load_model(original)
+    assert loaded.generator is not None and loaded.text_tokenizer is not None
+    assert loaded.image_tokenizer.config == IMAGE_TOKENIZER
+    assert loaded.generator.config == GENERATOR
+    assert loaded.sampling == SAMPLING
+    assert loaded.text_tokenizer.fingerprint == WORDS.fingerprint
+    for ours, theirs, name in (
+        (model.image_tokenizer, loaded.image_tokenizer, "image_tokenizer"),
+        (model.generator, loaded.generator, "model"),
+    ):
+        assert isinstance(ours, nn.Module)
+        expected, found = ours.state_dict(), theirs.state_dict()
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            assert found[key].dtype == torch.float32
+            assert torch.equal(found[key], value.half().float()), key
+        kept = load_file(original / f"{name}.safetensors")
+        assert {value.dtype for value in kept.values()} == {torch.float16}
+        assert not theirs.training
+        assert not any(parameter.requires_grad for parameter in theirs.parameters())
+    config = read_config(original)
+    assert config.image_tokenizer_fingerprint == loaded.image_tokenizer.fingerprint()
+    assert config.image_tokenizer_fingerprint != model.image_tokenizer.fingerprint()
+    assert config.format_version == FORMAT_VERSION
+
+
+def test_saving_what_was_loaded_gives_the_same_bytes(original: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "again", load_model(original))
+    assert contents(tmp_path / "again") == contents(original)
+    save_model(tmp_path / "once more", load_model(tmp_path / "again"))
+    assert contents(tmp_path / "once more") == contents(original)
+
+
+def test_an_image_tokenizer_alone_is_a_model_too(tmp_path: Path) -> None:
+    save_model(tmp_path, Model(toy().image_tokenizer))
+    assert sorted(contents(tmp_path)) == ["config.json", "image_tokenizer.safetensors"]
+    loaded = load_model(tmp_path)
+    assert (loaded.generator, loaded.text_tokenizer) == (None, None)
+    assert loaded.sampling == SamplingConfig()
+
+
+def test_saving_replaces_what_was_there(folder: Path, tmp_path: Path) -> None:
+    save_model(folder, toy(seed=1))
+    save_model(tmp_path / "new", toy(seed=1))
+    assert contents(folder) == contents(tmp_path / "new")
+
+
+def test_a_save_that_was_broken_off_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()  # so that writing the generator fails
+    with pytest.raises((OSError, SafetensorError)):
+        save_model(tmp_path, toy())
+    (tmp_path / "model.safetensors").rmdir()
+    assert "cannot read" in refusal(tmp_path)
+
+
+def add_key(values: dict[str, Any]) -> None:
+    values["colour"] = "red"
+
+
+def misspell_a_nested_key(values: dict[str, Any]) -> None:
+    values["generator"]["widht"] = values["generator"].pop("width")
+
+
+def drop_a_key(values: dict[str, Any]) -> None:
+    del values["generator"]["num_codes"]
+
+
+def mistake_a_type(values: dict[str, Any]) -> None:
+    values["generator"]["num_heads"] = "two"
+
+
+def mistake_a_pattern(values: dict[str, Any]) -> None:
+    values["generator"]["patterns"][1] = "diagonal"
+
+
+def raise_the_version(values: dict[str, Any]) -> None:
+    # A newer format may have new keys too; its version is what must be said.
+    values |= {"format_version": FORMAT_VERSION + 1, "colour": "red"}
+
+
+def drop_the_version(values: dict[str, Any]) -> None:
+    del values["format_version"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (add_key, "unknown key colour"),
+        (misspell_a_nested_key, "unknown key generator.widht"),
+        (drop_a_key, "missing key generator.num_codes"),
+        (mistake_a_type, "generator.num_heads must be of type int"),
+        (mistake_a_pattern, "diagonal"),
+        (raise_the_version, f"format version {FORMAT_VERSION + 1}; this vilg reads"),
+        (drop_the_version, "format version None"),
+        (lambda values: [values], "format version None"),
+    ],
+)
+def test_config_json_is_strict(folder: Path, change: Callable[[Any], Any], said: str) -> None:
+    edit_config(folder, change)
+    assert said in refusal(folder)
+    with pytest.raises(ModelError):
+        read_config(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format_version": 1,', b"\xff\xfe\x00"])
+def test_a_config_that_is_not_json_is_said(folder: Path, content: bytes) -> None:
+    (folder / "config.json").write_bytes(content)
+    assert "config.json is not JSON" in refusal(folder)
+
+
+def test_a_missing_config_is_said(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    assert "No such file" in refusal(folder)
+
+
+def test_files_of_two_models_are_not_mixed(folder: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "other", toy(seed=1))
+    shutil.copy(tmp_path / "other" / "image_tokenizer.safetensors", folder)
+    assert "files of two models are mixed" in refusal(folder)
+
+
+def test_another_vocabulary_is_noticed(folder: Path) -> None:
+    # Of the same size, so that no shape tells.
+    TextTokenizer("红苹果", ["re", "rea"]).save(folder / "tokenizer.json")
+    assert "tokenizer.json is another vocabulary" in refusal(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}"])
+def test_a_missing_or_damaged_vocabulary_is_said(folder: Path, content: bytes | None) -> None:
+    (folder / "tokenizer.json").unlink()
+    if content is not None:
+        (folder / "tokenizer.json").write_bytes(content)
+    with pytest.raises(VilgError, match=r"tokenizer\.json"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["image_tokenizer.safetensors", "model.safetensors"])
+def test_missing_or_damaged_weights_are_said(folder: Path, name: str) -> None:
+    whole = (folder / name).read_bytes()
+    for content in (whole[:-10], whole[:100], b"", b"no weights at all"):
+        (folder / name).write_bytes(content)
+        assert name in refusal(folder)
+    (folder / name).unlink()
+    assert name in refusal(folder)
+
+
+def test_weights_of_another_shape_are_said(folder: Path) -> None:
+    edit_config(folder, lambda values: values["generator"].update(width=16))
+    message = refusal(folder)
+    assert "model.safetensors does not fit its config.json" in message
+    assert "[" in message  # names the weight and both shapes
+
+
+def drop_a_weight(weights: dict[str, torch.Tensor]) -> None:
+    del weights["text_head.bias"]
+
+
+def add_a_weight(weights: dict[str, torch.Tensor]) -> None:
+    weights["text_head.gain"] = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [(drop_a_weight, "text_head.bias"), (add_a_weight, "text_head.gain")]
+)
+def test_every_weight_and_no_other_is_needed(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], None], name: str
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    assert name in refusal(folder)
+
+
+def test_the_weights_hash_knows_every_weight(folder: Path, original: Path) -> None:
+    before = weights_hash(folder)
+    assert before == weights_hash(original)
+    edit_config(folder, lambda values: values["sampling"].update(guidance=1.5))
+    assert weights_hash(folder) == before  # settings are not weights
+    weights = load_file(folder / "model.safetensors")
+    weights["image_head.bias"][0] += 1
+    save_file(weights, folder / "model.safetensors")
+    assert weights_hash(folder) != before
+
+
+def test_a_model_is_found_by_folder_or_is_the_shipped_one(folder: Path) -> None:
+    assert find_model(folder) == folder
+    assert find_model(str(folder)) == folder
+    assert find_model(None) == SHIPPED
+
+
+def test_names_of_nothing_are_said(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    (folder / "config.json").unlink()
+    strange = ["", "missing", "./mis/sing", "~/missing", "/mis/sing", "a/b/c", "owner/na me"]
+    for name in (folder, *strange, "owner/never-cached"):
+        with pytest.raises(ModelError, match="no model at") as caught:
+            find_model(name)
+        assert str(name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_other_settings_of_a_model_survive(tmp_path: Path) -> None:
+    for i, sampling in enumerate((SamplingConfig(), replace(SAMPLING, top_k=None))):
+        save_model(tmp_path / str(i), replace(toy(), sampling=sampling))
+        assert load_model(tmp_path / str(i)).sampling == sampling

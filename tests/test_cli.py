@@ -1,0 +1,555 @@
+"""The command line: what every verb writes, and that bad input ends in one line and status 2."""
+
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vilg.cli import main
+from vilg.cli.output import picture_name, slug
+from vilg.cli.progress import Progress
+from vilg.model.folder import Model, load_model, save_model
+
+VILG = Path(sys.executable).with_name("vilg")
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run the command in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def call(*argv: str | Path) -> Result:
+        status = main([str(argument) for argument in argv])
+        captured = capsys.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def generate(run: Run, toy_folder: Path) -> Callable[..., list[Path]]:
+    """Run `vilg generate` with the toy model and return the paths that it printed."""
+
+    def call(*argv: str | Path) -> list[Path]:
+        result = run("generate", *argv, "--model", toy_folder)
+        assert result.status == 0, result.err
+        return [Path(line) for line in result.out.splitlines()]
+
+    return call
+
+
+def files_under(folder: Path) -> dict[str, bytes | None]:
+    """Return the content of every file, and None for every folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+# generate
+
+
+def test_four_pictures_differ_and_a_second_run_writes_the_same_bytes(
+    generate: Callable[..., list[Path]],
+) -> None:
+    prompt = "red apple, 3D render"
+    first = generate(prompt, "-n", "4", "--seed", "7", "-o", "out/")
+    assert first == [Path(f"out/000-red-apple-3d-render-seed{seed}.png") for seed in (7, 8, 9, 10)]
+    assert len({Image.open(path).tobytes() for path in first}) == 4
+    second = generate(prompt, "-n", "4", "--seed", "7", "-o", "elsewhere/deeper")
+    assert [path.name for path in second] == [path.name for path in first]
+    assert [path.read_bytes() for path in second] == [path.read_bytes() for path in first]
+
+
+def test_picture_i_is_that_of_seed_plus_i_alone(generate: Callable[..., list[Path]]) -> None:
+    together = generate("red apple", "banana", "-n", "3", "--seed", "5", "--guidance", "2")
+    alone = [
+        path
+        for seed in (5, 6, 7)
+        for path in generate("red apple", "--seed", str(seed), "--guidance", "2", "-o", "alone")
+    ]
+    assert [path.name for path in together[:3]] == [path.name for path in alone]
+    assert [path.read_bytes() for path in together[:3]] == [path.read_bytes() for path in alone]
+
+
+def test_a_png_name_is_the_file_and_holds_its_own_story(
+    generate: Callable[..., list[Path]],
+) -> None:
+    prompt = "红苹果，三维风格"
+    (path,) = generate(prompt, "--seed", "3", "--top-k", "5", "-o", "new/a.png")
+    assert path == Path("new/a.png")
+    assert os.listdir("new") == ["a.png"]
+    text = Image.open(path).text  # type: ignore[attr-defined]
+    assert (text["prompt"], text["seed"]) == (prompt, "3")
+    assert json.loads(text["settings"]) == {"temperature": 1.0, "top_k": 5, "guidance": 1.0}
+    assert len(text["model"]) == 16
+    assert text["Software"].startswith("vilg ")
+
+
+def test_settings_change_the_picture(generate: Callable[..., list[Path]]) -> None:
+    changes = [[], ["--temperature", "0"], ["--guidance", "4"], ["--top-k", "1"], ["--seed", "9"]]
+    drawn = [
+        Image.open(generate("red apple", *change, "-o", f"{i}.png")[0]).tobytes()
+        for i, change in enumerate(changes)
+    ]
+    assert drawn[1] == drawn[3]  # the likeliest token, said in two ways
+    assert len(set(drawn)) == len(changes) - 1
+
+
+def test_a_file_of_prompts_is_resumed_and_says_so(run: Run, toy_folder: Path) -> None:
+    Path("prompts.txt").write_text("\ufeffred apple\n\n  香蕉 \ngreen pear", encoding="utf-8")
+    command = ("generate", "--prompts", "prompts.txt", "-n", "2", "--model", toy_folder)
+    whole = run(*command)
+    assert whole.status == 0
+    assert "skipped" not in whole.err
+    names = whole.out.splitlines()
+    assert [Path(name).name for name in names[::2]] == [
+        "000-red-apple-seed0.png",
+        "001-香蕉-seed0.png",
+        "002-green-pear-seed0.png",
+    ]
+    before = files_under(Path("out"))
+    Path(names[3]).unlink()
+    rest = run(*command)
+    assert rest.out.splitlines() == [names[3]]
+    assert "5 of 6 pictures are there already, skipped" in rest.err
+    assert files_under(Path("out")) == before
+    assert run(*command).out == ""
+
+
+def test_a_resumed_batch_refuses_pictures_of_other_settings(run: Run, toy_folder: Path) -> None:
+    Path("prompts.txt").write_text("red apple\n")
+    command = ("generate", "--prompts", "prompts.txt", "--model", toy_folder)
+    assert run(*command).status == 0
+    before = files_under(Path("out"))
+    result = run(*command, "--temperature", "0.5")
+    assert result.status == 2
+    assert "choose another -o" in result.err
+    assert files_under(Path("out")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("red apple, 3D render", "red-apple-3d-render"),
+        ("红苹果，三维风格", "红苹果-三维风格"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("  Ａ/B\\C:*?  ", "a-b-c"),
+        ("!?", ""),
+        ("苹" * 500, "苹" * 60),
+    ],
+)
+def test_slugs_keep_letters_of_any_script_and_fit_in_a_file_name(text: str, expected: str) -> None:
+    assert slug(text) == expected
+    assert len(picture_name(1234, text, 2**63).encode()) <= 255 - len(".part")
+
+
+def test_a_name_without_letters_has_no_empty_part() -> None:
+    assert picture_name(0, "!?", 7) == "000-seed7.png"
+
+
+# caption, score, data stats, train
+
+
+@pytest.fixture
+def picture(run: Run) -> Path:
+    """A picture that is neither square nor as large as the model's."""
+    picture = Image.linear_gradient("L").resize((50, 40))
+    picture.convert("RGB").save("picture.png")
+    return Path("picture.png")
+
+
+def test_captions_are_one_a_line(run: Run, picture: Path, toy_folder: Path) -> None:
+    result = run("caption", picture, picture, "--lang", "en", "-n", "3", "--model", toy_folder)
+    assert (result.status, result.err) == (0, "")
+    lines = result.out.split("\n")
+    assert len(lines) == 7 and lines[-1] == ""
+    assert lines[:3] == lines[3:6]
+    assert len(set(lines[:3])) > 1
+    again = run("caption", picture, "--lang", "en", "-n", "3", "--model", toy_folder)
+    assert again.out.split("\n")[:3] == lines[:3]
+
+
+def test_a_line_break_in_a_caption_is_no_new_line(
+    run: Run, picture: Path, toy_folder: Path
+) -> None:
+    model = load_model(toy_folder)
+    assert model.generator and model.text_tokenizer
+    ids = range(model.generator.config.vocabulary_size)
+    line_break = model.text_tokenizer.token_strings(ids).index("<0x0A>")
+    model.generator.text_head.bias[line_break] = 1000
+    save_model(Path("breaks"), model)
+    assert run("caption", picture, "--model", "breaks").out == "\n"
+
+
+def test_captions_as_json(run: Run, picture: Path, toy_folder: Path) -> None:
+    plain = run("caption", picture, "--model", toy_folder)
+    result = run("caption", picture, "--json", "--model", toy_folder)
+    assert json.loads(result.out) == {
+        "image": "picture.png",
+        "lang": "zh",
+        "captions": plain.out.split("\n")[:1],
+    }
+
+
+def test_a_score_has_both_directions_and_the_gain(
+    run: Run, picture: Path, toy_folder: Path
+) -> None:
+    values = json.loads(run("score", picture, "red apple", "--json", "--model", toy_folder).out)
+    assert len(values["image_log_probs"]) == len(values["unconditional_image_log_probs"]) == 16
+    assert values["text_tokens"][-1] == "[EOS]"
+    assert len(values["text_log_probs"]) == len(values["text_tokens"])
+    gain = sum(values["image_log_probs"]) - sum(values["unconditional_image_log_probs"])
+
+    table = run("score", picture, "red apple", "--model", toy_folder).out
+    assert all(token in table for token in values["text_tokens"])
+    gain_line = next(line for line in table.splitlines() if "gain " in line)
+    assert f"{gain / 16:.3f}" in gain_line and f"{gain:.3f}" in gain_line
+    # Two grids of 4 x 4 cells.
+    assert sum(len(line.split()) == 4 for line in table.splitlines()[-10:]) == 8
+
+
+def test_the_language_of_a_score_can_be_given(run: Run, picture: Path, toy_folder: Path) -> None:
+    guessed, given, other = (
+        run("score", picture, "red apple", "--json", "--model", toy_folder, *lang).out
+        for lang in ([], ["--lang", "en"], ["--lang", "zh"])
+    )
+    assert guessed == given != other
+
+
+def test_data_stats_prints_a_table(run: Run, toy_data: Path) -> None:
+    result = run("data", "stats", toy_data)
+    assert (result.status, result.err) == (0, "")
+    rows = [line.split() for line in result.out.splitlines()]
+    assert ["samples", "20"] in rows
+    assert ["train", "15"] in rows
+    assert ["unseen", "combination", "3"] in rows or ["unseen_combination", "3"] in rows
+
+
+@pytest.mark.parametrize("suite", ["tokenizer", "generator"])
+def test_evaluate_writes_where_it_is_told(
+    run: Run, toy_folder: Path, toy_data: Path, suite: str
+) -> None:
+    options = ("--model", toy_folder, "--data", toy_data, "--out", "numbers", "--limit", "3")
+    result = run("evaluate", suite, *options)
+    assert result.status == 0, result.err
+    assert any(Path("numbers").iterdir())
+
+
+def test_a_trained_model_draws_and_a_full_disk_is_one_line(run: Run, toy_data: Path) -> None:
+    settings = [
+        f"{stage}.{key}"
+        for stage in ("tokenizer", "generator")
+        for key in (
+            f"data.folder={toy_data}",
+            "data.groups=null",
+            "data.limit=4",
+            "loop.num_steps=2",
+            "loop.batch_size=2",
+        )
+    ]
+    vocabulary = Path(__file__).parent.parent / "datasets" / "emoji" / "tokenizer.json"
+    command = (
+        "train",
+        "emoji_cpu_tiny",
+        "--set",
+        *settings,
+        "--set",
+        f"generator.vocabulary={vocabulary}",
+    )
+    result = run(*command)
+    assert result.status == 0, result.err
+    (folder,) = result.out.splitlines()
+    assert Path(folder).is_relative_to("runs/emoji_cpu_tiny")
+    assert f"--model {folder}" in result.err
+    assert run("generate", "red apple", "-o", "a.png", "--model", folder).status == 0
+
+    again = run(*command)
+    assert again.status == 2 and "--resume" in again.err
+    with full_disk(after=100_000):
+        full = run(*command, "--out", "other")
+    assert full.status == 2
+    assert full.err.splitlines()[-1].startswith("vilg: error:")
+    assert "Traceback" not in full.err
+
+
+# Bad input
+
+
+@pytest.fixture(scope="module")
+def laid_out(tmp_path_factory: pytest.TempPathFactory, toy_folder: Path, toy_model: Model) -> Path:
+    """A folder with everything that the cases below name."""
+    folder = tmp_path_factory.mktemp("bad")
+    picture = folder / "picture.png"
+    Image.linear_gradient("L").save(picture)
+    (folder / "broken.png").write_bytes(picture.read_bytes()[:100])
+    (folder / "words.png").write_text("no picture")
+    (folder / "folder").mkdir()
+    (folder / "taken").write_text("a file")
+    (folder / "empty.txt").write_text(" \n\n")
+    (folder / "latin.txt").write_bytes(b"caf\xe9\n")
+    (folder / "long.txt").write_text("red apple\n" + "red " * 100)
+    (folder / "toy").symlink_to(toy_folder)
+    for name in ("cut", "swapped", "garbled", "old", "unknown-key", "no-weights"):
+        shutil.copytree(toy_folder, folder / name)
+    weights = folder / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    for name, edit in {
+        "swapped": ('"width": 32', '"width": 64'),
+        "garbled": ("{", "["),
+        "old": ('"format_version": 1', '"format_version": 99'),
+        "unknown-key": ('"width"', '"breadth"'),
+    }.items():
+        config = folder / name / "config.json"
+        config.write_text(config.read_text().replace(*edit))
+    (folder / "no-weights" / "model.safetensors").unlink()
+    save_model(folder / "image-only", Model(toy_model.image_tokenizer))
+    return folder
+
+
+@pytest.fixture
+def bad_files(run: Run, laid_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in that folder, which nothing may change."""
+    monkeypatch.chdir(laid_out)
+
+
+BAD_INPUT = {
+    "missing picture": ("caption missing.png --model toy", "missing.png"),
+    "broken picture": ("caption broken.png --model toy", "broken.png"),
+    "text as picture": ("caption words.png --model toy", "words.png"),
+    "folder as picture": ("caption folder --model toy", "folder"),
+    "a bad picture after a good one": ("caption picture.png broken.png --model toy", "broken.png"),
+    "unknown language": ("caption picture.png --lang fr --model toy", "fr"),
+    "no captions": ("caption picture.png -n 0 --model toy", "at least 1"),
+    "negative caption temperature": (
+        "caption picture.png --temperature -1 --model toy",
+        "temperature",
+    ),
+    "score of a missing picture": ("score missing.png red --model toy", "missing.png"),
+    "score of an empty text": ("score picture.png  --model toy", "empty"),
+    "score in an unknown language": ("score picture.png red --lang fr --model toy", "fr"),
+    "empty prompt": ("generate  --model toy", "empty"),
+    "blank prompt": ("generate \u3000\t --model toy", "empty"),
+    "an empty prompt after a good one": ("generate red  --model toy", "empty"),
+    "prompt too long": (f"generate {'red-' * 100} --model toy", "shorten"),
+    "a long prompt in a file": ("generate --prompts long.txt --model toy", "prompt 2"),
+    "no prompt": ("generate --model toy", "PROMPTS"),
+    "prompt and file": ("generate red --prompts empty.txt --model toy", "PROMPTS"),
+    "file without prompts": ("generate --prompts empty.txt --model toy", "empty.txt"),
+    "file that is not UTF-8": ("generate --prompts latin.txt --model toy", "latin.txt"),
+    "missing file of prompts": ("generate --prompts nowhere.txt --model toy", "nowhere.txt"),
+    "folder as file of prompts": ("generate --prompts folder --model toy", "folder"),
+    "negative temperature": ("generate red --temperature -1 --model toy", "temperature"),
+    "temperature that is no number": ("generate red --temperature nan --model toy", "temperature"),
+    "top-k of 0": ("generate red --top-k 0 --model toy", "top-k"),
+    "negative guidance": ("generate red --guidance -1 --model toy", "guidance"),
+    "no pictures": ("generate red -n 0 --model toy", "at least 1"),
+    "several pictures in one file": ("generate red -n 2 -o a.png --model toy", "a.png"),
+    "file as output folder": ("generate red -o taken --model toy", "taken"),
+    "file above the output": ("generate red -o taken/a.png --model toy", "taken"),
+    "bad output before a bad model": (
+        "generate red -o taken --model nowhere",
+        "taken is not a folder",
+    ),
+    "device as output": ("generate red -o /dev/full --model toy", "/dev/full"),
+    "missing model": ("generate red --model nowhere", "nowhere"),
+    "missing model on the hub": ("generate red --model nobody/nothing", "nobody/nothing"),
+    "folder without a model": ("generate red --model folder", "folder"),
+    "file as model": ("generate red --model taken", "taken"),
+    "damaged weights": ("generate red --model cut", "cut"),
+    "missing weights": ("generate red --model no-weights", "no-weights"),
+    "weights of another shape": ("caption picture.png --model swapped", "swapped"),
+    "settings that are no JSON": ("caption picture.png --model garbled", "garbled"),
+    "model of another format": ("generate red --model old", "99"),
+    "model with an unknown key": ("generate red --model unknown-key", "breadth"),
+    "image tokenizer as model": ("generate red --model image-only", "generator"),
+    "unknown recipe": ("train emoji_gpu", "emoji_cpu_tiny"),
+    "unknown key": ("train emoji_cpu --set generator.loop.steps=3", "num_steps"),
+    "value of another type": ("train emoji_cpu --set generator.width=wide", "generator.width"),
+    "setting without a value": ("train emoji_cpu --set generator.width", "key=value"),
+    "nothing to resume": ("train emoji_cpu --resume", "resume"),
+    "file as run folder": ("train emoji_cpu --out taken", "taken"),
+    "missing training data": ("data stats folder", "manifest.json"),
+    "demo without data": ("demo --model toy", "--data"),
+    "unknown suite": ("evaluate speed --model toy", "speed"),
+    "evaluation of nothing": ("evaluate tokenizer --limit 0 --model toy", "--limit"),
+}
+
+
+@pytest.mark.parametrize(("command", "expected"), BAD_INPUT.values(), ids=list(BAD_INPUT))
+@pytest.mark.usefixtures("bad_files")
+def test_bad_input_is_one_line_and_leaves_nothing(run: Run, command: str, expected: str) -> None:
+    before = files_under(Path.cwd())
+    result = run(*command.split(" "))
+    assert result.status == 2
+    assert result.out == ""
+    assert result.err.startswith("vilg: error: ")
+    assert result.err.count("\n") == 1 and result.err.endswith("\n")
+    assert expected.lower() in result.err.lower()
+    assert files_under(Path.cwd()) == before
+
+
+@pytest.mark.usefixtures("bad_files")
+def test_a_demo_that_cannot_be_written_is_one_line(run: Run, toy_data: Path) -> None:
+    result = run("demo", "--model", "toy", "--data", toy_data, "--out", "taken")
+    assert result.status == 2
+    assert result.err.count("\n") == 1 and "taken" in result.err
+
+
+@pytest.mark.parametrize(
+    "command", ["", "draw", "generate red --colour blue", "generate red -n many", "score a", "data"]
+)
+def test_wrong_usage_exits_with_2_and_points_to_the_help(run: Run, command: str) -> None:
+    result = run(*command.split())
+    assert (result.status, result.out) == (2, "")
+    assert "--help" in result.err and "Traceback" not in result.err
+
+
+class full_disk:
+    """Let no file grow beyond a size, which fails in the middle of a write as a full disk does."""
+
+    def __init__(self, after: int):
+        self.after = after
+
+    def __enter__(self) -> None:
+        self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.after, self.limits[1]))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
+
+
+def test_a_full_disk_leaves_no_half_picture(run: Run, toy_folder: Path) -> None:
+    Path("a.png").write_text("the old one")
+    with full_disk(after=100):
+        result = run("generate", "red", "-o", "a.png", "--model", toy_folder)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.count("\n") == 1 and "cannot write a.png" in result.err
+    assert files_under(Path.cwd()) == {"a.png": b"the old one"}
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """Press Ctrl-C half a second from now."""
+    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, old)
+
+
+def test_ctrl_c_is_one_line_and_leaves_whole_pictures(
+    run: Run, toy_folder: Path, alarm: None
+) -> None:
+    result = run("generate", "red", "-n", "20000", "--model", toy_folder)
+    assert (result.status, result.err) == (130, "vilg: interrupted\n")
+    for path in Path.cwd().rglob("*.*"):
+        Image.open(path).load()
+
+
+# As a process of its own; buffered, because a full disk or a closed pipe then shows at the exit
+
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def test_the_installed_command_says_nothing_but_the_result(picture: Path, toy_folder: Path) -> None:
+    command = [str(part) for part in (VILG, "caption", picture, "--model", toy_folder)]
+    done = subprocess.run(
+        command, capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.endswith(b"\n") and done.stdout.count(b"\n") == 1
+
+
+def test_help_works_without_torch() -> None:
+    code = "import sys, vilg.cli; vilg.cli.main(['train', '--help']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert "Example: vilg train emoji_cpu_tiny" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "verb", ["demo", "generate", "caption", "score", "train", "evaluate", "data stats"]
+)
+def test_every_verb_has_a_summary_and_an_example(run: Run, verb: str) -> None:
+    result = run(*verb.split(), "--help")
+    assert (result.status, result.err) == (0, "")
+    usage, _, summary, _, example, *_ = result.out.splitlines()
+    assert usage.startswith(f"usage: vilg {verb} ")
+    assert summary.endswith(".") and summary != usage
+    assert example.startswith(f"Example: vilg {verb} ")
+
+
+def test_a_full_disk_under_stdout_is_an_error(toy_data: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [str(VILG), "data", "stats", str(toy_data)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            text=True,
+            env=BUFFERED,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "vilg: error: No space left on device\n"
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error(toy_data: Path) -> None:
+    command = [sys.executable, "-m", "vilg.cli", "data", "stats", str(toy_data)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=BUFFERED) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+# Progress
+
+
+def test_a_short_job_says_nothing() -> None:
+    stream = io.StringIO()
+    with Progress(stream=stream) as progress:
+        progress(1, 2)
+    assert stream.getvalue() == ""
+
+
+def test_a_long_job_says_where_it_stands_but_not_too_often() -> None:
+    stream = io.StringIO()
+    with Progress(stream=stream, patience=0, interval=1000) as progress:
+        progress(16, 64)
+        progress(32, 64)
+    (line,) = stream.getvalue().splitlines()
+    assert line.startswith("16/64 tokens") and "tokens/s" in line and line.endswith("s left")
+
+
+def test_a_terminal_gets_a_bar_that_goes_away() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with Progress(stream=stream, patience=0) as progress:
+        progress(16, 64)
+        progress(32, 64)
+    assert "32/64" in stream.getvalue()

@@ -1,0 +1,245 @@
+"""Reading any picture safely, and pixels to arrays and back."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from vilg.images import (
+    ImageError,
+    contact_sheet,
+    open_picture,
+    square,
+    to_array,
+    to_arrays,
+    to_pictures,
+    to_pixels,
+)
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def noise(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
+    shape = (height, width, channels)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def stored_as(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """What a camera stores: EXIF 2.3 says where row 0 and column 0 of the file belong."""
+    turned = upright.swapaxes(0, 1)  # rows of the file run along columns of the picture
+    return {
+        1: upright,  # row 0 at the top, column 0 at the left
+        2: upright[:, ::-1],  # top, right
+        3: upright[::-1, ::-1],  # bottom, right
+        4: upright[::-1],  # bottom, left
+        5: turned,  # left, top
+        6: turned[::-1],  # right, top
+        7: turned[::-1, ::-1],  # right, bottom
+        8: turned[:, ::-1],  # left, bottom
+    }[orientation]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright_as_their_exif_says(orientation: int) -> None:
+    upright = noise(2, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(stored_as(upright, orientation)))
+    assert np.array_equal(to_array(open_picture(encoded(stored, exif=exif))), upright)
+
+
+def test_transparency_is_laid_on_white() -> None:
+    picture = Image.new("RGBA", (3, 1))
+    picture.putpixel((0, 0), (255, 0, 0, 255))
+    picture.putpixel((1, 0), (255, 0, 0, 51))  # a fifth of red over white
+    picture.putpixel((2, 0), (0, 0, 0, 0))
+    seen = open_picture(encoded(picture))
+    assert seen.mode == "RGB"
+    assert [seen.getpixel((x, 0)) for x in range(3)] == [RED, (255, 204, 204), WHITE]
+    grey = Image.new("LA", (1, 1), (0, 51))
+    assert open_picture(grey).getpixel((0, 0)) == (204, 204, 204)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_a_transparent_palette_colour_is_white(kind: str) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([*BLUE, *GREEN])
+    picture.putpixel((1, 0), 1)
+    seen = open_picture(encoded(picture, kind, transparency=0))
+    assert [seen.getpixel((x, 0)) for x in range(2)] == [WHITE, GREEN]
+    opaque = open_picture(encoded(picture, kind))
+    assert [opaque.getpixel((x, 0)) for x in range(2)] == [BLUE, GREEN]
+
+
+def test_a_colour_named_transparent_is_white() -> None:
+    picture = Image.new("RGB", (2, 1), BLUE)
+    picture.putpixel((1, 0), GREEN)
+    seen = open_picture(encoded(picture, transparency=BLUE))
+    assert [seen.getpixel((x, 0)) for x in range(2)] == [WHITE, GREEN]
+
+
+def test_cmyk_is_ink_not_light() -> None:
+    inks = {(0, 0, 0, 0): WHITE, (255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 255): (0, 0, 0)}
+    for ink, light in inks.items():
+        picture = Image.new("CMYK", (8, 8), ink)
+        assert open_picture(encoded(picture, "TIFF")).getpixel((0, 0)) == light
+        jpeg = open_picture(encoded(picture, "JPEG", quality=95))
+        assert np.abs(to_array(jpeg).astype(int) - light).max() <= 3
+
+
+def test_grey_pictures_keep_their_brightness() -> None:
+    levels = np.array([[0, 100, 255]], dtype=np.uint8)
+    expected = np.repeat(levels[..., None], 3, axis=-1)
+    assert np.array_equal(to_array(open_picture(encoded(Image.fromarray(levels)))), expected)
+    one_bit = Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).convert("1")
+    assert to_array(open_picture(encoded(one_bit))).tolist() == [[[0] * 3, [255] * 3]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_pictures_keep_their_brightness(kind: str) -> None:
+    levels = np.array([[0, 100 * 257, 65535]], dtype=np.uint16)
+    seen = to_array(open_picture(encoded(Image.fromarray(levels), kind)))
+    assert np.abs(seen[0].astype(int) - [[0], [100], [255]]).max() <= 1
+
+
+def test_files_bytes_and_pictures_are_read_alike(tmp_path: Path) -> None:
+    picture = Image.fromarray(noise(5, 4))
+    path = tmp_path / "a.png"
+    picture.save(path)
+    for source in (path, str(path), path.read_bytes(), picture):
+        assert np.array_equal(to_array(open_picture(source)), np.asarray(picture))
+
+
+def huge_png() -> bytes:
+    """A file of 57 bytes that claims 2.5 thousand million pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+
+
+def test_broken_files_are_one_line_that_names_them(tmp_path: Path) -> None:
+    jpeg = encoded(Image.fromarray(noise(64, 64)), "JPEG")
+    broken = {
+        "half.jpg": jpeg[: len(jpeg) // 2],
+        "almost.jpg": jpeg[:-20],
+        "header.jpg": jpeg[:30],
+        "empty.png": b"",
+        "words.png": b"this is no picture",
+        "bomb.png": huge_png(),
+    }
+    for name, content in broken.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(ImageError) as caught:
+            open_picture(path)
+        assert str(caught.value).startswith(f"{path} is not a readable picture")
+        assert "\n" not in str(caught.value)
+        with pytest.raises(ImageError, match="the given bytes"):
+            open_picture(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing.png", "No such file"),
+        (".", "is a folder: name a picture file"),
+        # A prompt given where a picture is wanted: longer than any file name, or no path at all.
+        ("苹果" * 60, "cannot read"),
+        ("nul\0.png", "cannot read"),
+    ],
+    ids=["missing", "folder", "too long", "nul"],
+)
+def test_names_that_are_no_file_are_one_line(tmp_path: Path, name: str, reason: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(ImageError, match=reason) as caught:
+        open_picture(path)
+    assert str(path) in str(caught.value)
+
+
+def test_the_square_is_cut_from_the_middle() -> None:
+    thirds = Image.new("RGB", (60, 20), RED)
+    thirds.paste(GREEN, (20, 0, 40, 20))
+    thirds.paste(BLUE, (40, 0, 60, 20))
+    assert (to_array(square(thirds, 20)) == GREEN).all()
+    assert (to_array(square(thirds.rotate(90, expand=True), 20)) == GREEN).all()
+    # Resized too, and then only the seam is blurred: Lanczos reaches three pixels each way.
+    halves = Image.new("RGB", (40, 100), RED)
+    halves.paste(BLUE, (20, 0, 40, 100))
+    small = to_array(square(halves, 10))
+    assert small.shape == (10, 10, 3)
+    assert (small[:, :2] == RED).all() and (small[:, 8:] == BLUE).all()
+
+
+def test_a_square_of_the_right_size_is_left_alone() -> None:
+    array = noise(8, 8)
+    assert np.array_equal(to_array(square(Image.fromarray(array), 8)), array)
+
+
+def test_bytes_become_pixels_and_come_back_exactly() -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    arrays_BYX3 = np.stack([values, values.T, values[::-1]], axis=-1)[None].repeat(2, axis=0)
+    pixels_B3YX = to_pixels(arrays_BYX3)
+    assert pixels_B3YX.shape == (2, 3, 16, 16) and pixels_B3YX.dtype == torch.float32
+    assert pixels_B3YX.is_contiguous(memory_format=torch.channels_last)
+    assert pixels_B3YX.min() == -1 and pixels_B3YX.max() == 1
+    assert torch.equal(pixels_B3YX[0, 0].flatten(), torch.arange(256) / 127.5 - 1)
+    assert np.array_equal(to_arrays(pixels_B3YX), arrays_BYX3)
+    assert np.array_equal(to_array(to_pictures(pixels_B3YX)[1]), arrays_BYX3[1])
+
+
+def test_pixels_are_rounded_and_clamped() -> None:
+    levels = torch.tensor([-40.0, -0.4, 100.4, 100.6, 254.6, 300.0])
+    pixels_B3YX = (levels / 127.5 - 1).view(1, 1, 1, 6).expand(1, 3, 1, 6)
+    assert to_arrays(pixels_B3YX)[0, 0, :, 0].tolist() == [0, 0, 100, 101, 255, 255]
+
+
+@pytest.fixture
+def every_warning() -> Iterator[None]:
+    """PyTorch repeats no warning by itself, so that a test sees one only if it comes first."""
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.mark.usefixtures("every_warning")
+def test_an_opened_picture_becomes_pixels_without_a_warning() -> None:
+    array = noise(4, 4)
+    pixels_B3YX = to_pixels(to_array(open_picture(encoded(Image.fromarray(array))))[None])
+    assert np.array_equal(to_arrays(pixels_B3YX)[0], array)
+
+
+def test_a_contact_sheet_has_its_pictures_where_they_belong() -> None:
+    def tile(number: int) -> Image.Image:
+        return Image.fromarray(np.full((3, 5, 3), number, dtype=np.uint8))
+
+    sheet = contact_sheet([[tile(1), tile(2)], [tile(3)]], gap=2, scale=3)
+    assert sheet.size == (2 * (15 + 2) + 2, 2 * (9 + 2) + 2)
+    expected = np.full((24, 36, 3), 255, dtype=np.uint8)
+    expected[2:11, 2:17] = 1
+    expected[2:11, 19:34] = 2
+    expected[13:22, 2:17] = 3
+    assert np.array_equal(to_array(sheet), expected)
+
+
+def test_a_contact_sheet_enlarges_without_blur() -> None:
+    array = noise(2, 2)
+    sheet = to_array(contact_sheet([[Image.fromarray(array)]], gap=0, scale=2))
+    assert np.array_equal(sheet, array.repeat(2, axis=0).repeat(2, axis=1))

@@ -1,0 +1,172 @@
+"""Toy jobs that train in a blink, and ways to break them off and compare them."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vilg.images import to_array
+from vilg.model.generator import GeneratorConfig
+from vilg.model.patterns import paper_patterns
+from vilg.text import TextTokenizer
+from vilg.tokenizer.vqgan import VQGANConfig
+from vilg.training.checkpoint import TrainState
+from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, TokenisedPair
+from vilg.training.loop import Job, LoopConfig, train
+from vilg.training.optim import OptimConfig
+from vilg.training.tokenizer_job import TokenizerJob, TokenizerLossConfig
+
+JOBS = ("tokenizer", "generator")
+OPTIM = OptimConfig(peak_lr=1e-2, final_lr=1e-4, warmup_steps=3, ema_decay=0.9)
+VOCABULARY = TextTokenizer("红苹果青梨，扁平风格", [])
+SMALL_VQGAN = VQGANConfig(
+    image_size=16,
+    channels=8,
+    channel_multipliers=(1, 2),
+    num_res_blocks=1,
+    attention_resolutions=(),
+    latent_channels=8,
+    num_codes=32,
+    code_dim=4,
+    norm_groups=4,
+)
+SMALL_GENERATOR = GeneratorConfig(
+    width=16,
+    num_heads=2,
+    patterns=paper_patterns(3),
+    grid_height=3,
+    grid_width=3,
+    num_codes=12,
+    vocabulary_size=len(VOCABULARY),
+    max_text=12,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Toys are faster so, and their sums have one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def toy_pairs(number: int) -> list[TokenisedPair]:
+    """Pairs of random image tokens and short texts; every other one has keywords."""
+    rng = np.random.default_rng(3)
+
+    def text() -> list[int]:
+        return rng.integers(262, len(VOCABULARY), rng.integers(1, 9)).tolist()
+
+    return [
+        TokenisedPair(
+            rng.integers(0, SMALL_GENERATOR.num_codes, 9).astype(np.uint16),
+            {"zh": text(), "en": text()},
+            {lang: [text() for _ in range(3 * (i % 2))] for lang in ("zh", "en")},
+        )
+        for i in range(number)
+    ]
+
+
+def draw_tokens(image_ids_BN: Tensor) -> list[Image.Image]:
+    """Show tokens as grey squares: the decoder of a generator that has no pictures."""
+    grids = image_ids_BN.view(-1, 3, 3).numpy().astype(np.uint8) * 20
+    return [Image.fromarray(grid).convert("RGB") for grid in grids]
+
+
+def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
+    """Build one of the two jobs; 7 samples, so that batches of 4 straddle epochs.
+
+    Codes die and restart, captions are dropped and replaced: all that could differ on resume does.
+    """
+    if kind == "tokenizer":
+        pictures = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+        loss = TokenizerLossConfig(max_shift=2, codebook_decay=0.7, restart_below=0.5)
+        return TokenizerJob(SMALL_VQGAN, loss, loop, pictures, pictures[:2])
+    mixed = GeneratorLossConfig(caption_drop=0.3, keyword_share=0.5)
+    return GeneratorJob(SMALL_GENERATOR, mixed, loop, toy_pairs(7), VOCABULARY, draw_tokens)
+
+
+class BrokenOff(Exception):
+    """Stands for whatever ends a run before its time."""
+
+
+def break_off() -> None:
+    raise BrokenOff
+
+
+class Until:
+    """A job that goes on as it is until a certain step, and then does something else."""
+
+    def __init__(self, job: Job, step: int, then: Callable[[], Any] = break_off):
+        self.job, self.module, self.step, self.then = job, job.module, step, then
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        if step == self.step:
+            self.then()
+        return self.job.loss(step)
+
+    def after_step(self, step: int) -> dict[str, float]:
+        return self.job.after_step(step)
+
+    def show(self, step: int, folder: Path) -> None:
+        self.job.show(step, folder)
+
+
+def train_until(step: int, kind: str, loop: LoopConfig, folder: Path, resume: bool) -> None:
+    """Train and break off when the step would begin."""
+    job = Until(make_job(kind, loop), step)
+    with pytest.raises(BrokenOff):
+        train(job, loop, OPTIM, folder, resume=resume, out=io.StringIO())
+
+
+def finish(kind: str, loop: LoopConfig, folder: Path, resume: bool = False) -> TrainState:
+    """Train to the end."""
+    job = make_job(kind, loop)
+    return train(job, loop, OPTIM, folder, resume=resume, out=io.StringIO())
+
+
+def log_records(folder: Path) -> list[dict[str, Any]]:
+    """Read a log without what depends on the machine's speed."""
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for record in records:
+        assert record.pop("time").keys() == {"pairs_per_s"}
+    return records
+
+
+def tensors(state: TrainState) -> dict[str, Tensor]:
+    """Everything that a run has learnt."""
+    moments = state.optimizer.state_dict()["state"]
+    return {
+        **{f"module {name}": value for name, value in state.module.state_dict().items()},
+        **{f"average {name}": value for name, value in state.averages.items()},
+        **{f"moment {i} {name}": v for i, part in moments.items() for name, v in part.items()},
+    }
+
+
+def assert_equal_states(found: TrainState, expected: TrainState) -> None:
+    """Compare bit for bit."""
+    assert found.step == expected.step
+    a, b = tensors(found), tensors(expected)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def checkpoint_bytes(folder: Path) -> dict[str, bytes]:
+    """Read the newest checkpoint of a run, as it lies on disk."""
+    newest = max((folder / "checkpoints").iterdir())
+    return {path.name: path.read_bytes() for path in [*newest.iterdir()]} | {
+        "name": newest.name.encode()
+    }
+
+
+def picture_bytes(path: Path) -> bytes:
+    """Return the pixels of a sample sheet."""
+    return to_array(Image.open(path)).tobytes()

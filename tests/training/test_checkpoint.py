@@ -1,0 +1,185 @@
+"""A checkpoint brings everything back, and says plainly when it cannot."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.conftest import (
+    JOBS,
+    OPTIM,
+    SMALL_VQGAN,
+    assert_equal_states,
+    make_job,
+    tensors,
+)
+from vilg.training.checkpoint import CheckpointError, TrainState, restore, save
+from vilg.training.loop import Job, LoopConfig
+from vilg.training.optim import build_optimizer, update_ema
+from vilg.training.tokenizer_job import TokenizerJob
+
+LOOP = LoopConfig(num_steps=8, batch_size=4)
+
+
+def fresh_state(job: Job) -> TrainState:
+    averages = {name: value.clone() for name, value in job.module.state_dict().items()}
+    return TrainState(job.module, averages, build_optimizer(OPTIM, job.module))
+
+
+def advance(job: Job, state: TrainState, steps: int) -> None:
+    for _ in range(steps):
+        job.loss(state.step)[0].backward()
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        job.after_step(state.step)
+        update_ema(state.averages, job.module, OPTIM.ema_decay, state.step)
+        state.step += 1
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[str], tuple[Job, TrainState]]:
+    """Train a job for three steps and save it."""
+
+    def build(kind: str) -> tuple[Job, TrainState]:
+        job = make_job(kind, LOOP)
+        state = fresh_state(job)
+        advance(job, state, 3)
+        save(tmp_path, state)
+        return job, state
+
+    return build
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_everything_comes_back_bit_for_bit(
+    saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path, kind: str
+) -> None:
+    job, state = saved(kind)
+    other = make_job(kind, replace(LOOP, seed=9))
+    found = fresh_state(other)
+    assert not torch.equal(*(next(part.module.parameters()) for part in (found, state)))
+    restore(tmp_path, found)
+    assert_equal_states(found, state)
+    names = tensors(found)
+    assert sum(name.endswith(("exp_avg", "exp_avg_sq")) for name in names) == 2 * len(
+        list(job.module.parameters())
+    )
+    # The averages are those of the weights, not the weights again.
+    assert any(not torch.equal(names[f"module {n}"], v) for n, v in found.averages.items())
+    if kind == "tokenizer":
+        assert not torch.allclose(names["module averages.counts_K"], torch.tensor(1 / 32))
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_the_next_steps_are_the_same_too(
+    saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path, kind: str
+) -> None:
+    job, state = saved(kind)
+    other = make_job(kind, LOOP)
+    found = fresh_state(other)
+    restore(tmp_path, found)
+    advance(job, state, 2)
+    advance(other, found, 2)
+    assert_equal_states(found, state)
+
+
+def test_a_later_change_does_not_reach_what_was_saved(
+    saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path
+) -> None:
+    job, state = saved("tokenizer")
+    before = {name: value.clone() for name, value in tensors(state).items()}
+    advance(job, state, 1)
+    restore(tmp_path, state)
+    assert state.step == 3
+    assert all(torch.equal(value, before[name]) for name, value in tensors(state).items())
+
+
+def test_the_last_two_are_kept_and_the_newest_restored(tmp_path: Path) -> None:
+    job = make_job("generator", LOOP)
+    state = fresh_state(job)
+    advance(job, state, 1)
+    for step in (8, 9, 10, 100_000):
+        state.step = step
+        written = save(tmp_path, state)
+        assert written == tmp_path / f"step-{step:08d}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00100000"]
+    restore(tmp_path, state)
+    assert state.step == 100_000
+
+
+def test_an_incomplete_checkpoint_is_ignored_and_replaced(
+    saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path
+) -> None:
+    job, state = saved("generator")
+    for step in (4, 7):  # one that will be written again, and one ahead of it
+        unfinished = tmp_path / f"step-{step:08d}.incomplete"
+        unfinished.mkdir()
+        (unfinished / "weights.safetensors").write_bytes(b"half a ")
+        (unfinished / "stray").write_bytes(b"?")
+    other = fresh_state(make_job("generator", LOOP))
+    restore(tmp_path, other)
+    assert_equal_states(other, state)
+
+    advance(job, state, 1)
+    save(tmp_path, state)
+    assert not (tmp_path / "step-00000004.incomplete").exists()
+    names = {path.name for path in (tmp_path / "step-00000004").iterdir()}
+    assert names == {"weights.safetensors", "averages.safetensors", "optimizer.safetensors"}
+    restore(tmp_path, other)
+    assert_equal_states(other, state)
+
+
+def test_the_same_step_can_be_saved_again(
+    saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path
+) -> None:
+    _, state = saved("generator")
+    with torch.no_grad():
+        next(state.module.parameters()).fill_(7)
+    save(tmp_path, state)
+    found = fresh_state(make_job("generator", LOOP))
+    restore(tmp_path, found)
+    assert_equal_states(found, state)
+
+
+def test_nothing_there_is_said(tmp_path: Path) -> None:
+    state = fresh_state(make_job("generator", LOOP))
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(CheckpointError, match=f"no checkpoint in {folder}"):
+            restore(folder, state)
+    (tmp_path / "step-00000004.incomplete").mkdir()
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        restore(tmp_path, state)
+
+
+def wider() -> Job:
+    job = make_job("tokenizer", LOOP)
+    assert isinstance(job, TokenizerJob)
+    wide = replace(SMALL_VQGAN, channels=16)
+    return TokenizerJob(wide, job.config, LOOP, job.pictures_NYX3, job.held_out_BYX3)
+
+
+@pytest.mark.parametrize("other", [wider, lambda: make_job("generator", LOOP)])
+def test_another_models_checkpoint_is_refused_in_one_line(
+    saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path, other: Callable[[], Job]
+) -> None:
+    saved("tokenizer")
+    with pytest.raises(CheckpointError, match="step-00000003 belongs to another model") as caught:
+        restore(tmp_path, fresh_state(other()))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["weights", "averages", "optimizer"])
+def test_a_damaged_checkpoint_is_named(
+    saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path, part: str
+) -> None:
+    _, state = saved("generator")
+    path = tmp_path / "step-00000003" / f"{part}.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="step-00000003"):
+        restore(tmp_path, state)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="step-00000003"):
+        restore(tmp_path, state)

@@ -1,0 +1,226 @@
+"""What a pair is shown as, by whose choice, and what is scored (paper eq. 3-5)."""
+
+import io
+import itertools
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.conftest import SMALL_GENERATOR, VOCABULARY, draw_tokens, log_records, toy_pairs
+from vilg.data.order import batch_ids
+from vilg.data.shards import Sample
+from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
+from vilg.model.patterns import paper_patterns
+from vilg.text import LANGUAGES
+from vilg.training.generator_job import (
+    GeneratorJob,
+    GeneratorLossConfig,
+    TokenisedPair,
+    tokenise_pair,
+)
+from vilg.training.loop import LoopConfig, train
+from vilg.training.optim import OptimConfig
+
+THIN = replace(SMALL_GENERATOR, width=8, num_heads=1, patterns=paper_patterns(1))
+
+
+def job_of(
+    pairs: list[TokenisedPair], batch_size: int, loss: GeneratorLossConfig, seed: int = 0
+) -> GeneratorJob:
+    loop = LoopConfig(num_steps=1, batch_size=batch_size, seed=seed)
+    job = GeneratorJob(THIN, loss, loop, pairs, VOCABULARY, draw_tokens)
+    # Wild weights in double precision: every prompt and every caption has a score of its own.
+    torch.manual_seed(8)
+    job.module.double()
+    with torch.no_grad():
+        for parameter in job.module.parameters():
+            parameter.normal_(std=0.7)
+    return job
+
+
+def image_tokens(pair: TokenisedPair) -> Tensor:
+    return torch.from_numpy(pair.image_ids.astype(np.int64))
+
+
+class Reader:
+    """Reads from the losses of a step what each of its pairs was shown as."""
+
+    def __init__(self, job: GeneratorJob):
+        self.job = job
+        self.t2i: list[dict[str, float]] = []
+        self.i2t: list[dict[str, tuple[float, int]]] = []
+        for pair in job.pairs:
+            prompts: dict[str, list[int]] = {"nothing": []}
+            for lang in LANGUAGES:
+                prompts[f"caption {lang}"] = pair.captions[lang]
+                for i, prompt in enumerate(pair.keyword_captions[lang]):
+                    prompts[f"keyword {lang} {i}"] = prompt
+            with torch.no_grad():
+                image_PN = text_to_image_log_probs(
+                    job.module, [*prompts.values()], image_tokens(pair).repeat(len(prompts), 1)
+                )
+                text_LM, counts_LM = image_to_text_log_probs(
+                    job.module,
+                    image_tokens(pair).repeat(len(LANGUAGES), 1),
+                    [VOCABULARY.language_id(lang) for lang in LANGUAGES],
+                    [pair.captions[lang] for lang in LANGUAGES],
+                )
+            self.t2i.append(dict(zip(prompts, (-image_PN.mean(1)).tolist(), strict=True)))
+            sums = zip((-text_LM.sum(1)).tolist(), counts_LM.sum(1).tolist(), strict=True)
+            self.i2t.append(dict(zip(LANGUAGES, sums, strict=True)))
+
+    def read(self, step: int) -> dict[int, tuple[str, str]]:
+        """Return the prompt of each pair of a step, and the language it was described in."""
+        loop = self.job.loop
+        ids = batch_ids(loop.seed, step, loop.batch_size, len(self.job.pairs)).tolist()
+        with torch.no_grad():
+            parts = self.job.loss(step)[1]
+        image_means, text_means = {}, {}
+        for way in itertools.product(*(self.t2i[id] for id in ids)):
+            chosen = [self.t2i[id][name] for id, name in zip(ids, way, strict=True)]
+            image_means[way] = sum(chosen) / len(ids)
+        for way in itertools.product(LANGUAGES, repeat=len(ids)):
+            texts = [self.i2t[id][lang] for id, lang in zip(ids, way, strict=True)]
+            text_means[way] = sum(total for total, _ in texts) / sum(count for _, count in texts)
+        prompts = self._only(image_means, float(parts["t2i"]))
+        langs = self._only(text_means, float(parts["i2t"]))
+        return dict(zip(ids, zip(prompts, langs, strict=True), strict=True))
+
+    @staticmethod
+    def _only(means: dict[tuple[str, ...], float], found: float) -> tuple[str, ...]:
+        matching = [way for way, mean in means.items() if abs(mean - found) < 3e-6]
+        assert len(matching) == 1, matching
+        return matching[0]
+
+
+def test_prompts_and_languages_come_in_the_shares_asked_for() -> None:
+    pairs = toy_pairs(4)
+    reader = Reader(job_of(pairs, 1, GeneratorLossConfig()))
+    steps = [next(iter(reader.read(step).items())) for step in range(600)]
+    # Three standard deviations each way; the seed is part of the test.
+    dropped = sum(prompt == "nothing" for _, (prompt, _) in steps)
+    assert dropped / 600 == pytest.approx(0.10, abs=0.037)
+    shown = [(id, prompt.split(), target) for id, (prompt, target) in steps if prompt != "nothing"]
+    has_keywords = {id for id, pair in enumerate(pairs) if pair.keyword_captions["zh"]}
+    kinds = [prompt[0] for id, prompt, _ in shown if id in has_keywords]
+    assert len(kinds) > 200
+    assert kinds.count("keyword") / len(kinds) == pytest.approx(0.15, abs=0.065)
+    assert all(prompt[0] == "caption" for id, prompt, _ in shown if id not in has_keywords)
+    # Every keyword has its turn.
+    assert {prompt[2] for _, prompt, _ in shown if prompt[0] == "keyword"} == {"0", "1", "2"}
+
+    chinese = sum(prompt[1] == "zh" for _, prompt, _ in shown)
+    assert chinese / len(shown) == pytest.approx(0.5, abs=0.065)
+    assert sum(target == "zh" for _, (_, target) in steps) / 600 == pytest.approx(0.5, abs=0.062)
+    # Prompt and description choose their languages apart: each pairing about a quarter.
+    both = Counter((prompt[1], target) for _, prompt, target in shown)
+    assert len(both) == 4
+    assert min(both.values()) / len(shown) == pytest.approx(0.25, abs=0.056)
+
+
+MIXED = GeneratorLossConfig(caption_drop=0.3, keyword_share=0.5)
+
+
+@pytest.mark.parametrize("pool", [2, 3])
+def test_choices_do_not_depend_on_the_batch(pool: int) -> None:
+    """A pair alone at a step is shown as it is among others at that step."""
+    together, alone = (Reader(job_of(toy_pairs(pool), size, MIXED)) for size in (pool, 1))
+    seen: dict[int, set[tuple[str, str]]] = {id: set() for id in range(pool)}
+    for step in range(24):
+        among_others = together.read(step)
+        assert among_others.keys() == seen.keys()
+        for id, choice in alone.read(step).items():
+            assert among_others[id] == choice
+            seen[id].add(choice)
+    assert all(len(choices) > 2 for choices in seen.values())
+
+
+def test_choices_depend_on_step_and_seed() -> None:
+    def choices(seed: int) -> list[dict[int, tuple[str, str]]]:
+        reader = Reader(job_of(toy_pairs(2), 2, MIXED, seed))
+        return [reader.read(step) for step in range(12)]
+
+    first = choices(0)
+    assert choices(0) == first
+    assert choices(1) != first
+    assert all(len({step[id] for step in first}) > 2 for id in (0, 1))
+
+
+@pytest.mark.parametrize("tokens_summed", [False, True])
+def test_the_loss_is_minus_both_log_likelihoods(tokens_summed: bool) -> None:
+    plain = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0, tokens_summed=tokens_summed)
+    pairs = toy_pairs(3)
+    job = job_of(pairs, 3, plain)
+    total, parts = job.loss(4)
+    ids = batch_ids(0, 4, 3, 3)
+    image_ids_BN = torch.stack([image_tokens(pairs[id]) for id in ids])
+    chosen = Reader(job).read(4)
+    prompts = [pairs[id].captions[chosen[id][0].split()[1]] for id in ids.tolist()]
+    image_BN = text_to_image_log_probs(job.module, prompts, image_ids_BN)
+    langs = [chosen[id][1] for id in ids.tolist()]
+    texts = [pairs[id].captions[lang] for id, lang in zip(ids, langs, strict=True)]
+    assert len({*map(len, texts)}) > 1
+    text_BM, counts_BM = image_to_text_log_probs(
+        job.module, image_ids_BN, [VOCABULARY.language_id(lang) for lang in langs], texts
+    )
+    image, text = image_BN.flatten().tolist(), text_BM[counts_BM].tolist()
+    assert len(image) == 3 * 9
+    assert len(text) == sum(len(caption) + 1 for caption in texts)  # [EOS] is scored too
+
+    assert float(parts["t2i"]) == pytest.approx(-sum(image) / len(image), rel=1e-5)
+    assert float(parts["i2t"]) == pytest.approx(-sum(text) / len(text), rel=1e-5)
+    if tokens_summed:  # eq. 4-5 for each pair, averaged over pairs
+        assert float(total.detach()) == pytest.approx(-(sum(image) + sum(text)) / 3, rel=1e-5)
+    else:
+        expected = -sum(image) / len(image) - sum(text) / len(text)
+        assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_both_directions_teach_every_weight() -> None:
+    job = job_of(toy_pairs(4), 4, GeneratorLossConfig(caption_drop=0.0))
+    job.loss(0)[0].backward()
+    for name, parameter in job.module.named_parameters():
+        assert parameter.grad is not None and parameter.grad.any(), name
+
+
+def test_the_loss_falls_on_eight_pairs(tmp_path: Path) -> None:
+    loop = LoopConfig(num_steps=40, batch_size=8, log_every=1)
+    plain = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0)
+    job = GeneratorJob(SMALL_GENERATOR, plain, loop, toy_pairs(8), VOCABULARY, draw_tokens)
+    optim = OptimConfig(peak_lr=2e-2, final_lr=1e-3, warmup_steps=5)
+    train(job, loop, optim, tmp_path, out=io.StringIO())
+    records = log_records(tmp_path)
+    assert records[-1]["t2i"] < 0.6 * records[0]["t2i"]
+    assert records[-1]["i2t"] < 0.5 * records[0]["i2t"]
+
+
+def test_keywords_take_the_place_of_the_name() -> None:
+    sample = Sample(
+        id="flat-1F34E",
+        concept="1F34E",
+        style="flat",
+        group="food-drink",
+        subgroup="food-fruit",
+        names={"zh": "红苹果", "en": "red apple"},
+        captions={"zh": ("红苹果，扁平风格", "另一个"), "en": ("red apple, flat style",)},
+        keywords={"zh": ("果", "青"), "en": ()},
+        picture=b"",
+    )
+    image_ids = toy_pairs(1)[0].image_ids
+    pair = tokenise_pair(sample, image_ids, VOCABULARY)
+    assert pair.image_ids is image_ids
+
+    def written(texts: list[list[int]]) -> list[str]:
+        return [VOCABULARY.decode(text) for text in texts]
+
+    assert written([pair.captions[lang] for lang in LANGUAGES]) == [
+        "红苹果，扁平风格",
+        "red apple, flat style",
+    ]
+    assert written(pair.keyword_captions["zh"]) == ["果，扁平风格", "青，扁平风格"]
+    assert pair.keyword_captions["en"] == []

@@ -1,0 +1,381 @@
+"""Training goes on after any interruption as if there had been none, and stops in time."""
+
+import io
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tests.training.conftest import (
+    JOBS,
+    OPTIM,
+    Until,
+    assert_equal_states,
+    checkpoint_bytes,
+    finish,
+    log_records,
+    make_job,
+    picture_bytes,
+    train_until,
+)
+from vilg.data.order import batch_ids
+from vilg.images import to_pixels
+from vilg.training.checkpoint import CheckpointError, TrainState
+from vilg.training.generator_job import GeneratorJob
+from vilg.training.loop import LoopConfig, train
+from vilg.training.optim import OptimConfig, learning_rate
+from vilg.training.tokenizer_job import TokenizerJob, TokenizerLossConfig, augment
+from vilg.training.tracking import NonFiniteLoss, Tracker
+
+LOOP = LoopConfig(num_steps=10, batch_size=4, log_every=1, save_every=5)
+
+
+@pytest.fixture(scope="module", params=JOBS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Name the job."""
+    return request.param
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run of ten steps that nothing broke off; no test changes it."""
+
+    folder: Path
+    state: TrainState
+
+
+@pytest.fixture(scope="module")
+def whole(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Train the job in one go."""
+    folder = tmp_path_factory.mktemp(kind)
+    return Whole(folder, finish(kind, LOOP, folder))
+
+
+def assert_equal_runs(found: Path, expected: Path) -> None:
+    """Compare the log but for the time, and the last checkpoint byte for byte."""
+    assert log_records(found) == log_records(expected)
+    assert checkpoint_bytes(found) == checkpoint_bytes(expected)
+
+
+def test_ten_steps_are_five_then_five(kind: str, whole: Whole, tmp_path: Path) -> None:
+    train_until(5, kind, LOOP, tmp_path, resume=False)
+    assert_equal_states(finish(kind, LOOP, tmp_path, resume=True), whole.state)
+    assert_equal_runs(tmp_path, whole.folder)
+    assert [record["step"] for record in log_records(tmp_path)] == list(range(1, 11))
+
+
+def test_ten_steps_are_four_then_three_then_three(kind: str, whole: Whole, tmp_path: Path) -> None:
+    often = replace(LOOP, save_every=1)
+    train_until(4, kind, often, tmp_path, resume=False)
+    train_until(7, kind, often, tmp_path, resume=True)
+    assert_equal_states(finish(kind, often, tmp_path, resume=True), whole.state)
+    assert_equal_runs(tmp_path, whole.folder)
+
+
+def test_steps_after_the_last_checkpoint_are_done_again(
+    kind: str, whole: Whole, tmp_path: Path
+) -> None:
+    train_until(8, kind, LOOP, tmp_path, resume=False)
+    assert [record["step"] for record in log_records(tmp_path)] == list(range(1, 9))
+    train_until(5, kind, LOOP, tmp_path, resume=True)  # broken off again before its first step
+    assert [record["step"] for record in log_records(tmp_path)] == list(range(1, 6))
+    assert_equal_states(finish(kind, LOOP, tmp_path, resume=True), whole.state)
+    assert_equal_runs(tmp_path, whole.folder)
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+import torch
+from tests.training.conftest import OPTIM, Until, make_job
+from vilg.training.loop import LoopConfig, train
+
+torch.set_num_threads(1)
+kind, folder = sys.argv[1:]
+loop = LoopConfig(num_steps=25, batch_size=4, log_every=1, save_every=4)
+job = Until(make_job(kind, loop), 20, lambda: time.sleep(600))  # ends only by being killed
+train(job, loop, OPTIM, Path(folder))
+"""
+
+
+def test_a_killed_process_resumes_exactly(kind: str, tmp_path: Path) -> None:
+    uncut, parts = tmp_path / "uncut", tmp_path / "parts"
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, kind, str(parts)],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with child:
+        assert child.stdout is not None
+        seen = 0
+        for line in child.stdout:
+            seen += 1
+            if line.startswith("step 10/25 "):  # it runs on meanwhile, and dies where it is
+                break
+        os.kill(child.pid, signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+    assert seen == 10
+    loop = LoopConfig(num_steps=25, batch_size=4, log_every=1, save_every=4)
+    expected = finish(kind, loop, uncut)
+    assert_equal_states(finish(kind, loop, parts, resume=True), expected)
+    assert_equal_runs(parts, uncut)
+
+
+def test_resuming_a_finished_run_changes_nothing(kind: str, whole: Whole, tmp_path: Path) -> None:
+    shutil.copytree(whole.folder, tmp_path / "again")
+    assert_equal_states(finish(kind, LOOP, tmp_path / "again", resume=True), whole.state)
+    log = (whole.folder / "log.jsonl").read_bytes()
+    assert (tmp_path / "again" / "log.jsonl").read_bytes() == log
+    assert checkpoint_bytes(tmp_path / "again") == checkpoint_bytes(whole.folder)
+
+
+def test_resuming_from_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        finish("generator", LOOP, tmp_path, resume=True)
+
+
+def test_the_result_is_the_moving_average(kind: str, whole: Whole, tmp_path: Path) -> None:
+    learnt, averages = whole.state.module.state_dict(), whole.state.averages
+    assert all(torch.equal(learnt[name], value) for name, value in averages.items())
+    last = finish_with(kind, replace(OPTIM, ema_decay=0.0), tmp_path)
+    saved = load_file(whole.folder / "checkpoints" / "step-00000010" / "weights.safetensors")
+    assert all(torch.equal(last[name], value) for name, value in saved.items())
+    assert any(not torch.equal(last[name], value) for name, value in averages.items())
+
+
+def finish_with(kind: str, optim: OptimConfig, folder: Path) -> dict[str, Tensor]:
+    return train(make_job(kind, LOOP), LOOP, optim, folder, out=io.StringIO()).module.state_dict()
+
+
+def test_the_rate_follows_the_schedule(whole: Whole, tmp_path: Path) -> None:
+    rates = [record["lr"] for record in log_records(whole.folder)]
+    assert rates == [learning_rate(OPTIM, step, 10) for step in range(10)]
+    # And it is the rate that the optimizer took: without one, nothing is learnt.
+    still = OptimConfig(peak_lr=0.0, final_lr=0.0, weight_decay=0.0)
+    before = make_job("generator", LOOP).module.state_dict()
+    after = finish_with("generator", still, tmp_path / "still")
+    assert all(torch.allclose(after[name], value, atol=1e-7) for name, value in before.items())
+
+
+def test_other_users_of_random_numbers_do_not_matter(
+    kind: str, whole: Whole, tmp_path: Path
+) -> None:
+    class Noisy(Until):
+        def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            torch.rand(1 + step)
+            np.random.rand(3)
+            return super().loss(step)
+
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    job = make_job(kind, LOOP)
+    assert torch.equal(torch.get_rng_state(), before)  # nor is anybody else disturbed
+    torch.manual_seed(321)
+    found = train(Noisy(job, -1), LOOP, OPTIM, tmp_path, out=io.StringIO())
+    assert_equal_states(found, whole.state)
+    assert_equal_runs(tmp_path, whole.folder)
+
+
+def test_the_seed_decides(kind: str) -> None:
+    one, same, two = (make_job(kind, replace(LOOP, seed=seed)) for seed in (0, 0, 1))
+    a, b, c = (
+        torch.cat([weight.flatten() for weight in job.module.parameters()])
+        for job in (one, same, two)
+    )
+    assert torch.equal(a, b) and not torch.isclose(a, c).all()
+    # Not the initial weights alone: the order of samples and their choices differ too.
+    two.module.load_state_dict(one.module.state_dict())
+    assert [one.loss(s)[0].item() for s in range(3)] != [two.loss(s)[0].item() for s in range(3)]
+
+
+def test_showing_samples_changes_nothing(kind: str, whole: Whole, tmp_path: Path) -> None:
+    found = finish(kind, replace(LOOP, show_every=4), tmp_path)
+    assert_equal_states(found, whole.state)
+    assert_equal_runs(tmp_path, whole.folder)
+    assert not (whole.folder / "samples").exists()
+    shown = sorted(path.name for path in (tmp_path / "samples").glob("*.png"))
+    assert shown == ["step-00000004.png", "step-00000008.png"]
+    first, second = (picture_bytes(tmp_path / "samples" / name) for name in shown)
+    assert first != second
+    if kind == "generator":
+        texts = (tmp_path / "samples" / "step-00000004.tsv").read_text(encoding="utf-8")
+        assert texts.count("\n") == texts.count("\t") == 8
+
+
+def test_logs_and_checkpoints_come_as_often_as_asked(tmp_path: Path) -> None:
+    loop = replace(LOOP, num_steps=11, log_every=4, save_every=3)
+    out = io.StringIO()
+    train(make_job("generator", loop), loop, OPTIM, tmp_path, out=out)
+    assert [record["step"] for record in log_records(tmp_path)] == [4, 8, 11]
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000009", "step-00000011"]
+    assert [line.split("  ")[0] for line in out.getvalue().splitlines()] == [
+        "step 4/11",
+        "step 8/11",
+        "step 11/11",
+    ]
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched(tmp_path: Path) -> None:
+    job = make_job("generator", LOOP)
+    assert isinstance(job, GeneratorJob)
+    with torch.no_grad():
+        job.module.text_head.bias[0] = math.inf
+    before = {name: value.clone() for name, value in job.module.state_dict().items()}
+    with pytest.raises(NonFiniteLoss, match=r"at step 0: .*lower peak_lr"):
+        train(job, LOOP, OPTIM, tmp_path, out=io.StringIO())
+    assert all(torch.equal(job.module.state_dict()[name], v) for name, v in before.items())
+    assert not (tmp_path / "log.jsonl").exists() and not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_that_diverges_keeps_its_last_good_weights(kind: str, tmp_path: Path) -> None:
+    """The step that a mad rate takes is finite; the loss after it is not."""
+    loop, mad = replace(LOOP, save_every=1), OptimConfig(peak_lr=1e30, warmup_steps=0)
+    job = make_job(kind, loop)
+    with pytest.raises(NonFiniteLoss) as caught:
+        train(job, loop, mad, tmp_path, out=io.StringIO())
+    records = log_records(tmp_path)
+    last = records[-1]["step"]
+    assert f"at step {last}:" in str(caught.value)
+    other = make_job(kind, loop)
+    # The newest checkpoint holds just what the module still has.
+    with pytest.raises(NonFiniteLoss, match=f"at step {last}:"):
+        train(other, loop, mad, tmp_path, resume=True, out=io.StringIO())
+    learnt, kept = job.module.state_dict(), other.module.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in learnt.items())
+    assert all(value.isfinite().all() for value in learnt.values())
+    assert log_records(tmp_path) == records
+
+
+class Cliff:
+    """A job whose loss is fine while its gradient is infinite: the root at zero."""
+
+    def __init__(self) -> None:
+        self.module = nn.Linear(2, 1)
+        nn.init.zeros_(self.module.weight)
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = self.module.weight.abs().sum().sqrt() + self.module.bias.square().sum()
+        return loss, {}
+
+    def after_step(self, step: int) -> dict[str, float]:
+        return {}
+
+    def show(self, step: int, folder: Path) -> None:
+        raise AssertionError("never asked for")
+
+
+def test_an_infinite_gradient_under_a_finite_loss_stops_too(tmp_path: Path) -> None:
+    job = Cliff()
+    bias = job.module.bias.detach().clone()
+    with pytest.raises(NonFiniteLoss, match=r"grad_norm is (nan|inf) at step 0"):
+        train(job, LOOP, OPTIM, tmp_path, out=io.StringIO())
+    assert not job.module.weight.any() and torch.equal(job.module.bias, bias)
+
+
+class Slope(Cliff):
+    """A job with a long gradient that never changes."""
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return 30 * self.module.weight.sum() + 40 * self.module.bias.sum(), {}
+
+
+def test_gradients_are_clipped_to_the_norm_and_logged_as_they_were(tmp_path: Path) -> None:
+    state = train(Slope(), replace(LOOP, num_steps=1), OPTIM, tmp_path, out=io.StringIO())
+    norm = math.sqrt(2 * 30**2 + 40**2)
+    assert log_records(tmp_path)[0]["grad_norm"] == pytest.approx(norm)
+    moments = [part["exp_avg"] for part in state.optimizer.state_dict()["state"].values()]
+    seen = torch.cat([moment.flatten() for moment in moments]) / (1 - OPTIM.betas[0])
+    assert seen.norm() == pytest.approx(OPTIM.clip_norm, rel=1e-4)
+
+
+def test_gradients_do_not_pile_up_over_steps(tmp_path: Path) -> None:
+    train(Slope(), replace(LOOP, num_steps=4), OPTIM, tmp_path, out=io.StringIO())
+    norms = [record["grad_norm"] for record in log_records(tmp_path)]
+    assert norms == pytest.approx([norms[0]] * 4)
+
+
+def test_a_half_written_last_line_is_dropped(tmp_path: Path) -> None:
+    """Whatever the byte at which the disk was full or the process died."""
+    path = tmp_path / "log.jsonl"
+    tracker = Tracker(tmp_path, 10, 4, 0, io.StringIO())
+    for step in (1, 2, 3):
+        tracker.log(step, {"loss": 0.5})
+    text = path.read_text()
+    whole = text.splitlines()
+    for length in range(len(text) - len(whole[2]) - 1, len(text)):
+        path.write_text(text[:length])
+        tracker = Tracker(tmp_path, 10, 4, 2, io.StringIO())
+        assert path.read_text().splitlines() == whole[:2], f"cut at {text[:length][-20:]!r}"
+        tracker.log(3, {"loss": 0.25})
+        assert [record["step"] for record in log_records(tmp_path)] == [1, 2, 3]
+
+
+def test_a_run_resumes_over_a_half_written_log(kind: str, whole: Whole, tmp_path: Path) -> None:
+    train_until(6, kind, LOOP, tmp_path, resume=False)
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+    finish(kind, LOOP, tmp_path, resume=True)
+    assert_equal_runs(tmp_path, whole.folder)
+
+
+def test_the_tokenizers_choices_belong_to_picture_and_step() -> None:
+    """Shift and mirror of a picture do not depend on its place in the batch or its mates."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 255, (30, 8, 8, 3), dtype=np.uint8)  # 255 is the ground
+    config = TokenizerLossConfig(max_shift=2)
+    ids = np.arange(30)
+    together = augment(pictures, 5, 3, ids, config)
+    some = np.array([17, 2, 29])
+    assert np.array_equal(augment(pictures[some], 5, 3, some, config), together[some])
+    assert np.array_equal(augment(pictures, 5, 3, ids, config), together)
+    assert not np.array_equal(augment(pictures, 5, 4, ids, config), together)
+    assert not np.array_equal(augment(pictures, 6, 3, ids, config), together)
+
+    seen = set()
+    for before, after in zip(pictures, together, strict=True):
+        white = np.pad(before, ((2, 2), (2, 2), (0, 0)), constant_values=255)
+        matches = [
+            (y, x, mirrored)
+            for y in range(5)
+            for x in range(5)
+            for mirrored in (False, True)
+            if np.array_equal(white[y : y + 8, x : x + 8][:, :: -1 if mirrored else 1], after)
+        ]
+        assert len(matches) == 1
+        seen.update(matches)
+    assert {y for y, _, _ in seen} == {x for _, x, _ in seen} == set(range(5))
+    assert {mirrored for _, _, mirrored in seen} == {False, True}
+
+    plain = TokenizerLossConfig(max_shift=0, flip=False)
+    assert np.array_equal(augment(pictures, 5, 3, ids, plain), pictures)
+
+
+def test_the_tokenizers_loss_is_its_formula() -> None:
+    job = make_job("tokenizer", LOOP)
+    assert isinstance(job, TokenizerJob)
+    job.config = TokenizerLossConfig(l1=0.5, l2=3.0, commitment=0.125, max_shift=1)
+    with torch.no_grad():
+        total, parts = job.loss(2)
+    ids = batch_ids(0, 2, 4, 7)
+    pixels = to_pixels(augment(job.pictures_NYX3[ids], 0, 2, ids, job.config))
+    with torch.no_grad():
+        reconstruction, commitment, _, _ = job.vqgan(pixels)
+    l1 = (reconstruction - pixels).abs().mean()
+    l2 = (reconstruction - pixels).square().mean()
+    assert float(total) == pytest.approx(float(0.5 * l1 + 3 * l2 + 0.125 * commitment), rel=1e-5)
+    assert float(parts["l1"]) == pytest.approx(float(l1), rel=1e-5)
+    # Peak over error in bytes: 20 log10(255 / rmse).
+    rmse = float(l2) ** 0.5 * 127.5
+    assert float(parts["psnr"]) == pytest.approx(20 * math.log10(255 / rmse), rel=1e-5)

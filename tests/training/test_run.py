@@ -1,0 +1,384 @@
+"""Whole runs on a toy data set: from shards to a model folder, in one go or in several."""
+
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.training.conftest import OPTIM, SMALL_VQGAN, BrokenOff, log_records
+from vilg.config import from_dict, to_json
+from vilg.data.shards import DataError, load_samples
+from vilg.errors import VilgError
+from vilg.images import open_picture, to_array, to_pixels
+from vilg.model.folder import Model, SamplingConfig, load_model, save_model
+from vilg.model.generator import Generator
+from vilg.model.patterns import paper_patterns
+from vilg.recipes import RECIPES
+from vilg.sampling.decode import generate_images, generate_texts
+from vilg.text import TextTokenizer
+from vilg.tokenizer.vqgan import VQGAN
+from vilg.training.checkpoint import CheckpointError
+from vilg.training.loop import LoopConfig
+from vilg.training.optim import OptimConfig
+from vilg.training.run import DataConfig, GeneratorRun, Recipe, RunError, TokenizerRun, run
+from vilg.training.tokenizer_job import TokenizerLossConfig
+
+FRUIT = ("apple", "pear", "plum", "fig", "lime")
+FLAGS = ("red flag", "blue flag")
+
+
+def write_data_set(folder: Path) -> Path:
+    """Write one shard of small pictures in two styles; one concept of five is held out."""
+    rng = np.random.default_rng(0)
+    stream = io.BytesIO()
+    splits: dict[str, list[str]] = {"train": [], "unseen_concept": []}
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+
+        def add(name: str, content: bytes) -> None:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+        for style in ("flat", "noto"):
+            for number, name in enumerate((*FRUIT, *FLAGS)):
+                key = f"{style}-1F34{number}"
+                splits["unseen_concept" if name == "lime" else "train"].append(key)
+                pixels = rng.integers(0, 256, (20, 16, 3), dtype=np.uint8)
+                picture = io.BytesIO()
+                Image.fromarray(pixels).save(picture, "PNG")
+                fields = {
+                    "id": key,
+                    "concept": f"1F34{number}",
+                    "style": style,
+                    "group": "flags" if name in FLAGS else "food-drink",
+                    "subgroup": "toy",
+                    "names": {"zh": f"果{number}", "en": name},
+                    "captions": {"zh": [f"果{number}，风格"], "en": [f"{name}, {style} style"]},
+                    "keywords": {"zh": ["水果"], "en": []},
+                }
+                add(f"{key}.png", picture.getvalue())
+                add(f"{key}.json", json.dumps(fields, ensure_ascii=False).encode())
+    (folder / "shards").mkdir(parents=True)
+    (folder / "splits").mkdir()
+    (folder / "shards" / "toy-0000.tar").write_bytes(stream.getvalue())
+    digest = hashlib.sha256(stream.getvalue()).hexdigest()
+    shard = {"file": "toy-0000.tar", "samples": sum(map(len, splits.values())), "sha256": digest}
+    manifest = {"content_sha256": "abc", "shards": [shard]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for split, ids in splits.items():
+        (folder / "splits" / f"{split}.txt").write_text("\n".join(ids))
+    return folder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that went through, which no test changes."""
+
+    recipe: Recipe
+    out: Path
+    model: Path
+    log: str
+
+    @property
+    def generator_only(self) -> Recipe:
+        """The second stage alone, on the first one's result."""
+        assert self.recipe.generator is not None
+        lender = str(self.out / "tokenizer" / "model")
+        return Recipe(generator=replace(self.recipe.generator, image_tokenizer=lender))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Train both stages on the fruit."""
+    root = tmp_path_factory.mktemp("run")
+    TextTokenizer("果水，风格", []).save(root / "words.json")
+    data = DataConfig(folder=write_data_set(root / "data"), groups=("food-drink",))
+    loop = LoopConfig(num_steps=6, batch_size=4, log_every=1, show_every=3, save_every=2)
+    recipe = Recipe(
+        tokenizer=TokenizerRun(
+            data=data,
+            model=replace(SMALL_VQGAN, channel_multipliers=(1, 2, 2)),
+            # Codes die and restart all the time.
+            loss=TokenizerLossConfig(codebook_decay=0.5, restart_below=0.5, max_shift=1),
+            loop=loop,
+            optim=OPTIM,
+        ),
+        generator=GeneratorRun(
+            data=data,
+            vocabulary=root / "words.json",
+            width=16,
+            num_heads=2,
+            patterns=paper_patterns(2),
+            max_text=24,
+            sampling=SamplingConfig(guidance=2.0),
+            loop=loop,
+            optim=OPTIM,
+        ),
+    )
+    log = io.StringIO()
+    return Finished(recipe, root / "out", run(recipe, root / "out", log=log), log.getvalue())
+
+
+@pytest.fixture
+def out(finished: Finished, tmp_path: Path) -> Path:
+    """A copy of the finished run to go on with."""
+    shutil.copytree(finished.out, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """Everything a run leaves but its logs, which tell how fast it was."""
+    return {name: content for name, content in contents(out).items() if "log.jsonl" not in name}
+
+
+def quietly(recipe: Recipe, out: Path, resume: bool = False) -> Path:
+    return run(recipe, out, resume=resume, log=io.StringIO())
+
+
+def test_a_recipe_ends_with_a_model_that_works(finished: Finished) -> None:
+    assert finished.model == finished.out / "generator" / "model"
+    model = load_model(finished.model)
+    assert model.generator is not None and model.text_tokenizer is not None
+    assert model.sampling == SamplingConfig(guidance=2.0)
+    assert model.generator.config.grid_height == model.generator.config.grid_width == 4
+    words = model.text_tokenizer
+    drawn_BN = generate_images(model.generator, [words.encode("apple")], [0])
+    assert model.image_tokenizer.decode(drawn_BN.view(1, 4, 4)).shape == (1, 3, 16, 16)
+    assert len(generate_texts(model.generator, drawn_BN, [words.language_id("zh")], [0])) == 1
+
+
+def test_a_run_tells_what_it_is_and_what_it_did(finished: Finished) -> None:
+    assert (finished.out / "config.json").read_text(encoding="utf-8") == to_json(finished.recipe)
+    lines = finished.log.splitlines()
+    assert lines[0] == "tokenizer: 8 pictures" and lines[7] == "generator: 8 pairs"
+    assert len(lines) == 2 * (1 + 6)
+    for stage in ("tokenizer", "generator"):
+        folder = finished.out / stage
+        assert [record["step"] for record in log_records(folder)] == [1, 2, 3, 4, 5, 6]
+        assert (folder / "samples" / "step-00000006.png").is_file()
+
+
+def test_the_generator_learns_the_tokens_of_its_pictures(finished: Finished) -> None:
+    lender = load_model(finished.out / "tokenizer" / "model").image_tokenizer
+    samples = load_samples(finished.recipe.tokenizer.data.folder, "train", ("food-drink",))
+    tokens_SN = np.load(finished.out / "generator" / "tokens" / "tokens.npy")
+    assert tokens_SN.shape == (8, 16)
+    for sample, row in zip(samples, tokens_SN, strict=True):
+        # 16 x 20 pixels: the middle square is whole.
+        picture = np.ascontiguousarray(to_array(open_picture(sample.picture))[2:18])
+        assert lender.encode(to_pixels(picture[None])).flatten().tolist() == row.tolist()
+    assert load_model(finished.model).image_tokenizer.fingerprint() == lender.fingerprint()
+
+
+def test_the_codes_of_a_trained_tokenizer_lie_on_the_unit_sphere(finished: Finished) -> None:
+    """An average of unit vectors is shorter than one, and the longest code would win too often."""
+    records = log_records(finished.out / "tokenizer")
+    assert sum(record["restarts"] for record in records) > 0
+    codes_KD = load_model(finished.model).image_tokenizer.quantizer.codebook_KD
+    assert torch.allclose(codes_KD.norm(dim=-1), torch.ones(len(codes_KD)), atol=2e-3)
+
+
+def test_resuming_a_finished_run_does_nothing(finished: Finished, out: Path) -> None:
+    before = contents(out)
+    log = io.StringIO()
+    assert run(finished.recipe, out, resume=True, log=log) == out / "generator" / "model"
+    assert contents(out) == before
+    assert log.getvalue() == ""
+
+
+def test_resuming_skips_the_stage_that_is_finished(finished: Finished, out: Path) -> None:
+    shutil.rmtree(out / "generator")
+    log = io.StringIO()
+    run(finished.recipe, out, resume=True, log=log)
+    assert results(out) == results(finished.out)
+    assert log.getvalue().startswith("generator: 8 pairs\nstep 1/6")
+
+
+def test_a_model_that_was_not_written_is_made_from_the_last_checkpoint(
+    finished: Finished, out: Path
+) -> None:
+    (out / "generator" / "model" / "config.json").unlink()  # written last
+    log = io.StringIO()
+    run(finished.recipe, out, resume=True, log=log)
+    assert contents(out) == contents(finished.out)
+    assert log.getvalue() == "generator: 8 pairs\n"
+
+
+class Breaking(io.StringIO):
+    """A log that breaks the run off when a stage tells of a step."""
+
+    def __init__(self, stage: str, step: int):
+        super().__init__()
+        self.stage, self.step, self.now = stage, step, ""
+
+    def write(self, text: str) -> int:
+        if ": " in text and not text.startswith("step"):
+            self.now = text.partition(":")[0]
+        if self.now == self.stage and text.startswith(f"step {self.step}/"):
+            raise BrokenOff
+        return super().write(text)
+
+
+def test_a_run_broken_off_in_each_stage_ends_as_if_it_had_not_been(
+    finished: Finished, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    # Before the first checkpoint, after it, and in the next stage.
+    for resume, place in enumerate((("tokenizer", 1), ("tokenizer", 5), ("generator", 4))):
+        with pytest.raises(BrokenOff):
+            run(finished.recipe, out, resume=resume > 0, log=Breaking(*place))
+    quietly(finished.recipe, out, resume=True)
+    assert results(out) == results(finished.out)
+    for stage in ("tokenizer", "generator"):
+        assert log_records(out / stage) == log_records(finished.out / stage)
+
+
+def test_a_folder_in_use_is_left_alone(finished: Finished, out: Path) -> None:
+    before = contents(out)
+    with pytest.raises(RunError, match=f"{out} holds a run: add --resume"):
+        quietly(finished.recipe, out)
+    assert contents(out) == before
+
+
+def test_other_settings_do_not_resume(finished: Finished, out: Path) -> None:
+    before = contents(out)
+    longer = replace(finished.recipe.generator, loop=LoopConfig(num_steps=7, batch_size=4))
+    with pytest.raises(RunError, match="differs from these settings"):
+        quietly(replace(finished.recipe, generator=longer), out, resume=True)
+    assert contents(out) == before
+
+
+def test_there_must_be_something_to_resume(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        quietly(finished.recipe, tmp_path / "new", resume=True)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("content", ["", '{"tokenizer": '])
+def test_damaged_settings_are_said(finished: Finished, out: Path, content: str) -> None:
+    (out / "config.json").write_text(content)
+    with pytest.raises(VilgError, match=r"config\.json"):
+        quietly(finished.recipe, out, resume=True)
+
+
+def test_bad_settings_leave_nothing_behind(finished: Finished, tmp_path: Path) -> None:
+    """Or the corrected command would be told that the folder holds a run."""
+    out = tmp_path / "out"
+    with pytest.raises(RunError, match="trains nothing"):
+        quietly(Recipe(), out)
+    assert not out.exists()
+    generator = finished.generator_only.generator
+    data = replace(generator.data, folder=tmp_path / "missing")
+    with pytest.raises(DataError, match="missing is not a data set"):
+        quietly(Recipe(generator=replace(generator, data=data)), out)
+    with pytest.raises(VilgError, match="no model at"):
+        quietly(Recipe(generator=replace(generator, image_tokenizer="missing")), out)
+    quietly(finished.generator_only, out)
+
+
+def test_captions_that_are_too_long_are_said_before_training(
+    finished: Finished, tmp_path: Path
+) -> None:
+    short = replace(finished.generator_only.generator, max_text=12)
+    with pytest.raises(VilgError, match="max_text"):
+        quietly(Recipe(generator=short), tmp_path / "out")
+
+
+def test_limits_and_groups_choose_the_pictures(finished: Finished, tmp_path: Path) -> None:
+    loop = LoopConfig(num_steps=1, batch_size=2)
+    counts = {
+        DataConfig(folder=finished.recipe.tokenizer.data.folder): 12,
+        replace(finished.recipe.tokenizer.data, limit=3): 3,
+        replace(finished.recipe.tokenizer.data, groups=("flags",)): 4,
+    }
+    for i, (data, expected) in enumerate(counts.items()):
+        log = io.StringIO()
+        recipe = Recipe(tokenizer=replace(finished.recipe.tokenizer, data=data, loop=loop))
+        assert run(recipe, tmp_path / str(i), log=log) == tmp_path / str(i) / "tokenizer" / "model"
+        assert log.getvalue().startswith(f"tokenizer: {expected} pictures\n")
+
+
+def still(generator: GeneratorRun, init: Path) -> GeneratorRun:
+    """One step that moves nothing, from an earlier model."""
+    return replace(
+        generator,
+        init=str(init),
+        loop=LoopConfig(num_steps=1, batch_size=2),
+        optim=OptimConfig(peak_lr=0.0, final_lr=0.0),
+    )
+
+
+def test_a_run_starts_from_an_earlier_model(finished: Finished, tmp_path: Path) -> None:
+    recipe = Recipe(generator=still(finished.generator_only.generator, finished.model))
+    model = quietly(recipe, tmp_path / "out")
+    assert contents(model) == contents(finished.model)
+
+
+def narrower(model: Model) -> Model:
+    config = replace(model.generator.config, width=8)
+    return replace(model, generator=Generator(config))
+
+
+def other_codes(model: Model) -> Model:
+    return replace(model, image_tokenizer=VQGAN(model.image_tokenizer.config))
+
+
+def other_words(model: Model) -> Model:
+    return replace(model, text_tokenizer=TextTokenizer("果水，风梨", []))  # as many
+
+
+def no_generator(model: Model) -> Model:
+    return Model(model.image_tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (narrower, "no generator of this recipe's shape"),
+        (no_generator, "no generator of this recipe's shape"),
+        (other_codes, "codes of another image tokenizer"),
+        (other_words, "another vocabulary"),
+    ],
+)
+def test_a_run_starts_only_from_a_model_that_fits(
+    finished: Finished, tmp_path: Path, change: Callable[[Model], Model], said: str
+) -> None:
+    save_model(tmp_path / "earlier", change(load_model(finished.model)))
+    recipe = Recipe(generator=still(finished.generator_only.generator, tmp_path / "earlier"))
+    with pytest.raises(RunError, match=said) as caught:
+        quietly(recipe, tmp_path / "out")
+    assert str(tmp_path / "earlier") in str(caught.value)
+
+
+def test_every_recipe_is_told_whole_by_its_json() -> None:
+    assert "emoji_cpu_tiny" in RECIPES
+    for name, recipe in RECIPES.items():
+        config = recipe()
+        assert from_dict(Recipe, json.loads(to_json(config))) == config, name
+        assert config.tokenizer or config.generator
+
+
+def test_the_tiny_recipe_fits_together() -> None:
+    recipe = RECIPES["emoji_cpu_tiny"]()
+    assert recipe.tokenizer is not None and recipe.generator is not None
+    assert recipe.tokenizer.data == recipe.generator.data
+    assert recipe.generator.image_tokenizer is None and recipe.generator.init is None
+    words = TextTokenizer.from_file(Path(__file__).parents[2] / recipe.generator.vocabulary)
+    assert len(words) > 1000
+    for stage in (recipe.tokenizer, recipe.generator):
+        assert 0 < stage.optim.warmup_steps < stage.loop.num_steps
+        assert stage.loop.save_every <= stage.loop.num_steps
