@@ -111,23 +111,35 @@ def test_every_bit_is_set_half_of_the_time() -> None:
     assert all(abs(count / MANY - 0.5) < 4.5 * 0.5 / MANY**0.5 for count in ones)
 
 
-STEPS = np.arange(MANY)
-PAIRS = {
-    "purposes": (uniforms(0, "a", STEPS), uniforms(0, "b", STEPS)),
-    "seeds": (uniforms(0, "a", STEPS), uniforms(1, "a", STEPS)),
-    "neighbours": (uniforms(0, "a", STEPS), uniforms(0, "a", STEPS + 1)),
-    "other counters": (uniforms(0, "a", STEPS, 0), uniforms(0, "a", STEPS, 1)),
-    "order of counters": (uniforms(0, "a", STEPS, 7), uniforms(0, "a", 7, STEPS)),
-    "number of counters": (uniforms(0, "a", STEPS), uniforms(0, "a", STEPS, 0)),
-}
+def pair_of(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return two series of numbers that differ in one respect only."""
+    steps = np.arange(MANY)
+    series = {
+        "purposes": (uniforms(0, "a", steps), uniforms(0, "b", steps)),
+        "seeds": (uniforms(0, "a", steps), uniforms(1, "a", steps)),
+        "neighbours": (uniforms(0, "a", steps), uniforms(0, "a", steps + 1)),
+        "other counters": (uniforms(0, "a", steps, 0), uniforms(0, "a", steps, 1)),
+        "order of counters": (uniforms(0, "a", steps, 7), uniforms(0, "a", 7, steps)),
+        "number of counters": (uniforms(0, "a", steps), uniforms(0, "a", steps, 0)),
+    }
+    return series[kind]
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-def test_pairs_are_independent(pair: str) -> None:
-    first, second = PAIRS[pair]
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "purposes",
+        "seeds",
+        "neighbours",
+        "other counters",
+        "order of counters",
+        "number of counters",
+    ],
+)
+def test_pairs_are_independent(kind: str) -> None:
+    first, second = pair_of(kind)
     cells, _, _ = np.histogram2d(first, second, bins=16, range=((0, 1), (0, 1)))
     assert abs(chi_square(cells)) < 4
-    assert not np.isin(first, second[first != second]).all()
 
 
 def test_no_two_choices_share_their_numbers() -> None:

@@ -34,7 +34,7 @@ def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
     """
     assert dataclasses.is_dataclass(cls)
     if not isinstance(values, dict):
-        raise ConfigError(f"{where or cls.__name__} must be an object, not {values!r}")
+        raise ConfigError(f"{where.rstrip('.') or cls.__name__} must be an object, not {values!r}")
     types_by_name = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     unknown = sorted(set(values) - set(names))
@@ -100,13 +100,15 @@ def override(config: Config, assignments: list[str]) -> Config:
         *parents, last = key.strip().split(".")
         place = values
         for parent in parents:
-            if not isinstance(place.get(parent), dict):
+            if parent not in place:
                 raise ConfigError(
                     f"unknown key {parent} in {key.strip()}: the keys here are {', '.join(place)}"
                 )
+            if not isinstance(place[parent], dict):
+                raise ConfigError(
+                    f"unknown key {key.strip()}: {parent} is {place[parent]!r} and has no keys"
+                )
             place = place[parent]
-        if last not in place:
-            raise ConfigError(f"unknown key {key.strip()}: the keys here are {', '.join(place)}")
         try:
             place[last] = json.loads(text)
         except json.JSONDecodeError:

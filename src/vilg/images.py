@@ -34,13 +34,15 @@ def open_picture(source: Path | str | bytes | Image.Image) -> Image.Image:
         if isinstance(source, bytes):
             name, stream = "the given bytes", BytesIO(source)
         else:
-            name, path = str(source), Path(source)
-            if path.is_dir():
-                raise ImageError(f"{name} is a folder: name a picture file")
+            name = str(source)
             try:
-                stream = BytesIO(path.read_bytes())
+                stream = BytesIO(Path(source).read_bytes())
+            except IsADirectoryError as error:
+                raise ImageError(f"{name} is a folder: name a picture file") from error
             except OSError as error:
                 raise ImageError(f"cannot read {name}: {error.strerror}") from error
+            except ValueError as error:  # a name with a null character
+                raise ImageError(f"cannot read {name}: {error}") from error
         try:
             picture = Image.open(stream)
             picture.load()
@@ -52,6 +54,9 @@ def open_picture(source: Path | str | bytes | Image.Image) -> Image.Image:
         ) as error:
             raise ImageError(f"{name} is not a readable picture ({error})") from error
     picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion cuts off at 255
+        levels = np.asarray(picture).astype(np.float64) / 257
+        picture = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         picture = Image.new("RGBA", layer.size, (*WHITE, 255))

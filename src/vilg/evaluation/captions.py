@@ -45,11 +45,12 @@ def aspects(caption: str, lang: str) -> Aspects:
 def most_frequent(truth: Iterable[Aspects]) -> Aspects:
     """Return the most frequent caption, name and style, each for itself."""
     rows = list(truth)
-    counts = {aspect: Counter(row[aspect] for row in rows) for aspect in _ASPECTS}
-    return {
-        aspect: min(count, key=lambda text, count=count: (-count[text], text))  # type: ignore[misc]
-        for aspect, count in counts.items()
-    }
+    return {aspect: _commonest([row[aspect] for row in rows]) for aspect in _ASPECTS}
+
+
+def _commonest(texts: Iterable[str]) -> str:
+    counts = Counter(texts)
+    return min(counts, key=lambda text: (-counts[text], text))
 
 
 def exact_match(written: Sequence[Aspects], truth: Sequence[Aspects]) -> dict[str, float]:

@@ -86,7 +86,8 @@ def generate_images(
     assert len(seeds) == B
     guided = guidance != 1
     rows = [*texts, *([[]] * B)] if guided else list(texts)  # null prompts below the real ones
-    text_BM, valid_BM = pad_texts(rows)
+    device = generator.image_head.weight.device
+    text_BM, valid_BM = (tensor.to(device) for tensor in pad_texts(rows))
     grid = generator.config.grid
     layout = text_to_image_layout(text_BM.shape[1], grid)
     ids_BT = F.pad(text_BM, (0, 1), value=TextTokenizer.boi_id)
@@ -94,7 +95,7 @@ def generate_images(
         generator, layout, ids_BT, F.pad(valid_BM, (0, 1 + grid.num_cells), value=True)
     )
     states_BC = states_BTC[:, -1]
-    image_ids_BN = torch.empty(B, grid.num_cells, dtype=torch.long)
+    image_ids_BN = torch.empty(B, grid.num_cells, dtype=torch.long, device=device)
     for k in range(grid.num_cells):
         logits_BK = generator.image_logits(states_BC)
         if guided:
@@ -124,17 +125,22 @@ def generate_texts(
     """Write one text an image, without language and end tokens; greedy unless a temperature is set.
 
     Args:
-        max_length: tokens after which a text is cut off; at most what the model was trained for.
+        max_length: tokens after which a text is cut off; None, and at most, the longest text that the
+            model was trained on.
     """
     B, N = image_ids_BN.shape
-    length = min(max_length or generator.config.max_text, generator.config.max_text)
+    device = image_ids_BN.device
+    longest = generator.config.max_text - 1  # in training the end token takes the last place
+    length = longest if max_length is None else min(max_length, longest)
     layout = image_to_text_layout(length, generator.config.grid)
-    ids_BT = torch.cat([image_ids_BN, torch.tensor(list(language_ids))[:, None]], dim=1)
-    valid_BT = torch.ones(B, layout.length, dtype=torch.bool)
+    ids_BT = torch.cat(
+        [image_ids_BN, torch.tensor(list(language_ids), device=device)[:, None]], dim=1
+    )
+    valid_BT = torch.ones(B, layout.length, dtype=torch.bool, device=device)
     state, states_BTC = prefill(generator, layout, ids_BT, valid_BT)
     states_BC = states_BTC[:, -1]
-    written_BM = torch.full((B, length), TextTokenizer.eos_id)
-    ended_B = torch.zeros(B, dtype=torch.bool)
+    written_BM = torch.full((B, length), TextTokenizer.eos_id, device=device)
+    ended_B = torch.zeros(B, dtype=torch.bool, device=device)
     for k in range(length):
         logits_BV = generator.text_logits(states_BC)
         ids_B = draw(logits_BV, draw_uniforms(seeds, k), temperature=temperature, top_k=top_k)
