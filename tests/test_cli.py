@@ -1,6 +1,5 @@
 """The command line: what every verb writes, and that bad input ends in one line and status 2."""
 
-import io
 import json
 import os
 import resource
@@ -17,7 +16,6 @@ from PIL import Image
 
 from vilg.cli import main
 from vilg.cli.output import picture_name, slug
-from vilg.cli.progress import Progress
 from vilg.model.folder import Model, load_model, save_model
 
 VILG = Path(sys.executable).with_name("vilg")
@@ -522,34 +520,3 @@ def test_a_reader_that_closes_the_pipe_is_no_error(toy_data: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 128 + signal.SIGPIPE
-
-
-# Progress
-
-
-def test_a_short_job_says_nothing() -> None:
-    stream = io.StringIO()
-    with Progress(stream=stream) as progress:
-        progress(1, 2)
-    assert stream.getvalue() == ""
-
-
-def test_a_long_job_says_where_it_stands_but_not_too_often() -> None:
-    stream = io.StringIO()
-    with Progress(stream=stream, patience=0, interval=1000) as progress:
-        progress(16, 64)
-        progress(32, 64)
-    (line,) = stream.getvalue().splitlines()
-    assert line.startswith("16/64 tokens") and "tokens/s" in line and line.endswith("s left")
-
-
-def test_a_terminal_gets_a_bar_that_goes_away() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    stream = Terminal()
-    with Progress(stream=stream, patience=0) as progress:
-        progress(16, 64)
-        progress(32, 64)
-    assert "32/64" in stream.getvalue()

@@ -1,6 +1,7 @@
 """Settings: there and back as JSON, errors that name the key, dotted overrides."""
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -249,3 +250,22 @@ def test_an_override_that_cannot_be_names_its_key(assignment: str, words: list[s
         override(OUTER, [assignment])
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("generator.num_heads=3", "num_heads 3 must divide the width"),
+        ("generator.loop.log_every=0", "log_every must be at least 1"),
+        ("generator.loop.batch_size=0", "batch_size must be at least 1"),
+        ("generator.optim.betas=[0.9]", "betas must be two numbers"),
+        ("generator.optim.clip_norm=-1", "clip_norm must be more than 0"),
+        ("generator.data.limit=-1", "limit must be at least 1"),
+        ("generator.data.groups=[]", "groups must name one"),
+        ("tokenizer.model.norm_groups=3", "norm_groups 3 must divide every width"),
+        ("tokenizer.model.image_size=60", "image_size must be a multiple of 8"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(assignment: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        override(RECIPES["emoji_cpu_tiny"](), [assignment])

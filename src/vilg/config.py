@@ -21,6 +21,16 @@ class ConfigError(VilgError):
     """A key or a value that the settings do not have."""
 
 
+def require(holds: bool, message: str) -> None:
+    """Refuse settings that cannot work; for the `__post_init__` of a settings class.
+
+    Raises:
+        ConfigError: with the message.
+    """
+    if not holds:
+        raise ConfigError(message)
+
+
 def to_json(config: Any) -> str:
     """Write a (nested) dataclass as stable, readable JSON."""
     return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False, default=str) + "\n"

@@ -72,6 +72,22 @@ def test_everything_comes_back_bit_for_bit(
         assert not torch.allclose(names["module averages.counts_K"], torch.tensor(1 / 32))
 
 
+def test_moments_lie_in_memory_as_their_weights_do(
+    saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path
+) -> None:
+    """The fused optimizer walks flat memory, and convolutions are channels-last."""
+    saved("tokenizer")
+    state = fresh_state(make_job("tokenizer", LOOP))
+    restore(tmp_path, state)
+    moments = [
+        (parameter, own[name])
+        for parameter, own in state.optimizer.state.items()
+        for name in ("exp_avg", "exp_avg_sq")
+    ]
+    assert any(not parameter.is_contiguous() for parameter, _ in moments)
+    assert all(moment.stride() == parameter.stride() for parameter, moment in moments)
+
+
 @pytest.mark.parametrize("kind", JOBS)
 def test_the_next_steps_are_the_same_too(
     saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path, kind: str

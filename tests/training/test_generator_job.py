@@ -212,7 +212,7 @@ def test_keywords_take_the_place_of_the_name() -> None:
         picture=b"",
     )
     image_ids = toy_pairs(1)[0].image_ids
-    pair = tokenise_pair(sample, image_ids, VOCABULARY)
+    pair = tokenise_pair(sample, image_ids, VOCABULARY, 48)
     assert pair.image_ids is image_ids
 
     def written(texts: list[list[int]]) -> list[str]:

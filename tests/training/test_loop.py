@@ -357,6 +357,7 @@ def test_the_tokenizers_choices_belong_to_picture_and_step() -> None:
         assert len(matches) == 1
         seen.update(matches)
     assert {y for y, _, _ in seen} == {x for _, x, _ in seen} == set(range(5))
+    assert len({(y, x) for y, x, _ in seen}) > 10  # each axis by itself
     assert {mirrored for _, _, mirrored in seen} == {False, True}
 
     plain = TokenizerLossConfig(max_shift=0, flip=False)

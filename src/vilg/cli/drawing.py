@@ -11,10 +11,10 @@ from pathlib import Path
 
 import vilg
 from vilg.cli.output import OutputError, check_folder, picture_name, png, read_notes, write
-from vilg.cli.progress import Progress
 from vilg.errors import VilgError
 from vilg.model.folder import SamplingConfig
 from vilg.pipeline import Vilg
+from vilg.progress import Progress
 from vilg.text import TextError
 
 # Pictures between two writes: what a broken-off batch loses at most.

@@ -19,9 +19,9 @@ from typing import Any
 from torch import Tensor
 
 from vilg.data.shards import Sample
-from vilg.evaluation.progress import in_batches
 from vilg.evaluation.samples import TRAIN, Splits, positions_by_style
 from vilg.pipeline import Vilg
+from vilg.progress import in_batches
 from vilg.sampling.decode import generate_texts
 from vilg.text import LANGUAGES, normalise
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vilg.evaluation.progress import in_batches
 from vilg.evaluation.samples import TRAIN, Splits, encode_captions
 from vilg.model.generator import Generator, image_to_text_log_probs, text_to_image_log_probs
 from vilg.pipeline import Vilg
+from vilg.progress import in_batches
 from vilg.randomness import uniforms
 from vilg.text import LANGUAGES
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from vilg.data.shards import Sample
 from vilg.evaluation.captions import COMMAS
-from vilg.evaluation.progress import in_batches
 from vilg.evaluation.samples import Splits
 from vilg.model.generator import Generator, image_to_text_layout, pad_texts
 from vilg.pipeline import Vilg
+from vilg.progress import in_batches
 from vilg.sampling.decode import prefill
 from vilg.text import LANGUAGES
 

@@ -13,13 +13,13 @@ from vilg.errors import VilgError
 from vilg.evaluation.captions import score_captions
 from vilg.evaluation.manifest import manifest
 from vilg.evaluation.matching import score_likelihoods
-from vilg.evaluation.progress import in_batches
 from vilg.evaluation.ranking import score_top1
 from vilg.evaluation.samples import Settings, Splits, read_splits
 from vilg.evaluation.tables import generator_tables, tokenizer_tables
 from vilg.evaluation.tokenizer import reconstruction_sheet, score_tokenizer
 from vilg.model.folder import find_model, load_model, weights_hash
 from vilg.pipeline import Vilg
+from vilg.progress import in_batches
 from vilg.training.run import tokenise
 
 SUITES = ("tokenizer", "generator")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vilg.data.shards import Sample
-from vilg.evaluation.progress import in_batches
 from vilg.evaluation.samples import TRAIN, Splits, positions_by_style
 from vilg.images import contact_sheet, to_arrays, to_pictures, to_pixels
+from vilg.progress import in_batches
 from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.run import load_pictures
 

@@ -9,8 +9,11 @@
 Weights are kept in half precision and computed with in single.
 """
 
+import copy
 import hashlib
 import json
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -29,9 +32,12 @@ from vilg.text import TextTokenizer
 from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
 
 FORMAT_VERSION = 1
+WEIGHTS = ("image_tokenizer.safetensors", "model.safetensors")
+FILES = ("config.json", *WEIGHTS, "tokenizer.json", "README.md")
 SHIPPED = Path(__file__).parent.parent / "assets" / "emoji-64"
 
 Module = TypeVar("Module", bound=nn.Module)
+Settings = TypeVar("Settings")
 
 
 class ModelError(VilgError):
@@ -82,7 +88,7 @@ def find_model(model: str | Path | None) -> Path:
     if Path(model).exists() or str(model).count("/") != 1 or str(model)[0] in "./~":
         raise ModelError(f"no model at {model}: name a folder with a config.json, or a hub id")
     try:
-        return Path(snapshot_download(str(model)))
+        return Path(snapshot_download(str(model), allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
         raise ModelError(
@@ -122,7 +128,7 @@ def load_model(folder: Path) -> Model:
         ModelError: files missing or damaged, or weights of another shape than config.json says.
     """
     config = read_config(folder)
-    image_tokenizer = _fill(VQGAN(config.image_tokenizer), folder / "image_tokenizer.safetensors")
+    image_tokenizer = _load(VQGAN, config.image_tokenizer, folder / "image_tokenizer.safetensors")
     found = image_tokenizer.fingerprint()
     if found != config.image_tokenizer_fingerprint:
         raise ModelError(
@@ -134,41 +140,49 @@ def load_model(folder: Path) -> Model:
     text_tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
     if text_tokenizer.fingerprint != config.text_tokenizer_fingerprint:
         raise ModelError(f"{folder}: tokenizer.json is another vocabulary than config.json names")
-    generator = _fill(Generator(config.generator), folder / "model.safetensors")
+    shape = (config.generator.grid_height, config.generator.grid_width, config.generator.num_codes)
+    grid, codes = config.image_tokenizer.grid_size, config.image_tokenizer.num_codes
+    if shape != (grid, grid, codes) or config.generator.vocabulary_size != len(text_tokenizer):
+        raise ModelError(
+            f"{folder}: config.json gives the generator other tokens than its tokenizers"
+        )
+    generator = _load(Generator, config.generator, folder / "model.safetensors")
     return Model(image_tokenizer, generator, text_tokenizer, config.sampling)
 
 
-def _fill(module: Module, path: Path) -> Module:
-    """Load weights of any float type into a module that computes in single precision."""
+def _load(build: Callable[[Settings], Module], config: Settings, path: Path) -> Module:
+    """Build a module without initial weights, and load those of a file in single precision."""
+    try:
+        with torch.device("meta"):
+            module = build(config)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise ModelError(f"config.json beside {path} describes no network: {error}") from error
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read {path}: {error}") from error
     try:
-        module.load_state_dict({name: value.float() for name, value in weights.items()})
+        module.load_state_dict(
+            {name: value.float() for name, value in weights.items()}, assign=True
+        )
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise ModelError(f"{path} does not fit its config.json: {' '.join(lines[1:3])}") from error
+    # Only the VQGAN has weights that this changes; CPU convolutions are twice as fast so.
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module.eval().requires_grad_(False)
 
 
 def save_model(folder: Path, model: Model) -> None:
-    """Write a model folder in half precision; files already there are replaced.
+    """Write a model folder in half precision; what is there already is replaced when all is written.
 
     The fingerprints are those of the rounded weights, which is what anybody will load.
+
+    Raises:
+        ModelError: the files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rounded = VQGAN(model.image_tokenizer.config)
-    weights = _halves(model.image_tokenizer)
-    rounded.load_state_dict(weights)
-    try:
-        save_file(weights, folder / "image_tokenizer.safetensors")
-        if model.generator is not None:
-            assert model.text_tokenizer is not None
-            save_file(_halves(model.generator), folder / "model.safetensors")
-            model.text_tokenizer.save(folder / "tokenizer.json")
-    except SafetensorError as error:  # a full disk, above all
-        raise ModelError(f"cannot write weights to {folder}: {error}") from error
+    rounded = copy.deepcopy(model.image_tokenizer).half().float()
     config = ModelConfig(
         image_tokenizer=model.image_tokenizer.config,
         image_tokenizer_fingerprint=rounded.fingerprint(),
@@ -178,18 +192,41 @@ def save_model(folder: Path, model: Model) -> None:
         else None,
         sampling=model.sampling,
     )
-    # Last: a folder without it is no model, so a broken-off save is never loaded.
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
+            _write_model(Path(name), model, config)
+            # A folder without config.json is no model: it goes first and comes last, so that a
+            # broken-off save is never taken for a model.
+            for old in ("config.json", *WEIGHTS, "tokenizer.json"):
+                (folder / old).unlink(missing_ok=True)
+            for path in sorted(Path(name).iterdir(), key=lambda path: path.name == "config.json"):
+                path.chmod(0o644)
+                path.rename(folder / path.name)
+    except (SafetensorError, OSError) as error:  # a full disk, above all
+        raise ModelError(f"cannot write the model to {folder}: {error}") from error
+
+
+def _write_model(folder: Path, model: Model, config: ModelConfig) -> None:
+    save_file(_halves(model.image_tokenizer), folder / "image_tokenizer.safetensors")
+    if model.generator is not None:
+        assert model.text_tokenizer is not None
+        save_file(_halves(model.generator), folder / "model.safetensors")
+        model.text_tokenizer.save(folder / "tokenizer.json")
     (folder / "config.json").write_text(to_json(config), encoding="utf-8")
 
 
 def _halves(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.half().contiguous() for name, value in module.state_dict().items()}
+    halves = {name: value.half().contiguous() for name, value in module.state_dict().items()}
+    assert all(bool(value.isfinite().all()) for value in halves.values()), "too large for fp16"
+    return halves
 
 
 def weights_hash(folder: Path) -> str:
-    """Identify all weights of a model folder, for manifests and picture metadata."""
+    """Identify the weights of a model folder, for manifests and picture metadata."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode())
-        digest.update(path.read_bytes())
+    for path in (folder / name for name in WEIGHTS):
+        if path.exists():
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vilg.config import require
 from vilg.model.patterns import Pattern
 from vilg.model.segments import Grid, Layout, Modality, Role, Segment, with_padding
 from vilg.model.transformer import LayerCache, Transformer
@@ -37,6 +38,16 @@ class GeneratorConfig:
     num_codes: int
     vocabulary_size: int
     max_text: int = 64
+
+    def __post_init__(self) -> None:
+        require(bool(self.patterns), "patterns must name at least one layer")
+        require(
+            self.num_heads >= 1 and self.width >= 1 and self.width % self.num_heads == 0,
+            f"num_heads {self.num_heads} must divide the width {self.width}",
+        )
+        for name in ("grid_height", "grid_width", "num_codes", "vocabulary_size"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        require(self.max_text >= 2, "max_text must be at least 2: a language token and a word")
 
     @property
     def grid(self) -> Grid:

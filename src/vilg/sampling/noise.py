@@ -38,11 +38,14 @@ def draw(
         temperature: 1 samples the model as it is (the paper's choice), 0 takes the likeliest id.
         top_k: draw among the k likeliest only.
     """
+    assert bool(logits_BK.isfinite().all()), "the model's logits are not finite"
     if temperature == 0:
         return logits_BK.argmax(dim=-1)
     if top_k is not None:
         logits_BK = keep_top_k(logits_BK, top_k)
-    cumulative_BK = (logits_BK.double() / temperature).softmax(dim=-1).cumsum(dim=-1)
+    # The maximum goes first: the smallest temperatures would overflow.
+    below_BK = logits_BK.double() - logits_BK.max(dim=-1, keepdim=True).values
+    cumulative_BK = (below_BK / temperature).softmax(dim=-1).cumsum(dim=-1)
     # The last sum may fall short of 1 by rounding: scale the number instead of drawing outside.
     target_B1 = uniforms_B.to(cumulative_BK)[:, None] * cumulative_BK[:, -1:]
     return torch.searchsorted(cumulative_BK, target_B1, right=True).squeeze(-1)

@@ -7,6 +7,7 @@ Shape letters: B batch, C channels, D code dimension, H W cells of the grid, Y X
 """
 
 import hashlib
+from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vilg.config import require, to_json
 from vilg.tokenizer.quantizers import VectorQuantizer
 
 
@@ -37,6 +39,23 @@ class VQGANConfig:
     num_codes: int = 8192
     code_dim: int = 256
     norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        factor = 2 ** (len(self.channel_multipliers) - 1)
+        require(bool(self.channel_multipliers), "channel_multipliers must not be empty")
+        require(
+            self.image_size >= factor and self.image_size % factor == 0,
+            f"image_size must be a multiple of {factor}, which these levels reduce it by",
+        )
+        require(
+            all(
+                width > 0 and width % self.norm_groups == 0
+                for width in (*self.widths, self.channels)
+            ),
+            f"norm_groups {self.norm_groups} must divide every width: {self.widths}",
+        )
+        for name in ("num_res_blocks", "latent_channels", "num_codes", "code_dim"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -106,66 +125,77 @@ class Upsample(nn.Conv2d):
         return super().forward(F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest"))
 
 
-def _level(config: VQGANConfig, widths: tuple[int, ...], resolution: int) -> list[nn.Module]:
+Layers = list[tuple[str, nn.Module]]
+
+
+def _level(config: VQGANConfig, name: str, widths: tuple[int, ...], resolution: int) -> Layers:
     """Residual blocks from each width to the next, with attention where the settings ask for it."""
-    blocks: list[nn.Module] = []
-    for in_channels, out_channels in pairwise(widths):
-        blocks.append(ResBlock(in_channels, out_channels, config.norm_groups))
+    layers: Layers = []
+    for i, (in_channels, out_channels) in enumerate(pairwise(widths)):
+        block = ResBlock(in_channels, out_channels, config.norm_groups)
+        layers.append((f"{name}_block{i}", block))
         if resolution in config.attention_resolutions:
-            blocks.append(AttentionBlock(out_channels, config.norm_groups))
-    return blocks
+            attention = AttentionBlock(out_channels, config.norm_groups)
+            layers.append((f"{name}_attention{i}", attention))
+    return layers
 
 
-def _middle(config: VQGANConfig) -> list[nn.Module]:
+def _middle(config: VQGANConfig) -> Layers:
     width, groups = config.widths[-1], config.norm_groups
     return [
-        ResBlock(width, width, groups),
-        AttentionBlock(width, groups),
-        ResBlock(width, width, groups),
+        ("middle_block0", ResBlock(width, width, groups)),
+        ("middle_attention", AttentionBlock(width, groups)),
+        ("middle_block1", ResBlock(width, width, groups)),
     ]
 
 
+def _sequential(layers: Layers) -> nn.Sequential:
+    """Chain layers under their names, which are those of the tensors in a model's files."""
+    return nn.Sequential(OrderedDict(layers))
+
+
 def build_encoder(config: VQGANConfig) -> nn.Sequential:
-    """Pixels in [-1, 1] to latent vectors of the code dimension."""
-    widths, blocks = config.widths, [nn.Conv2d(3, config.channels, 3, padding=1)]
-    layers: list[nn.Module] = list(blocks)
+    """Pixels in [-1, 1] to latent vectors of the code dimension; level 0 is full resolution."""
+    layers: Layers = [("conv_in", nn.Conv2d(3, config.channels, 3, padding=1))]
     resolution, previous = config.image_size, config.channels
-    for i, width in enumerate(widths):
+    for i, width in enumerate(config.widths):
         if i > 0:
-            layers.append(Downsample(previous))
+            layers.append((f"level{i}_down", Downsample(previous)))
             resolution //= 2
-        layers += _level(config, (previous, *[width] * config.num_res_blocks), resolution)
+        widths = (previous, *[width] * config.num_res_blocks)
+        layers += _level(config, f"level{i}", widths, resolution)
         previous = width
-    return nn.Sequential(
-        *layers,
-        *_middle(config),
-        nn.GroupNorm(config.norm_groups, previous, eps=1e-6),
-        nn.SiLU(),
-        nn.Conv2d(previous, config.latent_channels, 3, padding=1),
-        nn.Conv2d(config.latent_channels, config.code_dim, 1),
-    )
+    layers += _middle(config)
+    layers += [
+        ("norm_out", nn.GroupNorm(config.norm_groups, previous, eps=1e-6)),
+        ("swish_out", nn.SiLU()),
+        ("conv_out", nn.Conv2d(previous, config.latent_channels, 3, padding=1)),
+        ("to_code", nn.Conv2d(config.latent_channels, config.code_dim, 1)),
+    ]
+    return _sequential(layers)
 
 
 def build_decoder(config: VQGANConfig) -> nn.Sequential:
     """Codes to pixels in [-1, 1]; mirrors the encoder with one more block a level."""
-    widths = config.widths
-    resolution, previous = config.grid_size, widths[-1]
-    layers: list[nn.Module] = []
-    for i, width in enumerate(reversed(widths)):
-        if i > 0:
-            layers.append(Upsample(previous))
-            resolution *= 2
-        layers += _level(config, (previous, *[width] * (config.num_res_blocks + 1)), resolution)
-        previous = width
-    return nn.Sequential(
-        nn.Conv2d(config.code_dim, config.latent_channels, 1),
-        nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1),
+    resolution, previous = config.grid_size, config.widths[-1]
+    layers: Layers = [
+        ("from_code", nn.Conv2d(config.code_dim, config.latent_channels, 1)),
+        ("conv_in", nn.Conv2d(config.latent_channels, previous, 3, padding=1)),
         *_middle(config),
-        *layers,
-        nn.GroupNorm(config.norm_groups, previous, eps=1e-6),
-        nn.SiLU(),
-        nn.Conv2d(previous, 3, 3, padding=1),
-    )
+    ]
+    for i, width in reversed(list(enumerate(config.widths))):
+        if i < len(config.widths) - 1:
+            layers.append((f"level{i}_up", Upsample(previous)))
+            resolution *= 2
+        widths = (previous, *[width] * (config.num_res_blocks + 1))
+        layers += _level(config, f"level{i}", widths, resolution)
+        previous = width
+    layers += [
+        ("norm_out", nn.GroupNorm(config.norm_groups, previous, eps=1e-6)),
+        ("swish_out", nn.SiLU()),
+        ("conv_out", nn.Conv2d(previous, 3, 3, padding=1)),
+    ]
+    return _sequential(layers)
 
 
 class VQGAN(nn.Module):
@@ -204,7 +234,7 @@ class VQGAN(nn.Module):
 
     def fingerprint(self) -> str:
         """Identify encoder and codebook: token stores and generators are only valid for these."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(to_json(self.config).encode())
         for name, tensor in sorted(self.state_dict().items()):
             if not name.startswith("decoder."):
                 digest.update(name.encode())

@@ -105,7 +105,8 @@ def restore(folder: Path, state: TrainState) -> None:
     try:
         state.module.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{path} belongs to another model: {error}") from error
+        reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise CheckpointError(f"{path} belongs to another model: {reason}") from error
     for name, value in averages.items():
         state.averages[name].copy_(value)
     saved: dict[int, dict[str, Tensor]] = {}
@@ -115,4 +116,10 @@ def restore(folder: Path, state: TrainState) -> None:
     values = state.optimizer.state_dict()
     values["state"] = saved
     state.optimizer.load_state_dict(values)
+    # The fused AdamW walks weight and moments as flat memory: a moment that was saved packed must
+    # lie as its channels-last weight does, or it belongs to another element.
+    for parameter, own in state.optimizer.state.items():
+        for name, value in own.items():
+            if value.shape == parameter.shape:
+                own[name] = torch.empty_like(parameter).copy_(value)
     state.step = step

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vilg.data.order import batch_ids
-from vilg.data.shards import Sample
+from vilg.data.shards import DataError, Sample
 from vilg.images import contact_sheet
 from vilg.model.generator import (
     Generator,
@@ -51,15 +51,34 @@ class TokenisedPair:
 
 
 def tokenise_pair(
-    sample: Sample, image_ids: NDArray[np.uint16], tokenizer: TextTokenizer
+    sample: Sample, image_ids: NDArray[np.uint16], tokenizer: TextTokenizer, max_text: int
 ) -> TokenisedPair:
-    """Encode the first caption of each language, and the same with each keyword as its name."""
+    """Encode the first caption of each language, and the same with each keyword as its name.
+
+    Raises:
+        DataError: a sample without a caption in a language, or with one longer than `max_text - 1`
+            tokens (the language or end token takes one place).
+    """
+
+    def encode(text: str) -> list[int]:
+        ids = tokenizer.encode(text)
+        if len(ids) >= max_text:
+            raise DataError(
+                f"{sample.id}: {text!r} has {len(ids)} tokens and the model reads {max_text - 1}: "
+                "shorten it, or raise generator.max_text"
+            )
+        return ids
+
     captions, keyword_captions = {}, {}
     for lang in LANGUAGES:
-        caption = sample.captions[lang][0]
-        style = caption.removeprefix(sample.names[lang])
-        captions[lang] = tokenizer.encode(caption)
-        keyword_captions[lang] = [tokenizer.encode(word + style) for word in sample.keywords[lang]]
+        if not sample.captions.get(lang):
+            raise DataError(
+                f"{sample.id} has no {lang} caption: the generator learns both languages"
+            )
+        caption, name = sample.captions[lang][0], sample.names[lang]
+        words = sample.keywords.get(lang, ()) if caption.startswith(name) else ()
+        captions[lang] = encode(caption)
+        keyword_captions[lang] = [encode(word + caption.removeprefix(name)) for word in words]
     return TokenisedPair(image_ids, captions, keyword_captions)
 
 

@@ -11,6 +11,7 @@ from typing import Protocol, TextIO
 import torch
 from torch import Tensor, nn
 
+from vilg.config import require
 from vilg.training.checkpoint import TrainState, restore, save
 from vilg.training.optim import OptimConfig, build_optimizer, learning_rate, update_ema
 from vilg.training.tracking import Tracker, check_finite
@@ -31,6 +32,11 @@ class LoopConfig:
     show_every: int = 0
     save_every: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "log_every", "save_every"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        require(self.show_every >= 0, "show_every must be 0 or more")
 
 
 class Job(Protocol):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vilg.config import require
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
@@ -21,6 +23,13 @@ class OptimConfig:
     weight_decay: float = 0.04
     clip_norm: float = 1.0
     ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        require(len(self.betas) == 2, "betas must be two numbers")
+        require(all(0 <= beta < 1 for beta in self.betas), "betas must be from 0 to under 1")
+        require(0 <= self.ema_decay <= 1, "ema_decay must be from 0 to 1")
+        require(self.clip_norm > 0, "clip_norm must be more than 0")
+        require(self.warmup_steps >= 0, "warmup_steps must be 0 or more")
 
 
 def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
@@ -56,10 +65,13 @@ def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.AdamW
 
 @torch.no_grad()
 def update_ema(averages: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
-    """Move the averages towards the weights; young averages forget faster, so that none is stale."""
+    """Move the averages towards the weights; young averages forget faster, so that none is stale.
+
+    Buffers are copied: a codebook is an average already, and one of codes before and after a restart
+    would be neither.
+    """
     decay = min(decay, (1 + step) / (10 + step))
-    for name, value in module.state_dict().items():
-        if value.dtype.is_floating_point:
-            averages[name].lerp_(value, 1 - decay)
-        else:
-            averages[name].copy_(value)
+    for name, parameter in module.named_parameters():
+        averages[name].lerp_(parameter, 1 - decay)
+    for name, buffer in module.named_buffers():
+        averages[name].copy_(buffer)

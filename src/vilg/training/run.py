@@ -7,7 +7,6 @@
 Each stage is finished when its `model/` folder is; resuming skips finished stages.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vilg.config import to_json
-from vilg.data.shards import Sample, load_samples
+from vilg.config import require, to_json
+from vilg.data.shards import Sample, list_splits, load_samples
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
 from vilg.errors import VilgError
 from vilg.images import open_picture, square, to_array, to_pictures, to_pixels
 from vilg.model.folder import Model, SamplingConfig, find_model, load_model, read_config, save_model
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import Pattern
+from vilg.progress import in_batches
 from vilg.text import TextTokenizer
 from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
 from vilg.training.checkpoint import CheckpointError
@@ -36,6 +36,12 @@ from vilg.training.loop import LoopConfig, train
 from vilg.training.optim import OptimConfig
 from vilg.training.tokenizer_job import TokenizerJob, TokenizerLossConfig
 
+TRAIN = "train"
+
+# Pictures that the tokenizer's samples show: held out if the data set holds any out, and far enough
+# apart in the list to be of all styles.
+SHOWN = "unseen_concept"
+SHOWN_STRIDE = 20
 NUM_SHOWN = 8
 
 
@@ -51,6 +57,10 @@ class DataConfig:
     folder: Path
     groups: tuple[str, ...] | None = None
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit >= 1, "limit must be at least 1, or null")
+        require(self.groups is None or bool(self.groups), "groups must name one, or be null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +98,13 @@ class GeneratorRun:
     loop: LoopConfig
     optim: OptimConfig
 
+    def __post_init__(self) -> None:
+        # The shape itself is only known with the tokenizers; this much is, before any work.
+        require(
+            self.num_heads >= 1 and self.width % self.num_heads == 0,
+            f"num_heads {self.num_heads} must divide the width {self.width}",
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -114,12 +131,16 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
         raise RunError(f"{out} holds a run: add --resume to go on with it, or choose another --out")
     if resume and not config.exists():
         raise CheckpointError(f"nothing to resume in {out}: start without --resume")
-    if resume and json.loads(config.read_text(encoding="utf-8")) != json.loads(settings):
+    if resume and config.read_text(encoding="utf-8") != settings:
         raise RunError(
             f"{config} differs from these settings: resume with the settings it began with"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    config.write_text(settings, encoding="utf-8")
+    if not resume:
+        _check_inputs(recipe)
+        out.mkdir(parents=True, exist_ok=True)
+        unfinished = config.with_suffix(".part")
+        unfinished.write_text(settings, encoding="utf-8")
+        unfinished.replace(config)
 
     finished = None
     if recipe.tokenizer:
@@ -131,9 +152,23 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
         finished = out / "generator" / "model"
         if not (finished / "config.json").exists():
             _train_generator(recipe.generator, lender, finished.parent, log)
-    if finished is None:
-        raise RunError("the recipe trains nothing: give it a tokenizer or a generator")
+    assert finished is not None  # `_check_inputs` has seen to it
     return finished
+
+
+def _check_inputs(recipe: Recipe) -> None:
+    """Find out that data or models are missing before the output folder is taken."""
+    if not (recipe.tokenizer or recipe.generator):
+        raise RunError("the recipe trains nothing: give it a tokenizer or a generator")
+    for stage in (recipe.tokenizer, recipe.generator):
+        if stage:
+            load_samples(stage.data.folder, TRAIN, stage.data.groups)
+    if recipe.generator:
+        TextTokenizer.from_file(recipe.generator.vocabulary)
+        if not recipe.tokenizer:
+            read_config(find_model(recipe.generator.image_tokenizer))
+        if recipe.generator.init is not None:
+            read_config(find_model(recipe.generator.init))
 
 
 def _has_checkpoint(folder: Path) -> bool:
@@ -147,8 +182,9 @@ def load_pictures(samples: Sequence[Sample], size: int) -> NDArray[np.uint8]:
 
 def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
     data = config.data
-    samples = load_samples(data.folder, "train", data.groups)[: data.limit]
-    held_out = load_samples(data.folder, "unseen_concept")[:: max(1, data.limit or 20)][:NUM_SHOWN]
+    samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
+    shown = SHOWN if SHOWN in list_splits(data.folder) else TRAIN
+    held_out = load_samples(data.folder, shown)[::SHOWN_STRIDE][:NUM_SHOWN]
     print(f"tokenizer: {len(samples)} pictures", file=log, flush=True)
     job = TokenizerJob(
         config.model,
@@ -164,8 +200,8 @@ def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
 def tokenise(vqgan: VQGAN, samples: Sequence[Sample], batch: int = 64) -> NDArray[np.uint16]:
     """Return every picture's ids, one raster row a sample."""
     rows = []
-    for first in range(0, len(samples), batch):
-        pictures = load_pictures(samples[first : first + batch], vqgan.config.image_size)
+    for part in in_batches(len(samples), batch, "tokens"):
+        pictures = load_pictures(samples[part], vqgan.config.image_size)
         rows.append(vqgan.encode(to_pixels(pictures)).flatten(1).numpy().astype(np.uint16))
     return np.concatenate(rows)
 
@@ -182,7 +218,7 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
     vqgan = load_model(lender).image_tokenizer
     text_tokenizer = TextTokenizer.from_file(config.vocabulary)
     data = config.data
-    samples = load_samples(data.folder, "train", data.groups)[: data.limit]
+    samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
     tokens_SN = _tokens(vqgan, samples, folder / "tokens")
     print(f"generator: {len(samples)} pairs", file=log, flush=True)
     grid = vqgan.config.grid_size
@@ -201,13 +237,14 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
         return to_pictures(vqgan.decode(image_ids_BN.view(-1, grid, grid)))
 
     pairs = [
-        tokenise_pair(sample, tokens, text_tokenizer)
+        tokenise_pair(sample, tokens, text_tokenizer, config.max_text)
         for sample, tokens in zip(samples, tokens_SN, strict=True)
     ]
     job = GeneratorJob(shape, config.loss, config.loop, pairs, text_tokenizer, decode)
-    if config.init is not None:
+    resume = _has_checkpoint(folder)
+    if config.init is not None and not resume:
         _start_from(find_model(config.init), job, vqgan)
-    train(job, config.loop, config.optim, folder, resume=_has_checkpoint(folder), out=log)
+    train(job, config.loop, config.optim, folder, resume=resume, out=log)
     save_model(folder / "model", Model(vqgan, job.module.eval(), text_tokenizer, config.sampling))
 
 

@@ -30,11 +30,13 @@ class Tracker:
         """Drop what a killed run logged after its last checkpoint: it will be logged again."""
         if not self.path.exists():
             return
-        lines = self.path.read_text().splitlines()
+        lines = self.path.read_text().splitlines(keepends=True)
         # A kill in the middle of a write leaves a last line without its end.
-        whole = [line for line in lines if line.endswith("}")]
+        whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        unfinished = self.path.with_suffix(".part")
+        unfinished.write_text("".join(kept))
+        unfinished.replace(self.path)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Record a step (counted in steps done) and say where the run stands."""
@@ -64,6 +66,6 @@ def check_finite(step: int, values: dict[str, float]) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise NonFiniteLoss(
-                f"{name} is {value} at step {step}: resume from the last checkpoint with a lower "
+                f"{name} is {value} at step {step}: the weights are untouched; start anew with a lower "
                 "peak_lr or a smaller clip_norm"
             )

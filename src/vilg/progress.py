@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -25,11 +26,13 @@ class Progress:
         self,
         unit: str = "tokens",
         *,
+        what: str = "",
         stream: TextIO | None = None,
         patience: float = PATIENCE,
         interval: float = INTERVAL,
     ):
         self._unit, self._interval = unit, interval
+        self._what = f"{what}: " if what else ""
         self._stream = stream or sys.stderr
         self._begin = time.monotonic()
         self._next = self._begin + patience
@@ -60,7 +63,7 @@ class Progress:
         self._next = now + self._interval
         left = (total - done) / max(1e-9, rate)
         print(
-            f"{done}/{total} {self._unit}  {rate:.0f} {self._unit}/s  {left:.0f} s left",
+            f"{self._what}{done}/{total} {self._unit}  {rate:.0f} {self._unit}/s  {left:.0f} s left",
             file=self._stream,
             flush=True,
         )
@@ -72,6 +75,7 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
+                TextColumn(self._what),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(f"{self._unit}  {{task.fields[rate]:.0f}}/s "),
@@ -83,3 +87,12 @@ class Progress:
             self._bar.start()
         assert self._task is not None
         self._bar.update(self._task, completed=done, total=total, rate=rate)
+
+
+def in_batches(num: int, size: int, what: str, stream: TextIO | None = None) -> Iterator[slice]:
+    """Yield the slices of `num` pictures in batches, and say between them how far the work is."""
+    with Progress("pictures", what=what, stream=stream) as progress:
+        for first in range(0, num, size):
+            done = min(first + size, num)
+            yield slice(first, done)
+            progress(done, num)
