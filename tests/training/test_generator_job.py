@@ -101,26 +101,26 @@ class Reader:
 def test_prompts_and_languages_come_in_the_shares_asked_for() -> None:
     pairs = toy_pairs(4)
     reader = Reader(job_of(pairs, 1, GeneratorLossConfig()))
-    steps = [next(iter(reader.read(step).items())) for step in range(600)]
+    steps = [next(iter(reader.read(step).items())) for step in range(450)]
     # Three standard deviations each way; the seed is part of the test.
     dropped = sum(prompt == "nothing" for _, (prompt, _) in steps)
-    assert dropped / 600 == pytest.approx(0.10, abs=0.037)
+    assert dropped / 450 == pytest.approx(0.10, abs=0.042)
     shown = [(id, prompt.split(), target) for id, (prompt, target) in steps if prompt != "nothing"]
     has_keywords = {id for id, pair in enumerate(pairs) if pair.keyword_captions["zh"]}
     kinds = [prompt[0] for id, prompt, _ in shown if id in has_keywords]
-    assert len(kinds) > 200
-    assert kinds.count("keyword") / len(kinds) == pytest.approx(0.15, abs=0.065)
+    assert len(kinds) > 150
+    assert kinds.count("keyword") / len(kinds) == pytest.approx(0.15, abs=0.07)
     assert all(prompt[0] == "caption" for id, prompt, _ in shown if id not in has_keywords)
     # Every keyword has its turn.
     assert {prompt[2] for _, prompt, _ in shown if prompt[0] == "keyword"} == {"0", "1", "2"}
 
     chinese = sum(prompt[1] == "zh" for _, prompt, _ in shown)
-    assert chinese / len(shown) == pytest.approx(0.5, abs=0.065)
-    assert sum(target == "zh" for _, (_, target) in steps) / 600 == pytest.approx(0.5, abs=0.062)
+    assert chinese / len(shown) == pytest.approx(0.5, abs=0.07)
+    assert sum(target == "zh" for _, (_, target) in steps) / 450 == pytest.approx(0.5, abs=0.07)
     # Prompt and description choose their languages apart: each pairing about a quarter.
     both = Counter((prompt[1], target) for _, prompt, target in shown)
     assert len(both) == 4
-    assert min(both.values()) / len(shown) == pytest.approx(0.25, abs=0.056)
+    assert min(both.values()) / len(shown) == pytest.approx(0.25, abs=0.061)
 
 
 MIXED = GeneratorLossConfig(caption_drop=0.3, keyword_share=0.5)

@@ -24,8 +24,10 @@ def save_tokens(folder: Path, ids: Sequence[str], tokens_SN: NDArray[np.uint16],
     assert len(ids) == len(tokens_SN) and tokens_SN.dtype == np.uint16
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "tokens.npy", tokens_SN)
-    # Last, because its presence says that the store is whole.
-    (folder / "tokens.json").write_text(json.dumps({"image_tokenizer": by, "ids": list(ids)}))
+    # Last and at once, because its presence says that the store is whole.
+    unfinished = folder / "tokens.json.part"
+    unfinished.write_text(json.dumps({"image_tokenizer": by, "ids": list(ids)}))
+    unfinished.replace(folder / "tokens.json")
 
 
 def has_tokens(folder: Path) -> bool:
@@ -37,16 +39,22 @@ def load_tokens(folder: Path, ids: Sequence[str], by: str) -> NDArray[np.uint16]
     """Open a store written for just these samples by just this image tokenizer.
 
     Raises:
-        DataError: it was made for others; the message says what to do.
+        DataError: it was made for others, or is damaged; the message says what to do.
     """
-    record = json.loads((folder / "tokens.json").read_text())
-    if record["image_tokenizer"] != by:
+    try:
+        record = json.loads((folder / "tokens.json").read_text())
+        its_tokenizer, its_ids = record["image_tokenizer"], record["ids"]
+        tokens_SN: NDArray[np.uint16] = np.load(folder / "tokens.npy", mmap_mode="r")
+    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
         raise DataError(
-            f"{folder} holds tokens of image tokenizer {record['image_tokenizer']}, not of {by}: "
+            f"the tokens in {folder} are damaged ({error}): delete the folder, it will be made anew"
+        ) from error
+    if its_tokenizer != by:
+        raise DataError(
+            f"{folder} holds tokens of image tokenizer {its_tokenizer}, not of {by}: "
             "delete the folder, it will be made anew"
         )
-    tokens_SN: NDArray[np.uint16] = np.load(folder / "tokens.npy", mmap_mode="r")
-    if record["ids"] != list(ids) or len(tokens_SN) != len(ids):
+    if its_ids != list(ids) or len(tokens_SN) != len(ids):
         raise DataError(
             f"{folder} holds tokens of other samples: delete the folder, it will be made anew"
         )
