@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.training.conftest import SMALL_GENERATOR, VOCABULARY, draw_tokens, log_records, toy_pairs
 from vilg.data.order import batch_ids
-from vilg.data.shards import Sample
+from vilg.data.shards import DataError, Sample
 from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
 from vilg.model.patterns import paper_patterns
 from vilg.text import LANGUAGES
@@ -199,28 +199,59 @@ def test_the_loss_falls_on_eight_pairs(tmp_path: Path) -> None:
     assert records[-1]["i2t"] < 0.5 * records[0]["i2t"]
 
 
+SAMPLE = Sample(
+    id="flat-1F34E",
+    concept="1F34E",
+    style="flat",
+    group="food-drink",
+    subgroup="food-fruit",
+    names={"zh": "红苹果", "en": "red apple"},
+    captions={"zh": ("红苹果，扁平风格", "另一个"), "en": ("red apple, flat style",)},
+    keywords={"zh": ("果", "青"), "en": ()},
+    picture=b"",
+)
+IMAGE_IDS = np.arange(9, dtype=np.uint16)
+
+
+def written(texts: list[list[int]]) -> list[str]:
+    return [VOCABULARY.decode(text) for text in texts]
+
+
 def test_keywords_take_the_place_of_the_name() -> None:
-    sample = Sample(
-        id="flat-1F34E",
-        concept="1F34E",
-        style="flat",
-        group="food-drink",
-        subgroup="food-fruit",
-        names={"zh": "红苹果", "en": "red apple"},
-        captions={"zh": ("红苹果，扁平风格", "另一个"), "en": ("red apple, flat style",)},
-        keywords={"zh": ("果", "青"), "en": ()},
-        picture=b"",
-    )
-    image_ids = toy_pairs(1)[0].image_ids
-    pair = tokenise_pair(sample, image_ids, VOCABULARY, 48)
-    assert pair.image_ids is image_ids
-
-    def written(texts: list[list[int]]) -> list[str]:
-        return [VOCABULARY.decode(text) for text in texts]
-
+    pair = tokenise_pair(SAMPLE, IMAGE_IDS, VOCABULARY, 48)
+    assert pair.image_ids is IMAGE_IDS
     assert written([pair.captions[lang] for lang in LANGUAGES]) == [
         "红苹果，扁平风格",
         "red apple, flat style",
     ]
     assert written(pair.keyword_captions["zh"]) == ["果，扁平风格", "青，扁平风格"]
     assert pair.keyword_captions["en"] == []
+
+
+def test_a_caption_that_does_not_open_with_the_name_stands_as_it_is() -> None:
+    captions = {**SAMPLE.captions, "zh": ("一个红苹果",)}
+    pair = tokenise_pair(replace(SAMPLE, captions=captions), IMAGE_IDS, VOCABULARY, 48)
+    assert written([pair.captions["zh"]]) == ["一个红苹果"]
+    assert pair.keyword_captions["zh"] == []
+
+
+def test_a_sample_must_have_both_languages() -> None:
+    for captions in ({"en": ("red apple",)}, {"en": ("red apple",), "zh": ()}):
+        with pytest.raises(DataError, match="flat-1F34E has no zh caption"):
+            tokenise_pair(replace(SAMPLE, captions=captions), IMAGE_IDS, VOCABULARY, 48)
+
+
+def test_the_longest_text_that_is_accepted_can_be_trained() -> None:
+    # 12 places: 11 tokens and the language or end token.
+    captions = {"zh": ("红苹果青梨红苹果青梨红",), "en": ("abcdefghijk",)}
+    sample = replace(SAMPLE, captions=captions, keywords={})
+    with pytest.raises(DataError, match=r"flat-1F34E: .*raise generator\.max_text"):
+        tokenise_pair(sample, IMAGE_IDS, VOCABULARY, 11)
+    captions["en"] = ("abcdefghij",)  # and the mark of a word
+    pair = tokenise_pair(sample, IMAGE_IDS, VOCABULARY, SMALL_GENERATOR.max_text)
+    assert max(map(len, pair.captions.values())) == SMALL_GENERATOR.max_text - 1
+    job = job_of([pair], 1, GeneratorLossConfig())
+    assert all(job.loss(step)[0].isfinite() for step in range(4))
+    captions["zh"] = ("红苹果青梨红苹果青梨红苹",)
+    with pytest.raises(DataError, match="has 12 tokens and the model reads 11"):
+        tokenise_pair(sample, IMAGE_IDS, VOCABULARY, SMALL_GENERATOR.max_text)
