@@ -144,12 +144,57 @@ def test_saving_replaces_what_was_there(folder: Path, tmp_path: Path) -> None:
     assert contents(folder) == contents(tmp_path / "new")
 
 
-def test_a_save_that_was_broken_off_is_no_model(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").mkdir()  # so that writing the generator fails
+def test_saving_leaves_nothing_of_what_was_there(folder: Path) -> None:
+    save_model(folder, Model(toy().image_tokenizer))
+    assert sorted(contents(folder)) == ["config.json", "image_tokenizer.safetensors"]
+
+
+def test_a_save_that_fails_is_said_and_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()  # so that it cannot be written
     with pytest.raises(ModelError, match="cannot write"):
         save_model(tmp_path, toy())
     (tmp_path / "model.safetensors").rmdir()
     assert "cannot read" in refusal(tmp_path)
+
+
+def test_a_save_that_is_broken_off_anywhere_never_mixes_two_models(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Image tokenizer and words are the same, so no fingerprint would tell.
+    newer = replace(toy(), generator=toy(seed=1).generator)
+    save_model(tmp_path / "newer", newer)
+    whole = (contents(original), contents(tmp_path / "newer"))
+    actions = {name: getattr(Path, name) for name in ("rename", "unlink", "replace")}
+    finished, broken = False, 0
+    while not finished:
+        folder = tmp_path / str(broken)
+        shutil.copytree(original, folder)
+        left = broken
+
+        def interruptible(name: str) -> Callable[..., Any]:
+            def action(*arguments: Any, **options: Any) -> Any:
+                nonlocal left
+                if left == 0:
+                    raise KeyboardInterrupt
+                left -= 1
+                return actions[name](*arguments, **options)
+
+            return action
+
+        with monkeypatch.context() as patches:
+            for name in actions:
+                patches.setattr(Path, name, interruptible(name))
+            try:
+                save_model(folder, newer)
+                finished = True
+            except KeyboardInterrupt:
+                broken += 1
+        if (folder / "config.json").exists():
+            assert contents(folder) in whole, f"broken off at action {broken - 1}"
+        else:
+            refusal(folder)
+    assert broken > 1
+    assert contents(folder) == whole[1]
 
 
 def add_key(values: dict[str, Any]) -> None:

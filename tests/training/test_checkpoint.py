@@ -147,6 +147,31 @@ def test_an_incomplete_checkpoint_is_ignored_and_replaced(
     assert_equal_states(other, state)
 
 
+def test_a_save_broken_off_before_its_end_leaves_the_last_one(
+    saved: Callable[[str], tuple[Job, TrainState]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job, state = saved("generator")
+    before = {name: value.clone() for name, value in tensors(state).items()}
+    advance(job, state, 1)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Path, "rename", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, state)
+    found = fresh_state(make_job("generator", LOOP))
+    restore(tmp_path, found)
+    assert found.step == 3
+    assert all(torch.equal(value, before[name]) for name, value in tensors(found).items())
+    save(tmp_path, state)
+    restore(tmp_path, found)
+    assert_equal_states(found, state)
+
+
 def test_the_same_step_can_be_saved_again(
     saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path
 ) -> None:
