@@ -9,7 +9,7 @@
 # | stage     | trains                                      | cost      | expected at the end        |
 # | tokenizer | 64 tokens a picture, 1,024 codes            | 25 min    | PSNR 20 dB on a batch      |
 # | 1         | generator, 11 M parameters, both directions | 80 min    | t2i 3.9, i2t 0.6 nats      |
-# | 2         | the same from those weights, other order    | 100 min   | not run yet                |
+# | 2         | the same on, a quarter of it image to text  | 85 min    | not run yet                |
 # | scores    | nothing: `vilg evaluate`, for the card      | 10 min    |                            |
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -38,7 +38,8 @@ case $stage in
     1) train stage1 emoji_cpu && ship generator stage1 ;;
     2)
         train stage2 emoji_cpu --set "generator.init=$shipped" generator.loop.seed=1 \
-            generator.loop.num_steps=4500 generator.optim.peak_lr=7e-4 &&
+            generator.loop.num_steps=6500 generator.optim.peak_lr=8e-4 \
+            generator.loss.image_to_text_share=0.25 &&
             ship generator stage2
         ;;
     scores)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.training.conftest import SMALL_GENERATOR, VOCABULARY, draw_tokens, log_records, toy_pairs
+from vilg.config import ConfigError
 from vilg.data.order import batch_ids
 from vilg.data.shards import DataError, Sample
 from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
@@ -255,3 +256,33 @@ def test_the_longest_text_that_is_accepted_can_be_trained() -> None:
     captions["zh"] = ("红苹果青梨红苹果青梨红苹",)
     with pytest.raises(DataError, match="has 12 tokens and the model reads 11"):
         tokenise_pair(sample, IMAGE_IDS, VOCABULARY, SMALL_GENERATOR.max_text)
+
+
+def test_a_share_of_the_batch_is_described() -> None:
+    """All pairs are drawn, the first of them described, as each would be without the others."""
+    pairs = toy_pairs(4)
+    half = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0, image_to_text_share=0.5)
+    whole = replace(half, image_to_text_share=1.0)
+    first_two = batch_ids(0, 4, 4, 4)[:2].tolist()
+    total, parts = job_of(pairs, 4, half).loss(4)
+    _, all_parts = job_of(pairs, 4, whole).loss(4)
+    assert float(parts["t2i"]) == float(all_parts["t2i"])
+
+    job = job_of(pairs, 4, half)
+    chosen = Reader(job_of(pairs, 4, whole)).read(4)
+    langs = [chosen[id][1] for id in first_two]
+    text_BM, counts_BM = image_to_text_log_probs(
+        job.module,
+        torch.stack([image_tokens(pairs[id]) for id in first_two]),
+        [VOCABULARY.language_id(lang) for lang in langs],
+        [pairs[id].captions[lang] for id, lang in zip(first_two, langs, strict=True)],
+    )
+    expected = -float((text_BM.sum() / counts_BM.sum()).detach())
+    assert float(parts["i2t"]) == pytest.approx(expected, rel=1e-6)
+    assert float(total.detach()) == pytest.approx(float(parts["t2i"]) + expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_a_senseless_share_is_refused(share: float) -> None:
+    with pytest.raises(ConfigError, match="image_to_text_share"):
+        GeneratorLossConfig(image_to_text_share=share)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from vilg.config import require
 from vilg.data.order import batch_ids
 from vilg.data.shards import DataError, Sample
 from vilg.images import contact_sheet
@@ -34,11 +35,20 @@ class GeneratorLossConfig:
         keyword_share: share of text-to-image pairs whose name is replaced by one of its keywords.
         tokens_summed: sum each direction over its tokens as eq. 4-5 do, instead of the mean; an image
             then weighs n/m times more than its caption.
+        image_to_text_share: share of each batch that is trained image to text too; under 1 where the
+            text direction is ahead (a small vocabulary of names is learnt long before pictures are).
     """
 
     caption_drop: float = 0.1
     keyword_share: float = 0.15
     tokens_summed: bool = False
+    image_to_text_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.image_to_text_share <= 1,
+            "image_to_text_share must be more than 0 and at most 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -122,18 +132,24 @@ class GeneratorJob:
         pairs = [self.pairs[id] for id in ids]
         image_ids_BN = torch.from_numpy(self.image_ids_SN[ids])
         sources = [self._source(pair, step, id) for pair, id in zip(pairs, ids, strict=True)]
-        chosen = integers(self.loop.seed, "target language", len(LANGUAGES), step, ids)
-        languages = [LANGUAGES[i] for i in chosen]
-        targets = [pair.captions[lang] for pair, lang in zip(pairs, languages, strict=True)]
-        language_ids = [self.tokenizer.language_id(lang) for lang in languages]
-
         image_BN = text_to_image_log_probs(self.module, sources, image_ids_BN)
+
+        # The order is random, so the first pairs of a batch are as good as any.
+        num_described = max(1, round(self.config.image_to_text_share * len(ids)))
+        described = ids[:num_described]
+        chosen = integers(self.loop.seed, "target language", len(LANGUAGES), step, described)
+        languages = [LANGUAGES[i] for i in chosen]
+        targets = [
+            self.pairs[id].captions[lang] for id, lang in zip(described, languages, strict=True)
+        ]
+        language_ids = [self.tokenizer.language_id(lang) for lang in languages]
         text_BM, counts_BM = image_to_text_log_probs(
-            self.module, image_ids_BN, language_ids, targets
+            self.module, image_ids_BN[:num_described], language_ids, targets
         )
+
         t2i, i2t = -image_BN.mean(), -text_BM.sum() / counts_BM.sum()
         if self.config.tokens_summed:
-            total = (-image_BN.sum() - text_BM.sum()) / len(ids)
+            total = -image_BN.sum() / len(ids) - text_BM.sum() / num_described
         else:
             total = t2i + i2t
         return total, {"t2i": t2i.detach(), "i2t": i2t.detach()}
