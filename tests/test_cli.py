@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from PIL import Image
+from safetensors.torch import save_file
 
+from tests.tokenizer import published
 from vilg.cli import main
 from vilg.cli.output import picture_name, slug
 from vilg.model.folder import Model, load_model, save_model
@@ -255,6 +259,18 @@ def test_evaluate_writes_where_it_is_told(
     assert any(Path("numbers").iterdir())
 
 
+def test_measuring_without_the_extra_is_one_line(
+    run: Run, toy_folder: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What Python takes for a package that is not there.
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)  # type: ignore[arg-type]
+    result = run("evaluate", "tokenizer", "--model", toy_folder, "--data", toy_data)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("vilg: error: torchmetrics not found")
+    assert 'pip install "vilg[eval]"' in result.err and result.err.count("\n") == 1
+    assert not any(Path.cwd().iterdir())
+
+
 def test_a_trained_model_draws_and_a_full_disk_is_one_line(run: Run, toy_data: Path) -> None:
     settings = [
         f"{stage}.{key}"
@@ -292,11 +308,97 @@ def test_a_trained_model_draws_and_a_full_disk_is_one_line(run: Run, toy_data: P
     assert "Traceback" not in full.err
 
 
+# import
+
+
+@pytest.fixture(scope="module")
+def published_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small published networks: taming.safetensors and .yaml, llamagen likewise, vqvae/."""
+    folder = tmp_path_factory.mktemp("published")
+    for name, settings, shapes in (
+        ("taming", published.taming_settings(), published.taming_shapes),
+        ("llamagen", published.llamagen_settings(), published.llamagen_shapes),
+        ("diffusers", published.diffusers_settings(), published.diffusers_shapes),
+    ):
+        state = published.random_state(shapes(settings))
+        if name == "taming":
+            for leaf in ("bias", "weight"):  # of training
+                state[f"loss.discriminator.main.0.{leaf}"] = torch.zeros(3)
+        save_file(state, folder / f"{name}.safetensors")
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "vqvae").mkdir()
+    (folder / "diffusers.safetensors").rename(
+        folder / "vqvae" / "diffusion_pytorch_model.safetensors"
+    )
+    settings = published.diffusers_settings()
+    (folder / "vqvae" / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+IMPORTS = {
+    "taming": ("taming.safetensors --config taming.yaml", "f4, 40 codes of 6, 8 x 8 tokens"),
+    "taming, said": (
+        "taming.safetensors --kind taming --config taming.yaml --image-size 64",
+        "f4, 40 codes of 6, 16 x 16 tokens for 64 x 64 pixels",
+    ),
+    "llamagen": (
+        "llamagen.safetensors --config llamagen.yaml",
+        "f4, 40 codes of 8, 64 x 64 tokens",
+    ),
+    "diffusers": ("vqvae", "f4, 40 codes of 7, 8 x 8 tokens for 32 x 32 pixels"),
+}
+
+
+@pytest.mark.parametrize(("command", "said"), IMPORTS.values(), ids=list(IMPORTS))
+def test_an_import_is_a_model_and_says_what_it_is(
+    run: Run, published_weights: Path, monkeypatch: pytest.MonkeyPatch, command: str, said: str
+) -> None:
+    here = Path.cwd()
+    monkeypatch.chdir(published_weights)
+    first = run("import", *command.split(), "--out", here / "first")
+    assert first.status == 0, first.err
+    assert first.out.count("\n") == 1 and said in first.out
+    model = load_model(here / "first")
+    assert model.generator is None
+    assert f"fingerprint {model.image_tokenizer.fingerprint()}" in first.out
+    num_weights = sum(value.numel() for value in model.image_tokenizer.state_dict().values())
+    assert f"{num_weights / 1e6:.1f} M weights" in first.out
+    names = ["loss.discriminator.main.0.bias", "loss.discriminator.main.0.weight"]
+    left_out = f"left out what only training needs: {names[0]} and 1 more\n"
+    assert first.err == (left_out if command.startswith("taming") else "")
+    second = run("import", *command.split(), "--out", here / "second")
+    assert second.out.replace("second", "first") == first.out
+    assert files_under(here / "second") == files_under(here / "first")
+
+
+def test_an_import_replaces_no_model(run: Run, published_weights: Path, toy_folder: Path) -> None:
+    shutil.copytree(toy_folder, "toy")
+    before = files_under(Path("toy"))
+    result = run("import", published_weights / "vqvae", "--out", "toy")
+    assert result.status == 2 and "holds a model already" in result.err
+    assert files_under(Path("toy")) == before
+
+
+def test_an_import_onto_a_full_disk_is_one_line_and_no_model(
+    run: Run, published_weights: Path
+) -> None:
+    with full_disk(after=10_000):
+        result = run("import", published_weights / "vqvae", "--out", "model")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.count("\n") == 1 and "cannot write" in result.err
+    assert files_under(Path("model")) == {}
+
+
 # Bad input
 
 
 @pytest.fixture(scope="module")
-def laid_out(tmp_path_factory: pytest.TempPathFactory, toy_folder: Path, toy_model: Model) -> Path:
+def laid_out(
+    tmp_path_factory: pytest.TempPathFactory,
+    toy_folder: Path,
+    toy_model: Model,
+    published_weights: Path,
+) -> Path:
     """A folder with everything that the cases below name."""
     folder = tmp_path_factory.mktemp("bad")
     picture = folder / "picture.png"
@@ -323,6 +425,14 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory, toy_folder: Path, toy_mod
         config.write_text(config.read_text().replace(*edit))
     (folder / "no-weights" / "model.safetensors").unlink()
     save_model(folder / "image-only", Model(toy_model.image_tokenizer))
+    shutil.copytree(published_weights, folder, dirs_exist_ok=True)
+    (folder / "words.ckpt").write_text("no weights")
+    whole = (folder / "taming.safetensors").read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    other = published.taming_settings(num_res_blocks=2)
+    (folder / "other.yaml").write_text(yaml.safe_dump(other))
+    other = published.taming_settings(double_z=True)
+    (folder / "double.yaml").write_text(yaml.safe_dump(other))
     return folder
 
 
@@ -391,6 +501,36 @@ BAD_INPUT = {
     "missing training data": ("data stats folder", "manifest.json"),
     "demo without data": ("demo --model toy", "--data"),
     "unknown suite": ("evaluate speed --model toy", "speed"),
+    "import of nothing": ("import nowhere.ckpt --out new", "nowhere.ckpt"),
+    "import from nowhere on the hub": ("import nobody/nothing --out new", "nobody/nothing"),
+    "import of a folder without weights": ("import folder --out new", "diffusion_pytorch_model"),
+    "import of a model of ours": ("import toy --out new", "diffusion_pytorch_model"),
+    "import of words": ("import words.ckpt --out new", "words.ckpt"),
+    "import of half a file": (
+        "import cut.safetensors --config taming.yaml --out new",
+        "cut.safetensors",
+    ),
+    "import without settings": ("import taming.safetensors --out new", "--config"),
+    "import with settings of another network": (
+        "import taming.safetensors --config other.yaml --out new",
+        "missing: encoder.down.0.block.1",
+    ),
+    "import of what cannot be computed": (
+        "import taming.safetensors --config double.yaml --out new",
+        "double_z",
+    ),
+    "import with words for settings": (
+        "import taming.safetensors --config taken --out new",
+        "taken has no keys",
+    ),
+    "import of an unknown kind": ("import vqvae --kind dalle --out new", "taming, llamagen"),
+    "import of another kind": ("import vqvae --kind taming --out new", "those of diffusers"),
+    "import of a size that does not halve": (
+        "import vqvae --image-size 30 --out new",
+        "image_size",
+    ),
+    "file as import folder": ("import vqvae --out taken", "taken is not a folder"),
+    "import over a model": ("import vqvae --out image-only", "image-only"),
     "evaluation of nothing": ("evaluate tokenizer --limit 0 --model toy", "--limit"),
 }
 
@@ -487,7 +627,7 @@ def test_help_works_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "generate", "caption", "score", "train", "evaluate", "data stats"]
+    "verb", ["demo", "generate", "caption", "score", "train", "evaluate", "import", "data stats"]
 )
 def test_every_verb_has_a_summary_and_an_example(run: Run, verb: str) -> None:
     result = run(*verb.split(), "--help")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vilg.config import ConfigError, from_dict, override, to_json
+from vilg.config import ConfigError, from_dict, later_key, override, to_json
 from vilg.errors import VilgError
 from vilg.model.patterns import Pattern
 from vilg.recipes import RECIPES
@@ -269,3 +269,55 @@ def test_an_override_that_cannot_be_names_its_key(assignment: str, words: list[s
 def test_settings_that_cannot_work_are_refused(assignment: str, said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         override(RECIPES["emoji_cpu_tiny"](), [assignment])
+
+
+# --- Keys that came later, and settings of several kinds ---------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle:
+    radius: int = 1
+    filled: bool = later_key(False)
+    kind: str = later_key("circle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square:
+    side: int
+    kind: str = "square"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    shape: Circle | Square
+    spare: Circle | Square | None = None
+
+
+def test_a_later_key_is_written_only_when_it_says_something() -> None:
+    assert json.loads(to_json(Circle())) == {"radius": 1}
+    assert json.loads(to_json(Circle(filled=True))) == {"radius": 1, "filled": True}
+    assert from_dict(Circle, {"radius": 2}) == Circle(radius=2)
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        Drawing(shape=Circle(radius=3)),
+        Drawing(shape=Circle(filled=True), spare=Square(side=2)),
+        Drawing(shape=Square(side=2), spare=Circle()),
+    ],
+)
+def test_settings_of_several_kinds_survive(drawing: Drawing) -> None:
+    assert from_dict(Drawing, json.loads(to_json(drawing))) == drawing
+
+
+def test_the_kind_decides_which_keys_there_are() -> None:
+    assert from_dict(Drawing, {"shape": {"radius": 2}}).shape == Circle(radius=2)
+    with pytest.raises(ConfigError, match=r"unknown key shape\.side: the keys here are radius"):
+        from_dict(Drawing, {"shape": {"side": 2}})
+    with pytest.raises(ConfigError, match=r"shape\.kind must be one of circle, square, not 'cone'"):
+        from_dict(Drawing, {"shape": {"kind": "cone"}})
+    with pytest.raises(ConfigError, match=r"shape\.kind must be one of"):
+        from_dict(Drawing, {"shape": 3})
+    changed = override(Drawing(shape=Square(side=2)), ["shape.side=5"])
+    assert changed == Drawing(shape=Square(side=5))

@@ -31,9 +31,28 @@ def require(holds: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def later_key(default: Any) -> Any:
+    """Declare a key that came after files were written without it.
+
+    It is left out of them while it holds its default, so that files and the fingerprints taken of
+    them stay as they were (docs/decisions/0005).
+    """
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
 def to_json(config: Any) -> str:
     """Write a (nested) dataclass as stable, readable JSON."""
-    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False, default=str) + "\n"
+    return json.dumps(_as_values(config), indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def _as_values(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: _as_values(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+            if not ("later" in field.metadata and getattr(value, field.name) == field.default)
+        }
+    return [_as_values(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
@@ -73,8 +92,8 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        kind = next(argument for argument in arguments if argument is not type(None))
-        return _convert(kind, value, key)
+        kinds = [argument for argument in arguments if argument is not type(None)]
+        return _convert(_choose(kinds, value, key), value, key)
     if dataclasses.is_dataclass(kind):
         return from_dict(typing.cast(type[Any], kind), value, f"{key}.")
     if origin is tuple:
@@ -94,6 +113,17 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
             raise ConfigError(f"{key} must be a whole number, not {value!r}")
         return value
     raise ConfigError(f"{key} must be of type {getattr(kind, '__name__', kind)}, not {value!r}")
+
+
+def _choose(kinds: list[Any], value: Any, key: str) -> Any:
+    """Choose among classes of settings by their default of the key `kind`; the first has it implied."""
+    if len(kinds) == 1:
+        return kinds[0]
+    by_name: dict[str, Any] = {kind.kind: kind for kind in kinds}  # the default is on the class
+    name = value.get("kind", next(iter(by_name))) if isinstance(value, dict) else None
+    if name not in by_name:
+        raise ConfigError(f"{key}.kind must be one of {', '.join(by_name)}, not {name!r}")
+    return by_name[name]
 
 
 def override(config: Config, assignments: list[str]) -> Config:

@@ -4,14 +4,19 @@ vilg train emoji_cpu_tiny
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from vilg.model.folder import SamplingConfig
 from vilg.model.patterns import paper_patterns
+from vilg.tokenizer.codebooks import CodebookConfig
+from vilg.tokenizer.dvae import DVAEConfig
+from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
 from vilg.training.run import DataConfig, GeneratorRun, Recipe, TokenizerRun
+from vilg.training.tokenizer_job import TokenizerLossConfig
 
 EMOJI = Path("datasets/emoji")
 
@@ -26,6 +31,10 @@ EMOJI_GROUPS = (
     "objects",
     "symbols",
 )
+
+
+# A dVAE has a likelihood for its pixels and needs no other term (DALL-E, section 2.1).
+DVAE_LOSS = TokenizerLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0)
 
 
 def emoji_tokenizer() -> Recipe:
@@ -50,6 +59,67 @@ def emoji_tokenizer() -> Recipe:
     )
 
 
+def emoji_dvae() -> Recipe:
+    """The paper's other tokenizer on the same pictures, for end-to-end training (section 3.3)."""
+    return Recipe(
+        tokenizer=TokenizerRun(
+            data=DataConfig(folder=EMOJI),
+            model=DVAEConfig(
+                image_size=64,
+                channels=32,
+                channel_multipliers=(1, 2, 4, 8),
+                num_blocks=1,
+                num_codes=1024,
+                code_dim=64,
+            ),
+            loss=DVAE_LOSS,
+            codebook=CodebookConfig(temperature_steps=2000, kl=1.0, kl_steps=1000),
+            loop=LoopConfig(num_steps=3000, batch_size=16, show_every=250, save_every=250),
+            optim=OptimConfig(peak_lr=1e-3, final_lr=1e-5, weight_decay=1e-4, ema_decay=0.99),
+        )
+    )
+
+
+def picture_tokenizer() -> Recipe:
+    """A tokenizer of one's own pictures: --set tokenizer.data.folder=FOLDER, of any sizes."""
+    recipe = emoji_tokenizer()
+    assert recipe.tokenizer is not None
+    pictures = replace(recipe.tokenizer, data=DataConfig(folder=Path("pictures")))
+    return replace(recipe, tokenizer=pictures)
+
+
+def vqgan_f8_8192() -> Recipe:
+    """The paper's image tokenizer, 1,024 tokens of 8,192 codes at 256x256; for a GPU and many pictures.
+
+    Shape and loss of the public f8-8192 model of taming-transformers (its config
+    `vqgan_gumbel_f8`), with its L1, perceptual and adversarial terms.
+    """
+    return Recipe(
+        tokenizer=TokenizerRun(
+            data=DataConfig(folder=Path("pictures")),
+            model=VQGANConfig(quantizer=QuantizerKind.GUMBEL),
+            loss=TokenizerLossConfig(
+                l2=0.0, perceptual=1.0, adversarial=0.8, adversarial_from=250_000
+            ),
+            codebook=CodebookConfig(
+                straight_through=True,
+                temperature_from=0.9,
+                temperature_to=1e-6,
+                temperature_steps=1_000_001,
+                # Theirs is 1e-8 a position; ours is divided by the pixel values, 192 a position.
+                kl=192e-8,
+                kl_steps=1,
+            ),
+            loop=LoopConfig(num_steps=1_000_000, batch_size=16, show_every=5000, save_every=5000),
+            # Their rate is 4.5e-6 a picture of the batch.
+            optim=OptimConfig(peak_lr=7.2e-5, final_lr=7.2e-5, betas=(0.5, 0.9), weight_decay=0.0),
+            discriminator_optim=OptimConfig(
+                peak_lr=7.2e-5, final_lr=7.2e-5, betas=(0.5, 0.9), weight_decay=0.0
+            ),
+        )
+    )
+
+
 def emoji_cpu() -> Recipe:
     """One stage of the shipped model: 11 M parameters; runs/emoji_cpu.sh chains the stages."""
     return Recipe(
@@ -60,7 +130,8 @@ def emoji_cpu() -> Recipe:
             num_heads=4,
             patterns=paper_patterns(8),
             max_text=48,
-            sampling=SamplingConfig(temperature=1.0, guidance=3.0),
+            # Looked at on the demo's prompts: docs/log.md.
+            sampling=SamplingConfig(temperature=0.7, guidance=2.0),
             loop=LoopConfig(num_steps=3600, batch_size=16, show_every=500, save_every=250),
             optim=OptimConfig(peak_lr=1e-3, final_lr=3e-5, warmup_steps=200, ema_decay=0.998),
         )
@@ -108,5 +179,13 @@ def emoji_cpu_tiny() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__: recipe for recipe in (emoji_tokenizer, emoji_cpu, emoji_cpu_tiny)
+    recipe.__name__: recipe
+    for recipe in (
+        emoji_tokenizer,
+        emoji_cpu,
+        emoji_cpu_tiny,
+        emoji_dvae,
+        picture_tokenizer,
+        vqgan_f8_8192,
+    )
 }

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from vilg.data.shards import Sample
+from vilg.evaluation.judge import Judge, load_judge
 from vilg.evaluation.samples import Splits
 from vilg.model.folder import Model
 from vilg.model.generator import Generator, image_to_text_log_probs, text_to_image_log_probs
@@ -87,6 +88,11 @@ def toy_data(tmp_path: Path) -> Path:
         (folder / "splits" / f"{split}.txt").write_text("\n".join(ids) + "\n")
     (folder / "splits" / "unseen_combination.txt").write_text("flat-6\nnoto-6\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def judge() -> Judge:
+    return load_judge()
 
 
 @pytest.fixture(scope="session")

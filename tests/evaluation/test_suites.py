@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 import vilg
 from vilg.errors import VilgError
 from vilg.evaluation import evaluate
+from vilg.evaluation.extra import PACKAGES
 from vilg.model.folder import ModelError, weights_hash
 
 
@@ -21,7 +23,7 @@ def test_a_second_run_writes_the_same_bytes(
     written = []
     for name in ("first", "second"):
         out = tmp_path / name / "scores"
-        evaluate(suite, str(toy_folder), toy_data, out)
+        evaluate(suite, str(toy_folder), toy_data, out, limit=4)
         written.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
     assert written[0] == written[1]
     assert set(written[0]) == {"generator.json"} or set(written[0]) == {
@@ -48,10 +50,11 @@ def test_the_manifest_says_what_was_measured(
         "weights": weights_hash(toy_folder),
         "image_tokenizer": config["image_tokenizer_fingerprint"],
         "text_tokenizer": config["text_tokenizer_fingerprint"],
+        "judge": None,
         "data": "toy content",
         "vilg": vilg.__version__,
         "torch": torch.__version__,
-        "seeds": {"choice_seed": 0, "shuffle_seed": 0},
+        "seeds": {"choice_seed": 0, "shuffle_seed": 0, "subset_seed": 0},
         "settings": {
             "groups": ["food-drink"],
             "limit": 3,
@@ -72,8 +75,12 @@ def test_the_manifest_says_what_was_measured(
     assert set(scores["nll_per_token"]) == {"train", "unseen_concept"}
 
 
-def test_the_sheet_is_a_picture(toy_folder: Path, toy_data: Path, tmp_path: Path) -> None:
-    evaluate("tokenizer", str(toy_folder), toy_data, tmp_path)
+def test_the_sheet_is_a_picture_and_the_manifest_names_the_judge(
+    toy_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    evaluate("tokenizer", str(toy_folder), toy_data, tmp_path, limit=4)
+    manifest = json.loads((tmp_path / "tokenizer.json").read_text())["manifest"]
+    assert manifest["judge"] == {"name": "efficientnet-lite2", "weights": "9656183eaeafe8cb"}
     with Image.open(tmp_path / "tokenizer.png") as sheet:
         assert sheet.height == 4 * (64 + 4) + 4
 
@@ -100,6 +107,24 @@ def test_bad_settings_are_errors_before_anything_is_written(
         evaluate("tokenizer", str(toy_folder), toy_data, out)
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_only_the_tokenizer_suite_needs_the_extra(
+    package: str,
+    toy_folder: Path,
+    toy_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What Python takes for a package that is not there.
+    monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]
+    out = tmp_path / "out"
+    with pytest.raises(VilgError, match=rf'^{package} not found: .* pip install "vilg\[eval\]"$'):
+        evaluate("tokenizer", str(toy_folder), toy_data, out)
+    assert not out.exists()
+    if package == PACKAGES[0]:
+        evaluate("generator", str(toy_folder), toy_data, out, limit=1)
+
+
 def test_an_image_tokenizer_alone_has_no_generator_to_measure(
     toy_folder: Path, toy_data: Path, tmp_path: Path
 ) -> None:
@@ -108,6 +133,6 @@ def test_an_image_tokenizer_alone_has_no_generator_to_measure(
     config = json.loads((folder / "config.json").read_text())
     config["generator"] = config["text_tokenizer_fingerprint"] = None
     (folder / "config.json").write_text(json.dumps(config))
-    evaluate("tokenizer", str(folder), toy_data, tmp_path / "out")
+    evaluate("tokenizer", str(folder), toy_data, tmp_path / "out", limit=1)
     with pytest.raises(ModelError, match="image tokenizer only"):
         evaluate("generator", str(folder), toy_data, tmp_path / "out")

@@ -29,6 +29,9 @@ from vilg.model.folder import (
 from vilg.model.generator import Generator, GeneratorConfig
 from vilg.model.patterns import Pattern
 from vilg.text import TextTokenizer
+from vilg.tokenizer.base import ImageTokenizer
+from vilg.tokenizer.dvae import DVAE, DVAEConfig
+from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
 
 IMAGE_TOKENIZER = VQGANConfig(
@@ -128,6 +131,24 @@ def test_saving_what_was_loaded_gives_the_same_bytes(original: Path, tmp_path: P
     assert contents(tmp_path / "again") == contents(original)
     save_model(tmp_path / "once more", load_model(tmp_path / "again"))
     assert contents(tmp_path / "once more") == contents(original)
+
+
+def test_an_image_tokenizer_keeps_the_precision_of_its_files(tmp_path: Path) -> None:
+    model = toy()
+    model.image_tokenizer.stored_as = torch.float32  # as an imported one
+    save_model(tmp_path / "first", model)
+    loaded = load_model(tmp_path / "first")
+    for key, value in model.image_tokenizer.state_dict().items():
+        assert torch.equal(loaded.image_tokenizer.state_dict()[key], value), key
+    fingerprint = read_config(tmp_path / "first").image_tokenizer_fingerprint
+    assert fingerprint == model.image_tokenizer.fingerprint()
+    kept = load_file(tmp_path / "first" / "model.safetensors")
+    assert {value.dtype for value in kept.values()} == {torch.float16}
+    # Lent to another generator, it is the same image tokenizer still.
+    save_model(tmp_path / "other", replace(toy(seed=1), image_tokenizer=loaded.image_tokenizer))
+    assert read_config(tmp_path / "other").image_tokenizer_fingerprint == fingerprint
+    weights = "image_tokenizer.safetensors"
+    assert contents(tmp_path / "other")[weights] == contents(tmp_path / "first")[weights]
 
 
 def test_an_image_tokenizer_alone_is_a_model_too(tmp_path: Path) -> None:
@@ -349,3 +370,39 @@ def test_other_settings_of_a_model_survive(tmp_path: Path) -> None:
     for i, sampling in enumerate((SamplingConfig(), replace(SAMPLING, top_k=None))):
         save_model(tmp_path / str(i), replace(toy(), sampling=sampling))
         assert load_model(tmp_path / str(i)).sampling == sampling
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        lambda: VQGAN(replace(IMAGE_TOKENIZER, quantizer=QuantizerKind.GUMBEL)),
+        lambda: VQGAN(replace(IMAGE_TOKENIZER, normalised=False)),
+        lambda: DVAE(
+            DVAEConfig(image_size=16, channels=8, channel_multipliers=(1, 2), num_codes=9)
+        ),
+    ],
+    ids=["gumbel", "plain codes", "dvae"],
+)
+def test_other_kinds_of_image_tokenizer_are_models_too(
+    tokenizer: Callable[[], ImageTokenizer], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    saved = tokenizer()
+    save_model(tmp_path, Model(saved))
+    loaded = load_model(tmp_path).image_tokenizer
+    assert type(loaded) is type(saved) and loaded.config == saved.config
+    rounded = saved.half().float()
+    pixels = torch.rand(2, 3, saved.config.image_size, saved.config.image_size) * 2 - 1
+    assert torch.equal(loaded.encode(pixels), rounded.encode(pixels))
+    ids = loaded.encode(pixels)
+    assert torch.equal(loaded.decode(ids), rounded.decode(ids))
+
+
+def test_keys_that_came_later_leave_earlier_files_as_they_were(original: Path) -> None:
+    """So do the fingerprints, which cover the settings."""
+    values = json.loads((original / "config.json").read_text(encoding="utf-8"))
+    assert not {"kind", "quantizer", "normalised"} & {*values["image_tokenizer"]}
+    assert (
+        load_model(SHIPPED).image_tokenizer.fingerprint()
+        == read_config(SHIPPED).image_tokenizer_fingerprint
+    )

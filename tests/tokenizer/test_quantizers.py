@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vilg.tokenizer.quantizers import CodebookAverages, VectorQuantizer
+from vilg.tokenizer.codebooks import CodebookAverages
+from vilg.tokenizer.quantizers import VectorQuantizer
 
 K, D = 12, 4
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vilg.tokenizer.quantizers import CodebookAverages
+from vilg.tokenizer.codebooks import CodebookAverages
+from vilg.tokenizer.quantizers import VectorQuantizer
 from vilg.tokenizer.vqgan import VQGAN, AttentionBlock, VQGANConfig
 
 TINY = VQGANConfig(
@@ -34,6 +35,14 @@ def build(config: VQGANConfig, seed: int = 0) -> VQGAN:
     return VQGAN(config)
 
 
+def reconstruct(vqgan: VQGAN, pixels_B3YX: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Send pictures through encoder, codes and decoder."""
+    assert isinstance(vqgan.quantizer, VectorQuantizer)
+    latent_BDHW = vqgan.encoder(pixels_B3YX)
+    codes_BDHW, ids_BHW, commitment = vqgan.quantizer(latent_BDHW)
+    return vqgan.decoder(codes_BDHW), commitment, latent_BDHW, ids_BHW
+
+
 def pictures(number: int, size: int) -> Tensor:
     return torch.rand(number, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
@@ -43,7 +52,7 @@ def test_shapes(config: VQGANConfig) -> None:
     vqgan, pixels_B3YX = build(config), pictures(2, config.image_size)
     grid = config.image_size // 2 ** (len(config.channel_multipliers) - 1)
     assert config.grid_size == grid
-    reconstruction_B3YX, commitment, latent_BDHW, ids_BHW = vqgan(pixels_B3YX)
+    reconstruction_B3YX, commitment, latent_BDHW, ids_BHW = reconstruct(vqgan, pixels_B3YX)
     assert reconstruction_B3YX.shape == pixels_B3YX.shape
     assert commitment.shape == ()
     assert latent_BDHW.shape == (2, config.code_dim, grid, grid)
@@ -97,7 +106,7 @@ def test_decoded_pixels_stay_in_range() -> None:
 
 def test_decode_is_the_decoder_on_the_codes_of_the_ids() -> None:
     vqgan, pixels_B3YX = build(TINY), pictures(2, 16)
-    reconstruction_B3YX, _, _, ids_BHW = vqgan(pixels_B3YX)
+    reconstruction_B3YX, _, _, ids_BHW = reconstruct(vqgan, pixels_B3YX)
     decoded_B3YX = vqgan.decode(ids_BHW)
     assert torch.allclose(decoded_B3YX, reconstruction_B3YX.clamp(-1, 1), atol=1e-5)
     assert not decoded_B3YX.requires_grad
@@ -141,7 +150,7 @@ def test_a_tiny_vqgan_overfits_four_pictures() -> None:
     optimizer = torch.optim.Adam(vqgan.parameters(), lr=5e-3)
     losses = []
     for step in range(40):
-        reconstruction_B3YX, commitment, latent_BDHW, ids_BHW = vqgan(pixels_B3YX)
+        reconstruction_B3YX, commitment, latent_BDHW, ids_BHW = reconstruct(vqgan, pixels_B3YX)
         pixel_loss = (reconstruction_B3YX - pixels_B3YX).square().mean()
         optimizer.zero_grad()
         (pixel_loss + 0.25 * commitment).backward()

@@ -16,14 +16,17 @@ from vilg.images import to_array
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import paper_patterns
 from vilg.text import TextTokenizer
+from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
+from vilg.tokenizer.discriminator import DiscriminatorConfig
+from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.checkpoint import TrainState
 from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, TokenisedPair
-from vilg.training.loop import Job, LoopConfig, train
+from vilg.training.loop import Job, LoopConfig, Turn, train
 from vilg.training.optim import OptimConfig
-from vilg.training.tokenizer_job import TokenizerJob, TokenizerLossConfig
+from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob, TokenizerLossConfig
 
-JOBS = ("tokenizer", "generator")
+JOBS = ("tokenizer", "adversarial", "dvae", "generator")
 OPTIM = OptimConfig(peak_lr=1e-2, final_lr=1e-4, warmup_steps=3, ema_decay=0.9)
 VOCABULARY = TextTokenizer("红苹果青梨，扁平风格", [])
 SMALL_VQGAN = VQGANConfig(
@@ -37,6 +40,10 @@ SMALL_VQGAN = VQGANConfig(
     code_dim=4,
     norm_groups=4,
 )
+SMALL_DVAE = DVAEConfig(
+    image_size=16, channels=8, channel_multipliers=(1, 2), num_blocks=1, num_codes=16, code_dim=4
+)
+SMALL_DISCRIMINATOR = DiscriminatorConfig(channels=4, num_layers=1, norm_groups=4)
 SMALL_GENERATOR = GeneratorConfig(
     width=16,
     num_heads=2,
@@ -81,15 +88,35 @@ def draw_tokens(image_ids_BN: Tensor) -> list[Image.Image]:
     return [Image.fromarray(grid).convert("RGB") for grid in grids]
 
 
+TOKENIZERS = {
+    "tokenizer": (
+        SMALL_VQGAN,
+        TokenizerLossConfig(),
+        CodebookConfig(decay=0.7, restart_below=0.5),
+    ),
+    "adversarial": (
+        SMALL_VQGAN,
+        TokenizerLossConfig(adversarial=0.8, adversarial_from=1, discriminator=SMALL_DISCRIMINATOR),
+        CodebookConfig(rule=LearningRule.GRADIENT, decay=0.7, restart_below=0.5),
+    ),
+    "dvae": (
+        SMALL_DVAE,
+        TokenizerLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0),
+        CodebookConfig(temperature_steps=10, kl_steps=5),
+    ),
+}
+
+
 def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
-    """Build one of the two jobs; 7 samples, so that batches of 4 straddle epochs.
+    """Build one of the jobs; 7 samples, so that batches of 4 straddle epochs.
 
     Codes die and restart, captions are dropped and replaced: all that could differ on resume does.
     """
-    if kind == "tokenizer":
+    if kind in TOKENIZERS:
+        config, loss, codebook = TOKENIZERS[kind]
         pictures = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
-        loss = TokenizerLossConfig(max_shift=2, codebook_decay=0.7, restart_below=0.5)
-        return TokenizerJob(SMALL_VQGAN, loss, loop, pictures, pictures[:2])
+        shift = AugmentConfig(max_shift=2, recolour=0.5)
+        return TokenizerJob(config, loss, codebook, shift, loop, pictures, pictures[:2])
     mixed = GeneratorLossConfig(caption_drop=0.3, keyword_share=0.5)
     return GeneratorJob(SMALL_GENERATOR, mixed, loop, toy_pairs(7), VOCABULARY, draw_tokens)
 
@@ -107,11 +134,16 @@ class Until:
 
     def __init__(self, job: Job, step: int, then: Callable[[], Any] = break_off):
         self.job, self.module, self.step, self.then = job, job.module, step, then
+        first, *others = job.turns
+        self.turns = [Turn(first.name, first.module, self.loss), *others]
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]] | None:
         if step == self.step:
             self.then()
-        return self.job.loss(step)
+        return self.job.turns[0].loss(step)
+
+    def alarm(self, values: dict[str, float]) -> str | None:
+        return self.job.alarm(values)
 
     def after_step(self, step: int) -> dict[str, float]:
         return self.job.after_step(step)
@@ -124,13 +156,13 @@ def train_until(step: int, kind: str, loop: LoopConfig, folder: Path, resume: bo
     """Train and break off when the step would begin."""
     job = Until(make_job(kind, loop), step)
     with pytest.raises(BrokenOff):
-        train(job, loop, OPTIM, folder, resume=resume, out=io.StringIO())
+        train(job, loop, [OPTIM] * len(job.turns), folder, resume=resume, out=io.StringIO())
 
 
 def finish(kind: str, loop: LoopConfig, folder: Path, resume: bool = False) -> TrainState:
     """Train to the end."""
     job = make_job(kind, loop)
-    return train(job, loop, OPTIM, folder, resume=resume, out=io.StringIO())
+    return train(job, loop, [OPTIM] * len(job.turns), folder, resume=resume, out=io.StringIO())
 
 
 def log_records(folder: Path) -> list[dict[str, Any]]:
@@ -143,11 +175,15 @@ def log_records(folder: Path) -> list[dict[str, Any]]:
 
 def tensors(state: TrainState) -> dict[str, Tensor]:
     """Everything that a run has learnt."""
-    moments = state.optimizer.state_dict()["state"]
     return {
         **{f"module {name}": value for name, value in state.module.state_dict().items()},
         **{f"average {name}": value for name, value in state.averages.items()},
-        **{f"moment {i} {name}": v for i, part in moments.items() for name, v in part.items()},
+        **{
+            f"moment {turn} {i} {name}": value
+            for turn, optimizer in enumerate(state.optimizers)
+            for i, part in optimizer.state_dict()["state"].items()
+            for name, value in part.items()
+        },
     }
 
 

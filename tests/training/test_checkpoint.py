@@ -16,7 +16,7 @@ from tests.training.conftest import (
     tensors,
 )
 from vilg.training.checkpoint import CheckpointError, TrainState, restore, save
-from vilg.training.loop import Job, LoopConfig
+from vilg.training.loop import Job, LoopConfig, take_turn
 from vilg.training.optim import build_optimizer, update_ema
 from vilg.training.tokenizer_job import TokenizerJob
 
@@ -25,14 +25,14 @@ LOOP = LoopConfig(num_steps=8, batch_size=4)
 
 def fresh_state(job: Job) -> TrainState:
     averages = {name: value.clone() for name, value in job.module.state_dict().items()}
-    return TrainState(job.module, averages, build_optimizer(OPTIM, job.module))
+    optimizers = [build_optimizer(OPTIM, turn.module) for turn in job.turns]
+    return TrainState(job.module, averages, optimizers)
 
 
 def advance(job: Job, state: TrainState, steps: int) -> None:
     for _ in range(steps):
-        job.loss(state.step)[0].backward()
-        state.optimizer.step()
-        state.optimizer.zero_grad()
+        for turn, optimizer in zip(job.turns, state.optimizers, strict=True):
+            take_turn(turn, optimizer, OPTIM, state.step)
         job.after_step(state.step)
         update_ema(state.averages, job.module, OPTIM.ema_decay, state.step)
         state.step += 1
@@ -69,7 +69,8 @@ def test_everything_comes_back_bit_for_bit(
     # The averages are those of the weights, not the weights again.
     assert any(not torch.equal(names[f"module {n}"], v) for n, v in found.averages.items())
     if kind == "tokenizer":
-        assert not torch.allclose(names["module averages.counts_K"], torch.tensor(1 / 32))
+        counts_K = names["module learner.codebook.use.counts_K"]
+        assert not torch.allclose(counts_K, torch.tensor(1 / 32))
 
 
 def test_moments_lie_in_memory_as_their_weights_do(
@@ -81,7 +82,7 @@ def test_moments_lie_in_memory_as_their_weights_do(
     restore(tmp_path, state)
     moments = [
         (parameter, own[name])
-        for parameter, own in state.optimizer.state.items()
+        for parameter, own in state.optimizers[0].state.items()
         for name in ("exp_avg", "exp_avg_sq")
     ]
     assert any(not parameter.is_contiguous() for parameter, _ in moments)
@@ -198,7 +199,10 @@ def wider() -> Job:
     job = make_job("tokenizer", LOOP)
     assert isinstance(job, TokenizerJob)
     wide = replace(SMALL_VQGAN, channels=16)
-    return TokenizerJob(wide, job.config, LOOP, job.pictures_NYX3, job.held_out_BYX3)
+    pictures = job.pictures_NYX3
+    return TokenizerJob(
+        wide, job.config, job.codebook.config, job.augmentation, LOOP, pictures, pictures[:2]
+    )
 
 
 @pytest.mark.parametrize("other", [wider, lambda: make_job("generator", LOOP)])

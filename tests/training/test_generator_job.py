@@ -194,7 +194,7 @@ def test_the_loss_falls_on_eight_pairs(tmp_path: Path) -> None:
     plain = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0)
     job = GeneratorJob(SMALL_GENERATOR, plain, loop, toy_pairs(8), VOCABULARY, draw_tokens)
     optim = OptimConfig(peak_lr=2e-2, final_lr=1e-3, warmup_steps=5)
-    train(job, loop, optim, tmp_path, out=io.StringIO())
+    train(job, loop, [optim], tmp_path, out=io.StringIO())
     records = log_records(tmp_path)
     assert records[-1]["t2i"] < 0.6 * records[0]["t2i"]
     assert records[-1]["i2t"] < 0.5 * records[0]["i2t"]
@@ -282,7 +282,42 @@ def test_a_share_of_the_batch_is_described() -> None:
     assert float(total.detach()) == pytest.approx(float(parts["t2i"]) + expected, rel=1e-6)
 
 
+def test_disturbed_pictures_are_partly_another_and_scored_as_themselves() -> None:
+    pairs = toy_pairs(40)
+    images = torch.stack([image_tokens(pair) for pair in pairs])
+    plain = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0)
+    job = job_of(pairs, 40, replace(plain, disturbed=0.5))
+    ids = batch_ids(0, 3, 40, 40)
+    inputs_BN = job._inputs(3, ids)
+    changed_BN = inputs_BN != images[ids]
+    assert 8 <= int(changed_BN.any(1).sum()) <= 24  # half, less those whose share was near 0
+    shares = changed_BN[changed_BN.any(1)].double().mean(1)
+    assert shares.min() < 0.3 and shares.max() > 0.6
+    for inputs_N, changed_N in zip(inputs_BN, changed_BN, strict=True):
+        # One other picture lent all that is changed.
+        assert (images[:, changed_N] == inputs_N[changed_N]).all(1).any()
+    few = np.array([ids[5], ids[30]])
+    assert torch.equal(job._inputs(3, few), inputs_BN[[5, 30]])  # whatever its batch is
+    assert not torch.equal(job._inputs(4, ids), inputs_BN)
+    assert torch.equal(job_of(pairs, 40, plain)._inputs(3, ids), images[ids])
+
+    pairs = toy_pairs(2)
+    job = job_of(pairs, 2, replace(plain, disturbed=1.0))
+    choices = Reader(job_of(pairs, 2, plain)).read(7)
+    ids = batch_ids(0, 7, 2, 2)
+    prompts = [pairs[id].captions[choices[id][0].split()[1]] for id in ids.tolist()]
+    expected = text_to_image_log_probs(
+        job.module,
+        prompts,
+        torch.stack([image_tokens(pairs[id]) for id in ids]),
+        job._inputs(7, ids),
+    )
+    assert float(job.loss(7)[1]["t2i"]) == pytest.approx(-float(expected.mean().detach()), rel=1e-6)
+
+
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
 def test_a_senseless_share_is_refused(share: float) -> None:
     with pytest.raises(ConfigError, match="image_to_text_share"):
         GeneratorLossConfig(image_to_text_share=share)
+    with pytest.raises(ConfigError, match="disturbed"):
+        GeneratorLossConfig(disturbed=share + 2)

@@ -32,9 +32,9 @@ from vilg.data.order import batch_ids
 from vilg.images import to_pixels
 from vilg.training.checkpoint import CheckpointError, TrainState
 from vilg.training.generator_job import GeneratorJob
-from vilg.training.loop import LoopConfig, train
+from vilg.training.loop import LoopConfig, Turn, train
 from vilg.training.optim import OptimConfig, learning_rate
-from vilg.training.tokenizer_job import TokenizerJob, TokenizerLossConfig, augment
+from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob, TokenizerLossConfig, augment
 from vilg.training.tracking import NonFiniteLoss, Tracker
 
 LOOP = LoopConfig(num_steps=10, batch_size=4, log_every=1, save_every=5)
@@ -98,13 +98,13 @@ import sys, time
 from pathlib import Path
 import torch
 from tests.training.conftest import OPTIM, Until, make_job
-from vilg.training.loop import LoopConfig, train
+from vilg.training.loop import LoopConfig, Turn, train
 
 torch.set_num_threads(1)
 kind, folder = sys.argv[1:]
 loop = LoopConfig(num_steps=25, batch_size=4, log_every=1, save_every=4)
 job = Until(make_job(kind, loop), 20, lambda: time.sleep(600))  # ends only by being killed
-train(job, loop, OPTIM, Path(folder))
+train(job, loop, [OPTIM] * len(job.turns), Path(folder))
 """
 
 
@@ -155,7 +155,9 @@ def test_the_result_is_the_moving_average(kind: str, whole: Whole, tmp_path: Pat
 
 
 def finish_with(kind: str, optim: OptimConfig, folder: Path) -> dict[str, Tensor]:
-    return train(make_job(kind, LOOP), LOOP, optim, folder, out=io.StringIO()).module.state_dict()
+    job = make_job(kind, LOOP)
+    state = train(job, LOOP, [optim] * len(job.turns), folder, out=io.StringIO())
+    return state.module.state_dict()
 
 
 def test_the_rate_follows_the_schedule(whole: Whole, tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_the_rate_follows_the_schedule(whole: Whole, tmp_path: Path) -> None:
     job = Slope()
     before = job.module.bias.item()
     plain = replace(OPTIM, weight_decay=0.0, ema_decay=0.0)
-    train(job, LOOP, plain, tmp_path, out=io.StringIO())
+    train(job, LOOP, [plain], tmp_path, out=io.StringIO())
     assert before - job.module.bias.item() == pytest.approx(sum(rates), rel=1e-3)
 
 
@@ -173,7 +175,7 @@ def test_other_users_of_random_numbers_do_not_matter(
     kind: str, whole: Whole, tmp_path: Path
 ) -> None:
     class Noisy(Until):
-        def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]] | None:
             torch.rand(1 + step)
             np.random.rand(3)
             return super().loss(step)
@@ -183,7 +185,7 @@ def test_other_users_of_random_numbers_do_not_matter(
     job = make_job(kind, LOOP)
     assert torch.equal(torch.get_rng_state(), before)  # nor is anybody else disturbed
     torch.manual_seed(321)
-    found = train(Noisy(job, -1), LOOP, OPTIM, tmp_path, out=io.StringIO())
+    found = train(Noisy(job, -1), LOOP, [OPTIM] * len(job.turns), tmp_path, out=io.StringIO())
     assert_equal_states(found, whole.state)
     assert_equal_runs(tmp_path, whole.folder)
 
@@ -217,7 +219,7 @@ def test_showing_samples_changes_nothing(kind: str, whole: Whole, tmp_path: Path
 def test_logs_and_checkpoints_come_as_often_as_asked(tmp_path: Path) -> None:
     loop = replace(LOOP, num_steps=11, log_every=4, save_every=3)
     out = io.StringIO()
-    train(make_job("generator", loop), loop, OPTIM, tmp_path, out=out)
+    train(make_job("generator", loop), loop, [OPTIM], tmp_path, out=out)
     assert [record["step"] for record in log_records(tmp_path)] == [4, 8, 11]
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000009", "step-00000011"]
@@ -235,7 +237,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched(tmp_path:
         job.module.text_head.bias[0] = math.inf
     before = {name: value.clone() for name, value in job.module.state_dict().items()}
     with pytest.raises(NonFiniteLoss, match=r"at step 0: .*lower peak_lr"):
-        train(job, LOOP, OPTIM, tmp_path, out=io.StringIO())
+        train(job, LOOP, [OPTIM], tmp_path, out=io.StringIO())
     assert all(torch.equal(job.module.state_dict()[name], v) for name, v in before.items())
     assert not (tmp_path / "log.jsonl").exists() and not (tmp_path / "checkpoints").exists()
 
@@ -245,14 +247,14 @@ def test_a_run_that_diverges_keeps_its_last_good_weights(kind: str, tmp_path: Pa
     loop, mad = replace(LOOP, save_every=1), OptimConfig(peak_lr=1e30, warmup_steps=0)
     job = make_job(kind, loop)
     with pytest.raises(NonFiniteLoss) as caught:
-        train(job, loop, mad, tmp_path, out=io.StringIO())
+        train(job, loop, [mad] * len(job.turns), tmp_path, out=io.StringIO())
     records = log_records(tmp_path)
     last = records[-1]["step"]
     assert f"at step {last}:" in str(caught.value)
     other = make_job(kind, loop)
     # The newest checkpoint holds just what the module still has.
     with pytest.raises(NonFiniteLoss, match=f"at step {last}:"):
-        train(other, loop, mad, tmp_path, resume=True, out=io.StringIO())
+        train(other, loop, [mad] * len(job.turns), tmp_path, resume=True, out=io.StringIO())
     learnt, kept = job.module.state_dict(), other.module.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in learnt.items())
     assert all(value.isfinite().all() for value in learnt.values())
@@ -265,6 +267,10 @@ class Cliff:
     def __init__(self) -> None:
         self.module = nn.Linear(2, 1)
         nn.init.zeros_(self.module.weight)
+        self.turns = [Turn("", self.module, self.loss)]
+
+    def alarm(self, values: dict[str, float]) -> str | None:
+        return None
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         loss = self.module.weight.abs().sum().sqrt() + self.module.bias.square().sum()
@@ -281,7 +287,7 @@ def test_an_infinite_gradient_under_a_finite_loss_stops_too(tmp_path: Path) -> N
     job = Cliff()
     bias = job.module.bias.detach().clone()
     with pytest.raises(NonFiniteLoss, match=r"grad_norm is (nan|inf) at step 0"):
-        train(job, LOOP, OPTIM, tmp_path, out=io.StringIO())
+        train(job, LOOP, [OPTIM], tmp_path, out=io.StringIO())
     assert not job.module.weight.any() and torch.equal(job.module.bias, bias)
 
 
@@ -293,16 +299,16 @@ class Slope(Cliff):
 
 
 def test_gradients_are_clipped_to_the_norm_and_logged_as_they_were(tmp_path: Path) -> None:
-    state = train(Slope(), replace(LOOP, num_steps=1), OPTIM, tmp_path, out=io.StringIO())
+    state = train(Slope(), replace(LOOP, num_steps=1), [OPTIM], tmp_path, out=io.StringIO())
     norm = math.sqrt(2 * 30**2 + 40**2)
     assert log_records(tmp_path)[0]["grad_norm"] == pytest.approx(norm)
-    moments = [part["exp_avg"] for part in state.optimizer.state_dict()["state"].values()]
+    moments = [part["exp_avg"] for part in state.optimizers[0].state_dict()["state"].values()]
     seen = torch.cat([moment.flatten() for moment in moments]) / (1 - OPTIM.betas[0])
     assert seen.norm() == pytest.approx(OPTIM.clip_norm, rel=1e-4)
 
 
 def test_gradients_do_not_pile_up_over_steps(tmp_path: Path) -> None:
-    train(Slope(), replace(LOOP, num_steps=4), OPTIM, tmp_path, out=io.StringIO())
+    train(Slope(), replace(LOOP, num_steps=4), [OPTIM], tmp_path, out=io.StringIO())
     norms = [record["grad_norm"] for record in log_records(tmp_path)]
     assert norms == pytest.approx([norms[0]] * 4)
 
@@ -335,7 +341,7 @@ def test_the_tokenizers_choices_belong_to_picture_and_step() -> None:
     """Shift and mirror of a picture do not depend on its place in the batch or its mates."""
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 255, (30, 8, 8, 3), dtype=np.uint8)  # 255 is the ground
-    config = TokenizerLossConfig(max_shift=2)
+    config = AugmentConfig(max_shift=2)
     ids = np.arange(30)
     together = augment(pictures, 5, 3, ids, config)
     some = np.array([17, 2, 29])
@@ -360,23 +366,24 @@ def test_the_tokenizers_choices_belong_to_picture_and_step() -> None:
     assert len({(y, x) for y, x, _ in seen}) > 10  # each axis by itself
     assert {mirrored for _, _, mirrored in seen} == {False, True}
 
-    plain = TokenizerLossConfig(max_shift=0, flip=False)
+    plain = AugmentConfig(max_shift=0, flip=False)
     assert np.array_equal(augment(pictures, 5, 3, ids, plain), pictures)
 
 
 def test_the_tokenizers_loss_is_its_formula() -> None:
     job = make_job("tokenizer", LOOP)
     assert isinstance(job, TokenizerJob)
-    job.config = TokenizerLossConfig(l1=0.5, l2=3.0, commitment=0.125, max_shift=1)
+    job.config = TokenizerLossConfig(l1=0.5, l2=3.0)
     with torch.no_grad():
         total, parts = job.loss(2)
     ids = batch_ids(0, 2, 4, 7)
-    pixels = to_pixels(augment(job.pictures_NYX3[ids], 0, 2, ids, job.config))
+    pixels = to_pixels(augment(job.pictures_NYX3[ids], 0, 2, ids, job.augmentation))
     with torch.no_grad():
-        reconstruction, commitment, _, _ = job.vqgan(pixels)
+        codes, _, commitment = job.tokenizer.quantizer(job.tokenizer.encoder(pixels))
+        reconstruction = job.tokenizer.decoder(codes)
     l1 = (reconstruction - pixels).abs().mean()
     l2 = (reconstruction - pixels).square().mean()
-    assert float(total) == pytest.approx(float(0.5 * l1 + 3 * l2 + 0.125 * commitment), rel=1e-5)
+    assert float(total) == pytest.approx(float(0.5 * l1 + 3 * l2 + 0.1 * commitment), rel=1e-5)
     assert float(parts["l1"]) == pytest.approx(float(l1), rel=1e-5)
     # Peak over error in bytes: 20 log10(255 / rmse).
     rmse = float(l2) ** 0.5 * 127.5

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.training.conftest import OPTIM, SMALL_VQGAN, BrokenOff, log_records
+from tests.training.conftest import OPTIM, SMALL_DVAE, SMALL_VQGAN, BrokenOff, log_records
 from vilg.config import from_dict, to_json
 from vilg.data.shards import DataError, load_samples
 from vilg.errors import VilgError
@@ -25,12 +25,14 @@ from vilg.model.patterns import paper_patterns
 from vilg.recipes import RECIPES
 from vilg.sampling.decode import generate_images, generate_texts
 from vilg.text import TextTokenizer
+from vilg.tokenizer.codebooks import CodebookConfig
+from vilg.tokenizer.dvae import DVAE
 from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
 from vilg.training.run import DataConfig, GeneratorRun, Recipe, RunError, TokenizerRun, run
-from vilg.training.tokenizer_job import TokenizerLossConfig
+from vilg.training.tokenizer_job import AugmentConfig, TokenizerLossConfig
 
 FRUIT = ("apple", "pear", "plum", "fig", "lime")
 FLAGS = ("red flag", "blue flag")
@@ -108,7 +110,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             data=data,
             model=replace(SMALL_VQGAN, channel_multipliers=(1, 2, 2)),
             # Codes die and restart all the time.
-            loss=TokenizerLossConfig(codebook_decay=0.5, restart_below=0.5, max_shift=1),
+            codebook=CodebookConfig(decay=0.5, restart_below=0.5, alarm_below=0.0),
+            augmentation=AugmentConfig(max_shift=1),
             loop=loop,
             optim=OPTIM,
         ),
@@ -382,3 +385,45 @@ def test_the_tiny_recipe_fits_together() -> None:
     for stage in (recipe.tokenizer, recipe.generator):
         assert 0 < stage.optim.warmup_steps < stage.loop.num_steps
         assert stage.loop.save_every <= stage.loop.num_steps
+
+
+def test_a_dvae_lends_its_tokens_to_a_generator(finished: Finished, tmp_path: Path) -> None:
+    recipe = finished.recipe
+    assert recipe.tokenizer is not None and recipe.generator is not None
+    dvae = replace(
+        recipe.tokenizer,
+        model=replace(SMALL_DVAE, channel_multipliers=(1, 2, 2)),
+        loss=TokenizerLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0),
+        codebook=CodebookConfig(alarm_below=0.0),
+    )
+    folder = quietly(replace(recipe, tokenizer=dvae), tmp_path / "out")
+    model = load_model(folder)
+    assert isinstance(model.image_tokenizer, DVAE) and model.generator is not None
+    assert model.generator.config.num_codes == 16
+    pixels = torch.rand(1, 3, 16, 16) * 2 - 1
+    ids = model.image_tokenizer.encode(pixels).flatten(1)
+    assert model.text_tokenizer is not None
+    language = [model.text_tokenizer.language_id("zh")]
+    assert len(generate_texts(model.generator, ids, language, [0])) == 1
+    losses = [record["nll"] for record in log_records(tmp_path / "out" / "tokenizer")]
+    assert losses[-1] < losses[0]
+
+
+def test_a_tokenizer_is_trained_on_any_folder_of_pictures(
+    finished: Finished, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(9):
+        colour = (25 * i, 255 - 25 * i, 100)
+        Image.new("RGB", (20 + i, 31), colour).save(pictures / f"{i}.png")
+    assert finished.recipe.tokenizer is not None
+    own = replace(finished.recipe.tokenizer, data=DataConfig(folder=pictures))
+    log = io.StringIO()
+    folder = run(Recipe(tokenizer=own), tmp_path / "out", log=log)
+    assert log.getvalue().startswith("tokenizer: 9 pictures\n")
+    assert load_model(folder).generator is None
+    with pytest.raises(DataError, match="holds no picture"):
+        empty = replace(own, data=DataConfig(folder=tmp_path / "out" / "tokenizer" / "checkpoints"))
+        quietly(Recipe(tokenizer=empty), tmp_path / "other")
+    assert not (tmp_path / "other").exists()

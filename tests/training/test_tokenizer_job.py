@@ -1,14 +1,40 @@
-"""How a training picture is moved about."""
+"""How a training picture is moved about, and what the turns of a step do and leave alone."""
+
+from dataclasses import replace
 
 import numpy as np
+import pytest
+import torch
+from torch import Tensor
 
-from vilg.training.tokenizer_job import TokenizerLossConfig, augment
+from tests.training.conftest import OPTIM, SMALL_DVAE, SMALL_VQGAN, TOKENIZERS, make_job
+from vilg.config import ConfigError
+from vilg.data.order import batch_ids
+from vilg.images import to_pixels
+from vilg.tokenizer.losses import adaptive_weight, logit_laplace_loss
+from vilg.training.loop import LoopConfig, take_turn
+from vilg.training.optim import build_optimizer
+from vilg.training.tokenizer_job import (
+    AugmentConfig,
+    PerceptualNet,
+    TokenizerJob,
+    TokenizerLossConfig,
+    augment,
+)
+
+LOOP = LoopConfig(num_steps=4, batch_size=4)
+
+
+def tokenizer_job(kind: str) -> TokenizerJob:
+    job = make_job(kind, LOOP)
+    assert isinstance(job, TokenizerJob)
+    return job
 
 
 def test_pictures_shift_down_and_right_independently() -> None:
     dotted = np.full((200, 16, 16, 3), 255, dtype=np.uint8)
     dotted[:, 8, 8] = 0
-    settings = TokenizerLossConfig(max_shift=2, flip=False)
+    settings = AugmentConfig(max_shift=2, flip=False)
     moved = augment(dotted, seed=0, step=3, ids=np.arange(200), config=settings)
     where = [tuple(np.argwhere(picture[..., 0] == 0)[0]) for picture in moved]
     assert set(where) == {(y, x) for y in range(6, 11) for x in range(6, 11)}
@@ -17,19 +43,150 @@ def test_pictures_shift_down_and_right_independently() -> None:
 def test_half_of_the_pictures_are_mirrored_and_edges_are_white() -> None:
     halves = np.full((400, 16, 16, 3), 255, dtype=np.uint8)
     halves[:, :, :4] = 0
-    settings = TokenizerLossConfig(max_shift=0, flip=True)
+    settings = AugmentConfig(max_shift=0, flip=True)
     moved = augment(halves, seed=0, step=3, ids=np.arange(400), config=settings)
     num_mirrored = int((moved[:, 0, -1, 0] == 0).sum())
     assert 160 < num_mirrored < 240
-    shifted = augment(halves * 0, 0, 3, np.arange(400), TokenizerLossConfig(max_shift=4))
+    shifted = augment(halves * 0, 0, 3, np.arange(400), AugmentConfig(max_shift=4))
     assert set(np.unique(shifted)) == {0, 255}
     assert (shifted.reshape(400, -1).min(axis=1) == 0).all()
 
 
 def test_a_picture_moves_alike_whatever_its_batch_is() -> None:
     random = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
-    ids, settings = np.arange(8) * 7, TokenizerLossConfig()
+    ids, settings = np.arange(8) * 7, AugmentConfig()
     together = augment(random, 0, 5, ids, settings)
     alone = augment(random[3:4], 0, 5, ids[3:4], settings)
     assert np.array_equal(together[3], alone[0])
     assert not np.array_equal(together, augment(random, 0, 6, ids, settings))
+
+
+def test_some_pictures_get_their_colours_permuted() -> None:
+    picture = np.array([10, 20, 30], dtype=np.uint8)
+    pictures = np.tile(picture, (600, 4, 4, 1))
+    settings = AugmentConfig(max_shift=0, flip=False, recolour=0.4)
+    moved = augment(pictures, seed=0, step=1, ids=np.arange(600), config=settings)
+    orders = [tuple(found[0, 0].tolist()) for found in moved]
+    assert orders.count((10, 20, 30)) / 600 == pytest.approx(0.6, abs=0.06)
+    assert len({*orders}) == 6
+    assert (moved == moved[:, :1, :1]).all()
+    assert all(sorted(order) == [10, 20, 30] for order in orders)
+
+
+def weights(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def changed(module: torch.nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in module.state_dict().items() if not value.equal(before[name])}
+
+
+def test_each_turn_trains_its_own_network_alone() -> None:
+    job = tokenizer_job("adversarial")
+    assert job.discriminator is not None
+    first, second = job.turns
+    step = 2  # the adversarial term is on
+    before = weights(job.module)
+    take_turn(first, build_optimizer(OPTIM, first.module), OPTIM, step)
+    touched = changed(job.module, before)
+    assert touched and all(name.startswith("learner.") for name in touched)
+    assert {name.split(".")[2] for name in touched} == {"encoder", "decoder", "use"}
+    assert all(p.grad is None for p in job.discriminator.parameters())
+
+    before = weights(job.module)
+    take_turn(second, build_optimizer(OPTIM, second.module), OPTIM, step)
+    touched = changed(job.module, before)
+    names = {f"discriminator.{name}" for name in job.discriminator.state_dict()}
+    # While no score is beyond the hinge, real and made pictures pull at the last bias equally.
+    assert names - touched <= {"discriminator.layers.5.bias"} and touched <= names
+    assert all(p.grad is None for p in job.module["learner"].parameters())
+
+
+def test_the_adversarial_term_begins_when_it_should() -> None:
+    job = tokenizer_job("adversarial")  # from step 1 on
+    assert not any(name.startswith("adv") for name in job.loss(0)[1])
+    assert job.discriminator_loss(0) is None
+    values = job.loss(1)[1]
+    assert {"adversarial", "adaptive_weight", "reconstruction_grad", "adversarial_grad"} <= {
+        *values
+    }
+    found = job.discriminator_loss(1)
+    assert found is not None and {*found[1]} == {"scores_real", "scores_made"}
+
+
+def test_the_adversarial_term_has_its_adaptive_weight() -> None:
+    job = tokenizer_job("adversarial")
+    assert job.discriminator is not None
+    total, values = job.loss(1)
+    ids = batch_ids(0, 1, 4, 7)
+    pixels = to_pixels(augment(job.pictures_NYX3[ids], 0, 1, ids, job.augmentation))
+    quantizer = job.tokenizer.quantizer
+    latent = job.tokenizer.encoder(pixels)
+    codes, ids_BHW, commitment = quantizer(latent)
+    made = job.tokenizer.decoder(codes)
+    reconstruction = (made - pixels).abs().mean() + (made - pixels).square().mean()
+    adversarial = -job.discriminator(made).mean()
+    weight, *norms = adaptive_weight(
+        reconstruction, adversarial, job.tokenizer.decoder.conv_out.weight, lambda tensors: tensors
+    )
+    codebook = job.codebook.use.loss(quantizer, latent, ids_BHW)
+    expected = reconstruction + 0.1 * commitment + codebook + 0.8 * weight * adversarial
+    assert float(total.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert float(values["adaptive_weight"]) == pytest.approx(float(weight), rel=1e-5)
+    assert [float(values[f"{name}_grad"]) for name in ("reconstruction", "adversarial")] == (
+        pytest.approx([float(norm) for norm in norms], rel=1e-5)
+    )
+
+
+def test_the_perceptual_term_joins_with_its_weight() -> None:
+    job, plain = tokenizer_job("tokenizer"), tokenizer_job("tokenizer")
+    settings = TokenizerLossConfig(perceptual=0.5)
+    job.config, job.perceptual = settings, settings.perceptual_loss()
+    with torch.no_grad():
+        with_term, values = job.loss(0)
+        without, _ = plain.loss(0)
+    assert float(values["perceptual"]) > 0
+    assert float(with_term - without) == pytest.approx(0.5 * float(values["perceptual"]), rel=1e-4)
+
+
+def test_a_dvae_learns_by_likelihood_and_divergence() -> None:
+    job = tokenizer_job("dvae")
+    total, values = job.loss(3)
+    ids = batch_ids(0, 3, 4, 7)
+    pixels = to_pixels(augment(job.pictures_NYX3[ids], 0, 3, ids, job.augmentation))
+    quantized = job.codebook(
+        job.tokenizer.quantizer, job.tokenizer.encoder(pixels), 3, ids, 16 * 16 * 3
+    )
+    nll = logit_laplace_loss(job.tokenizer.decoder(quantized.codes_BDHW), pixels)
+    assert float(values["nll"]) == pytest.approx(float(nll.detach()), rel=1e-5)
+    assert float(total.detach()) == pytest.approx(float((nll + quantized.loss).detach()), rel=1e-5)
+    assert float(quantized.loss.detach()) > 0
+
+
+def test_a_dvae_s_loss_falls() -> None:
+    job = tokenizer_job("dvae")
+    job.pictures_NYX3[:] = np.arange(0, 210, 30, dtype=np.uint8)[:, None, None, None]  # plain greys
+    job.augmentation = AugmentConfig(max_shift=0, flip=False)
+    (turn,), losses = job.turns, []
+    optimizer = build_optimizer(OPTIM, turn.module)
+    for step in range(60):
+        losses.append(take_turn(turn, optimizer, OPTIM, step)["nll"])
+        job.after_step(step)
+    assert sum(losses[-10:]) / 10 < losses[0] - 0.2
+
+
+def test_an_unused_codebook_raises_the_alarm() -> None:
+    job = tokenizer_job("tokenizer")
+    assert job.alarm({"usage": 0.8, "perplexity": 20.0}) is None
+    found = job.alarm({"usage": 0.25, "perplexity": 3.2})
+    assert found is not None and "25% of 32 codes in use, perplexity 3" in found
+
+
+def test_loss_and_tokenizer_must_fit() -> None:
+    pictures = np.zeros((4, 16, 16, 3), dtype=np.uint8)
+    _, loss, codebook = TOKENIZERS["dvae"]
+    for config, terms in ((SMALL_VQGAN, loss), (SMALL_DVAE, TokenizerLossConfig())):
+        with pytest.raises(ConfigError, match="logit_laplace"):
+            TokenizerJob(config, terms, codebook, AugmentConfig(), LOOP, pictures, pictures)
+    with pytest.raises(ConfigError, match="vgg_weights"):
+        replace(loss, perceptual_net=PerceptualNet.LPIPS_VGG)

@@ -241,7 +241,7 @@ class Evaluate:
     """
 
     suite: Annotated[str, Positional, arg(metavar="SUITE", help_behavior_hint="")]
-    """tokenizer or generator"""
+    """tokenizer, which needs pip install "vilg[eval]", or generator"""
     model: ModelName = None
     """a model folder, or a Hugging Face Hub id"""
     data: Annotated[Path, arg(metavar="DIR")] = EMOJI
@@ -264,6 +264,63 @@ class Evaluate:
         out = self.out or Path("out/evaluation") / self.suite
         check_folder(out)
         evaluate(self.suite, self.model, self.data, out, self.limit, groups=self.groups or None)
+
+
+@APP.command(name="import")
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Turn a published image tokenizer into a model folder.
+
+    Example: vilg import last.ckpt --config model.yaml --out vqgan-f16
+    """
+
+    source: Annotated[str, Positional, arg(metavar="SOURCE", help_behavior_hint="")]
+    """file of weights, folder of diffusers, or hub id of such a folder: OWNER/NAME/FOLDER"""
+    kind: Annotated[
+        str | None,
+        arg(
+            metavar="taming|llamagen|diffusers",
+            help_behavior_hint="(default: what the names of the weights say)",
+        ),
+    ] = None
+    """VQModel or GumbelVQ of taming, VQ-8 or VQ-16 of LlamaGen, VQModel of diffusers"""
+    config: Annotated[
+        Path | None,
+        arg(metavar="FILE", help_behavior_hint="(taming needs it; else: what is published)"),
+    ] = None
+    """the settings published beside the weights, as YAML or JSON"""
+    image_size: Annotated[
+        int | None, arg(metavar="N", help_behavior_hint="(default: what the settings say)")
+    ] = None
+    """side of the pictures in pixels"""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """folder of the model"""
+
+    def run(self) -> None:
+        from vilg.cli.output import check_folder
+        from vilg.model.folder import Model, save_model
+        from vilg.tokenizer.importers import Origin, import_tokenizer
+
+        if self.kind not in (None, *Origin):
+            raise UsageError(f"--kind must be {', '.join(Origin)}, not {self.kind}")
+        check_folder(self.out)
+        if (self.out / "config.json").exists():
+            raise UsageError(f"{self.out} holds a model already: name another folder")
+        origin = Origin(self.kind) if self.kind else None
+        imported = import_tokenizer(self.source, origin, self.config, self.image_size)
+        vqgan = imported.build()
+        save_model(self.out, Model(vqgan))
+        if imported.left_out:
+            first, *others = imported.left_out
+            more = f" and {len(others)} more" if others else ""
+            _say(f"left out what only training needs: {first}{more}")
+        shape, weights = imported.config, sum(value.numel() for value in imported.state.values())
+        print(
+            f"{self.out}: VQGAN f{shape.image_size // shape.grid_size}, {shape.num_codes} codes of "
+            f"{shape.code_dim}, {shape.grid_size} x {shape.grid_size} tokens for "
+            f"{shape.image_size} x {shape.image_size} pixels, {weights / 1e6:.1f} M weights, "
+            f"fingerprint {vqgan.fingerprint()}"
+        )
 
 
 DATA = SubcommandApp()

@@ -11,17 +11,25 @@ import torch
 
 from vilg import __version__
 from vilg.data.shards import fingerprint
+from vilg.evaluation.judge import Judge
 from vilg.evaluation.samples import Settings, Splits
 from vilg.model.folder import Model
 
 
 def manifest(
-    suite: str, model: Model, weights: str, data: Path, splits: Splits, settings: Settings
+    suite: str,
+    model: Model,
+    weights: str,
+    judge: Judge | None,
+    data: Path,
+    splits: Splits,
+    settings: Settings,
 ) -> dict[str, Any]:
     """Describe a run of a suite.
 
     Args:
         weights: hash of the model's weights.
+        judge: None where no score is by it.
         data: folder of the data set.
     """
     values = dataclasses.asdict(settings)
@@ -31,6 +39,7 @@ def manifest(
         "weights": weights,
         "image_tokenizer": model.image_tokenizer.fingerprint(),
         "text_tokenizer": model.text_tokenizer.fingerprint if model.text_tokenizer else None,
+        "judge": {"name": judge.name, "weights": judge.weights} if judge else None,
         "data": fingerprint(data),
         "vilg": __version__,
         "torch": torch.__version__,

@@ -28,6 +28,7 @@ class Settings:
         num_pairs: pairs of the train split that are compared with shuffled ones.
         choice_seed: which pictures.
         shuffle_seed: who is paired with whom.
+        subset_seed: which subsets give kernel distances their standard error.
     """
 
     groups: tuple[str, ...] | None = None
@@ -37,6 +38,7 @@ class Settings:
     num_pairs: int = 500
     choice_seed: int = 0
     shuffle_seed: int = 0
+    subset_seed: int = 0
 
     def num_pictures(self, split: str) -> int | None:
         """Return how many pictures of a split are measured; None is all."""

@@ -11,6 +11,7 @@ import torch
 
 from vilg.errors import VilgError
 from vilg.evaluation.captions import score_captions
+from vilg.evaluation.judge import load_judge
 from vilg.evaluation.manifest import manifest
 from vilg.evaluation.matching import score_likelihoods
 from vilg.evaluation.ranking import score_top1
@@ -57,6 +58,7 @@ def evaluate(
     Raises:
         EvaluationError: an unknown suite, a limit under 1, or an output that cannot be written.
         ModelError, DataError: from reading the model and the data.
+        MissingExtra: the suite "tokenizer" without the packages of the extra `eval`.
     """
     if suite not in SUITES:
         raise EvaluationError(f"no suite is called {suite!r}; the suites are {', '.join(SUITES)}")
@@ -66,16 +68,17 @@ def evaluate(
     folder = find_model(model)
     loaded = load_model(folder)
     weights = weights_hash(folder)
-    # Before the data is read: a model without a generator is told so at once.
+    # Before the data is read: a missing generator, or a missing package, is said at once.
     vilg = Vilg(loaded, weights) if suite == "generator" else None
+    judge = load_judge() if suite == "tokenizer" else None
     splits = read_splits(data, settings)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EvaluationError(f"cannot write to {out}: {error.strerror}") from error
 
-    if vilg is None:
-        scores = score_tokenizer(loaded.image_tokenizer, splits)
+    if judge:
+        scores = score_tokenizer(loaded.image_tokenizer, judge, splits, settings.subset_seed)
         text = tokenizer_tables(scores)
         sheet = out / "tokenizer.png"
         try:
@@ -83,9 +86,10 @@ def evaluate(
         except OSError as error:
             raise EvaluationError(f"cannot write {sheet}: {error.strerror}") from error
     else:
+        assert vilg
         scores = score_generator(vilg, splits, settings)
         text = generator_tables(scores)
-    about = manifest(suite, loaded, weights, data, splits, settings)
+    about = manifest(suite, loaded, weights, judge, data, splits, settings)
     _write(out / f"{suite}.json", {"manifest": about, "scores": _rounded(scores)})
     print(text, end="")
 

@@ -21,11 +21,15 @@ def table(title: str, header: Row, rows: Sequence[Row]) -> str:
 def tokenizer_tables(scores: dict[str, Any]) -> str:
     """Lay out what `score_tokenizer` returns."""
     rows = [
-        [where, str(part["num"]), f"{part['psnr_db']:.2f}", _percent(part["usage"]),
-         f"{part['perplexity']:.0f}"]
+        [where, str(part["num"]), f"{part['psnr_db']:.2f}", f"{part['ssim']:.3f}",
+         _percent(part["retrieval_top1"]), _thousandths(part["kernel_distance"]),
+         _percent(part["usage"]), f"{part['perplexity']:.0f}"]
         for where, part in _by_split_and_style(scores)
     ]  # fmt: skip
-    return table("Image tokenizer", ["", "pictures", "PSNR dB", "usage", "perplexity"], rows)
+    header = ["", "pictures", "PSNR dB", "SSIM", "retrieval", "distance x1000", "usage",
+              "perplexity"]  # fmt: skip
+    title = "Image tokenizer; retrieval and kernel distance by the judge"
+    return table(title, header, rows)
 
 
 def generator_tables(scores: dict[str, Any]) -> str:
@@ -89,6 +93,12 @@ def _by_split_and_style(scores: dict[str, Any]) -> Iterator[tuple[str, dict[str,
         yield name, part["all"]
         for style, values in part["by_style"].items():
             yield f"  {style}", values
+
+
+def _thousandths(distance: dict[str, float] | None) -> str:
+    if distance is None:
+        return "-"
+    return f"{1000 * distance['mean']:.1f} ± {1000 * distance['standard_error']:.1f}"
 
 
 def _percent(share: float | None) -> str:

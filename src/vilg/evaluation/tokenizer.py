@@ -5,6 +5,15 @@ difference of RGB bytes scaled to [0, 1]; the reconstruction is rounded to bytes
 is the mean over its pictures of theirs, not the PSNR of the mean error. Usage is the share of codes
 that occur in the split at all, perplexity the exponential of the entropy of their frequencies.
 
+SSIM (Wang et al. 2004) is that of torchmetrics, with the authors' constants: a Gaussian window of 11
+pixels and 1.5 of deviation, K1 = 0.01, K2 = 0.03, bytes of range 255; taken for each colour channel,
+windows reflected at the edge, and averaged over channels and places.
+
+Two scores are by the judge (`judge.py`). Retrieval: the share of reconstructions whose own original
+is nearer, by the cosine of their features, than all other originals measured in the split, whatever
+their style; so it falls as a split grows, and compares only over equally many pictures. Kernel
+distance: between the features of the reconstructions and of the originals (`likeness.py`).
+
 Shape letters: B batch, S samples, N image tokens, Y X pixels, K codes.
 """
 
@@ -12,14 +21,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from vilg.data.shards import Sample
+from vilg.evaluation.extra import import_extra
+from vilg.evaluation.judge import Judge
+from vilg.evaluation.likeness import finds_original, kernel_distance
 from vilg.evaluation.samples import TRAIN, Splits, positions_by_style
 from vilg.images import contact_sheet, to_arrays, to_pictures, to_pixels
 from vilg.progress import in_batches
-from vilg.tokenizer.vqgan import VQGAN
+from vilg.tokenizer.base import ImageTokenizer
 from vilg.training.run import load_pictures
 
 # Identical pictures have infinite PSNR: they count as this, and so does anything above it. One byte
@@ -37,6 +50,23 @@ def psnr_db(a_BYX3: NDArray[np.uint8], b_BYX3: NDArray[np.uint8]) -> NDArray[np.
     return -10 * np.log10(np.maximum(mse_B, 10 ** (-MAX_PSNR_DB / 10)))
 
 
+def ssim(a_BYX3: NDArray[np.uint8], b_BYX3: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the structural similarity of each picture with its partner, at most 1.
+
+    Raises:
+        MissingExtra: torchmetrics is not installed.
+    """
+    metrics = import_extra("torchmetrics.functional.image")
+    # In single precision a white ground makes it some 2e-4 too low; double takes 30 times as long.
+    a_B3YX, b_B3YX = (
+        torch.from_numpy(arrays).permute(0, 3, 1, 2).float() for arrays in (a_BYX3, b_BYX3)
+    )
+    ssim_B = metrics.structural_similarity_index_measure(
+        a_B3YX, b_B3YX, data_range=255.0, reduction="none"
+    )
+    return ssim_B.double().numpy()
+
+
 def code_use(ids: NDArray[np.int64], num_codes: int) -> dict[str, float]:
     """Return usage (share of the codes that occur) and perplexity (in codes) of token ids."""
     counts_K = np.bincount(ids.ravel(), minlength=num_codes)
@@ -47,34 +77,57 @@ def code_use(ids: NDArray[np.int64], num_codes: int) -> dict[str, float]:
     }
 
 
-def score_tokenizer(vqgan: VQGAN, splits: Splits) -> dict[str, Any]:
-    """Return num, psnr_db, usage and perplexity of each split, over all and by style."""
-    return {name: _score_split(vqgan, name, samples) for name, samples in splits.chosen.items()}
+def score_tokenizer(
+    tokenizer: ImageTokenizer, judge: Judge, splits: Splits, subset_seed: int
+) -> dict[str, Any]:
+    """Return by split the scores of the reconstructions and the use of codes, over all and by style.
+
+    Args:
+        subset_seed: of the subsets that give kernel distances their standard error.
+    """
+    return {
+        name: _score_split(tokenizer, judge, name, samples, subset_seed)
+        for name, samples in splits.chosen.items()
+    }
 
 
-def _score_split(vqgan: VQGAN, name: str, samples: Sequence[Sample]) -> dict[str, Any]:
-    psnr: list[NDArray[np.float64]] = []
+def _score_split(
+    tokenizer: ImageTokenizer, judge: Judge, name: str, samples: Sequence[Sample], subset_seed: int
+) -> dict[str, Any]:
+    originals: list[NDArray[np.uint8]] = []
+    rebuilt: list[NDArray[np.uint8]] = []
     ids: list[NDArray[np.int64]] = []
+    psnr: list[NDArray[np.float64]] = []
+    similarity: list[NDArray[np.float64]] = []
     for part in in_batches(len(samples), _BATCH, f"pictures through the codes, {name}"):
-        arrays_BYX3 = load_pictures(samples[part], vqgan.config.image_size)
-        ids_BHW = vqgan.encode(to_pixels(arrays_BYX3))
-        psnr.append(psnr_db(arrays_BYX3, to_arrays(vqgan.decode(ids_BHW))))
+        arrays_BYX3 = load_pictures(samples[part], tokenizer.config.image_size)
+        ids_BHW = tokenizer.encode(to_pixels(arrays_BYX3))
+        originals.append(arrays_BYX3)
+        rebuilt.append(to_arrays(tokenizer.decode(ids_BHW)))
         ids.append(ids_BHW.flatten(1).numpy())
-    psnr_S, ids_SN = np.concatenate(psnr), np.concatenate(ids)
+        psnr.append(psnr_db(arrays_BYX3, rebuilt[-1]))
+        similarity.append(ssim(arrays_BYX3, rebuilt[-1]))
+    ids_SN, psnr_S, ssim_S = np.concatenate(ids), np.concatenate(psnr), np.concatenate(similarity)
+    original_SF = judge.features(np.concatenate(originals), f"originals judged, {name}")
+    rebuilt_SF = judge.features(np.concatenate(rebuilt), f"reconstructions judged, {name}")
+    found_S = finds_original(rebuilt_SF, original_SF)
 
-    def scores(chosen: Sequence[int]) -> dict[str, float]:
+    def scores(chosen: Sequence[int]) -> dict[str, Any]:
         rows = list(chosen)
         return {
             "num": len(rows),
             "psnr_db": float(psnr_S[rows].mean()),
-            **code_use(ids_SN[rows], vqgan.config.num_codes),
+            "ssim": float(ssim_S[rows].mean()),
+            "retrieval_top1": float(found_S[rows].mean()),
+            "kernel_distance": kernel_distance(rebuilt_SF[rows], original_SF[rows], subset_seed),
+            **code_use(ids_SN[rows], tokenizer.config.num_codes),
         }
 
     by_style = {style: scores(rows) for style, rows in positions_by_style(samples).items()}
     return {"all": scores(range(len(samples))), "by_style": by_style}
 
 
-def reconstruction_sheet(vqgan: VQGAN, splits: Splits) -> Image.Image:
+def reconstruction_sheet(tokenizer: ImageTokenizer, splits: Splits) -> Image.Image:
     """Return pictures of unseen concepts over their reconstructions, two rows a style.
 
     Concepts differ from style to style while there are enough. A data set without unseen concepts
@@ -88,6 +141,6 @@ def reconstruction_sheet(vqgan: VQGAN, splits: Splits) -> Image.Image:
         fresh_first = sorted(positions, key=lambda i: samples[i].concept in shown)
         chosen = [samples[i] for i in fresh_first[:_SHOWN_A_STYLE]]
         shown |= {sample.concept for sample in chosen}
-        pixels = to_pixels(load_pictures(chosen, vqgan.config.image_size))
-        rows += [to_pictures(pixels), to_pictures(vqgan.decode(vqgan.encode(pixels)))]
+        pixels = to_pixels(load_pictures(chosen, tokenizer.config.image_size))
+        rows += [to_pictures(pixels), to_pictures(tokenizer.decode(tokenizer.encode(pixels)))]
     return contact_sheet(rows, scale=2)

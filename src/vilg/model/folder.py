@@ -1,12 +1,13 @@
 """A model on disk: one folder, readable for good.
 
     config.json                  architecture, sampling defaults, fingerprints (`ModelConfig`)
-    image_tokenizer.safetensors  the VQGAN
+    image_tokenizer.safetensors  the image tokenizer
     model.safetensors            the generator; absent while only the image tokenizer is trained
     tokenizer.json               the text vocabulary; absent likewise
     README.md                    model card
 
-Weights are kept in half precision and computed with in single.
+Weights are kept in half precision, those of an imported image tokenizer in single, and all are computed
+with in single.
 """
 
 import copy
@@ -29,7 +30,8 @@ from vilg.config import ConfigError, from_dict, to_json
 from vilg.errors import VilgError
 from vilg.model.generator import Generator, GeneratorConfig
 from vilg.text import TextTokenizer
-from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
+from vilg.tokenizer.base import ImageTokenizer
+from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 
 FORMAT_VERSION = 1
 WEIGHTS = ("image_tokenizer.safetensors", "model.safetensors")
@@ -57,7 +59,7 @@ class SamplingConfig:
 class ModelConfig:
     """All that config.json says."""
 
-    image_tokenizer: VQGANConfig
+    image_tokenizer: TokenizerConfig
     image_tokenizer_fingerprint: str
     generator: GeneratorConfig | None = None
     text_tokenizer_fingerprint: str | None = None
@@ -69,7 +71,7 @@ class ModelConfig:
 class Model:
     """What a folder holds, ready to compute; generator and vocabulary come together or not at all."""
 
-    image_tokenizer: VQGAN
+    image_tokenizer: ImageTokenizer
     generator: Generator | None = None
     text_tokenizer: TextTokenizer | None = None
     sampling: SamplingConfig = SamplingConfig()
@@ -128,7 +130,10 @@ def load_model(folder: Path) -> Model:
         ModelError: files missing or damaged, or weights of another shape than config.json says.
     """
     config = read_config(folder)
-    image_tokenizer = _load(VQGAN, config.image_tokenizer, folder / "image_tokenizer.safetensors")
+    image_tokenizer, stored_as = _load(
+        build_tokenizer, config.image_tokenizer, folder / "image_tokenizer.safetensors"
+    )
+    image_tokenizer.stored_as = stored_as
     found = image_tokenizer.fingerprint()
     if found != config.image_tokenizer_fingerprint:
         raise ModelError(
@@ -146,12 +151,18 @@ def load_model(folder: Path) -> Model:
         raise ModelError(
             f"{folder}: config.json gives the generator other tokens than its tokenizers"
         )
-    generator = _load(Generator, config.generator, folder / "model.safetensors")
+    generator, _ = _load(Generator, config.generator, folder / "model.safetensors")
     return Model(image_tokenizer, generator, text_tokenizer, config.sampling)
 
 
-def _load(build: Callable[[Settings], Module], config: Settings, path: Path) -> Module:
-    """Build a module without initial weights, and load those of a file in single precision."""
+def _load(
+    build: Callable[[Settings], Module], config: Settings, path: Path
+) -> tuple[Module, torch.dtype]:
+    """Build a module without initial weights, and load those of a file in single precision.
+
+    Returns:
+        The module, and the precision of the file.
+    """
     try:
         with torch.device("meta"):
             module = build(config)
@@ -168,21 +179,23 @@ def _load(build: Callable[[Settings], Module], config: Settings, path: Path) -> 
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise ModelError(f"{path} does not fit its config.json: {' '.join(lines[1:3])}") from error
-    # Only the VQGAN has weights that this changes; CPU convolutions are twice as fast so.
+    # Only convolutions have weights that this changes; they are twice as fast so on a CPU.
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return module.eval().requires_grad_(False)
+    single = any(value.dtype == torch.float32 for value in weights.values())
+    return module.eval().requires_grad_(False), torch.float32 if single else torch.float16
 
 
 def save_model(folder: Path, model: Model) -> None:
-    """Write a model folder in half precision; what is there already is replaced when all is written.
+    """Write a model folder; what is there already is replaced when all is written.
 
-    The fingerprints are those of the rounded weights, which is what anybody will load.
+    Weights are written in half precision, those of an image tokenizer as its `stored_as` says. The
+    fingerprints are those of the rounded weights, which is what anybody will load.
 
     Raises:
         ModelError: the files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rounded = copy.deepcopy(model.image_tokenizer).half().float()
+    rounded = copy.deepcopy(model.image_tokenizer).to(model.image_tokenizer.stored_as).float()
     config = ModelConfig(
         image_tokenizer=model.image_tokenizer.config,
         image_tokenizer_fingerprint=rounded.fingerprint(),
@@ -207,18 +220,21 @@ def save_model(folder: Path, model: Model) -> None:
 
 
 def _write_model(folder: Path, model: Model, config: ModelConfig) -> None:
-    save_file(_halves(model.image_tokenizer), folder / "image_tokenizer.safetensors")
+    save_file(
+        _packed(model.image_tokenizer, model.image_tokenizer.stored_as),
+        folder / "image_tokenizer.safetensors",
+    )
     if model.generator is not None:
         assert model.text_tokenizer is not None
-        save_file(_halves(model.generator), folder / "model.safetensors")
+        save_file(_packed(model.generator, torch.float16), folder / "model.safetensors")
         model.text_tokenizer.save(folder / "tokenizer.json")
     (folder / "config.json").write_text(to_json(config), encoding="utf-8")
 
 
-def _halves(module: nn.Module) -> dict[str, torch.Tensor]:
-    halves = {name: value.half().contiguous() for name, value in module.state_dict().items()}
-    assert all(bool(value.isfinite().all()) for value in halves.values()), "too large for fp16"
-    return halves
+def _packed(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    weights = {name: value.to(dtype).contiguous() for name, value in module.state_dict().items()}
+    assert all(bool(value.isfinite().all()) for value in weights.values()), f"no {dtype}"
+    return weights
 
 
 def weights_hash(folder: Path) -> str:

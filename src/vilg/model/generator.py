@@ -174,12 +174,17 @@ def image_to_text_layout(text_length: int, grid: Grid) -> Layout:
 
 
 def text_to_image_log_probs(
-    generator: Generator, texts: Sequence[Sequence[int]], image_ids_BN: Tensor
+    generator: Generator,
+    texts: Sequence[Sequence[int]],
+    image_ids_BN: Tensor,
+    inputs_BN: Tensor | None = None,
 ) -> Tensor:
     """Return log P(z_k | t, z_<k) for every image token, shape (B, N) (eq. 4).
 
     Args:
         texts: prompts in tokens; an empty one is the null prompt.
+        inputs_BN: what stands in the place of z_<k, for training on disturbed images; None is
+            `image_ids_BN`.
     """
     B, N = image_ids_BN.shape
     device = image_ids_BN.device
@@ -187,7 +192,8 @@ def text_to_image_log_probs(
     M = text_BM.shape[1]
     layout = text_to_image_layout(M, generator.config.grid)
     start_B1 = torch.full((B, 1), TextTokenizer.boi_id, device=device)
-    ids_BT = torch.cat([text_BM, start_B1, image_ids_BN], dim=1)
+    inputs_BN = image_ids_BN if inputs_BN is None else inputs_BN
+    ids_BT = torch.cat([text_BM, start_B1, inputs_BN], dim=1)
     valid_BT = F.pad(valid_BM, (0, 1 + N), value=True)
     states_BTC = generator(layout, ids_BT, generator.masks(layout, valid_BT))
     logits_BNK = generator.image_logits(states_BTC[:, M : M + N])

@@ -6,7 +6,6 @@ reduction f = 2 ** (levels - 1). Pixels are in [-1, 1], channels first.
 Shape letters: B batch, C channels, D code dimension, H W cells of the grid, Y X pixels.
 """
 
-import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vilg.config import require, to_json
-from vilg.tokenizer.quantizers import VectorQuantizer
+from vilg.config import later_key, require
+from vilg.tokenizer.base import ImageTokenizer, TokenizerKind
+from vilg.tokenizer.quantizers import GumbelQuantizer, QuantizerKind, VectorQuantizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,8 @@ class VQGANConfig:
         channel_multipliers: width of each level over `channels`; each further level halves the side.
         attention_resolutions: sides, in cells, at which the residual blocks get attention too.
         norm_groups: groups of every GroupNorm; divides every width.
+        quantizer: nearest code, or likeliest (the published f8-8192 model).
+        normalised: nearest codes live on the unit sphere.
     """
 
     image_size: int = 256
@@ -39,8 +41,12 @@ class VQGANConfig:
     num_codes: int = 8192
     code_dim: int = 256
     norm_groups: int = 32
+    quantizer: QuantizerKind = later_key(QuantizerKind.NEAREST)
+    normalised: bool = later_key(True)
+    kind: TokenizerKind = later_key(TokenizerKind.VQGAN)
 
     def __post_init__(self) -> None:
+        require(self.kind is TokenizerKind.VQGAN, "kind must be vqgan for these settings")
         factor = 2 ** (len(self.channel_multipliers) - 1)
         require(bool(self.channel_multipliers), "channel_multipliers must not be empty")
         require(
@@ -198,45 +204,19 @@ def build_decoder(config: VQGANConfig) -> nn.Sequential:
     return _sequential(layers)
 
 
-class VQGAN(nn.Module):
-    """Pictures to grids of code ids and back."""
+class VQGAN(ImageTokenizer):
+    """Encoder, codes and decoder of the settings."""
+
+    config: VQGANConfig
 
     def __init__(self, config: VQGANConfig):
         super().__init__()
         self.config = config
         self.encoder = build_encoder(config)
-        self.quantizer = VectorQuantizer(config.num_codes, config.code_dim)
+        if config.quantizer is QuantizerKind.GUMBEL:
+            self.quantizer = GumbelQuantizer(config.num_codes, config.code_dim, config.code_dim)
+        else:
+            self.quantizer = VectorQuantizer(config.num_codes, config.code_dim, config.normalised)
         self.decoder = build_decoder(config)
         # CPU convolutions are about twice as fast in this layout.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, pixels_B3YX: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Reconstruct, for training.
-
-        Returns:
-            reconstruction_B3YX, commitment (scalar), latent_BDHW (encoder output), ids_BHW.
-        """
-        latent_BDHW = self.encoder(pixels_B3YX)
-        codes_BDHW, ids_BHW, commitment = self.quantizer(latent_BDHW)
-        return self.decoder(codes_BDHW), commitment, latent_BDHW, ids_BHW
-
-    @torch.no_grad()
-    def encode(self, pixels_B3YX: Tensor) -> Tensor:
-        """Return ids_BHW of pictures in [-1, 1]."""
-        latent_BDHW = self.encoder(pixels_B3YX)
-        B, D, H, W = latent_BDHW.shape
-        return self.quantizer.nearest(latent_BDHW.permute(0, 2, 3, 1).reshape(-1, D)).view(B, H, W)
-
-    @torch.no_grad()
-    def decode(self, ids_BHW: Tensor) -> Tensor:
-        """Return pixels_B3YX in [-1, 1], clamped."""
-        return self.decoder(self.quantizer.lookup(ids_BHW)).clamp(-1, 1)
-
-    def fingerprint(self) -> str:
-        """Identify encoder and codebook: token stores and generators are only valid for these."""
-        digest = hashlib.sha256(to_json(self.config).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            if not name.startswith("decoder."):
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]

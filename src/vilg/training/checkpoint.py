@@ -31,19 +31,20 @@ class TrainState:
     """All that must survive a restart, and nothing else.
 
     Saved: weights and buffers of `module` (codebook averages included), their moving averages, the
-    optimizer's moments, the step. Rebuilt: the learning rate, the order of samples and every random
+    optimizers' moments (one optimizer a turn), the step. Rebuilt: the learning rate, the order of samples and every random
     choice, which are functions of the step (docs/decisions/0001).
     """
 
     module: nn.Module
     averages: dict[str, Tensor]
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     step: int = 0  # steps done
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
     return {
-        f"{index}.{name}": value
+        f"{turn}.{index}.{name}": value
+        for turn, optimizer in enumerate(optimizers)
         for index, moments in optimizer.state_dict()["state"].items()
         for name, value in moments.items()
     }
@@ -59,7 +60,7 @@ def save(folder: Path, state: TrainState) -> Path:
     parts = {
         "weights": state.module.state_dict(),
         "averages": state.averages,
-        "optimizer": _optimizer_tensors(state.optimizer),
+        "optimizer": _optimizer_tensors(state.optimizers),
     }
     try:
         for part, tensors in parts.items():
@@ -109,17 +110,24 @@ def restore(folder: Path, state: TrainState) -> None:
         raise CheckpointError(f"{path} belongs to another model: {reason}") from error
     for name, value in averages.items():
         state.averages[name].copy_(value)
+    for turn, optimizer in enumerate(state.optimizers):
+        prefix = f"{turn}."
+        own = {key.removeprefix(prefix): v for key, v in moments.items() if key.startswith(prefix)}
+        _restore_optimizer(optimizer, own)
+    state.step = step
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
     saved: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():
         index, name = key.split(".", 1)
         saved.setdefault(int(index), {})[name] = value
-    values = state.optimizer.state_dict()
+    values = optimizer.state_dict()
     values["state"] = saved
-    state.optimizer.load_state_dict(values)
+    optimizer.load_state_dict(values)
     # The fused AdamW walks weight and moments as flat memory: a moment that was saved packed must
     # lie as its channels-last weight does, or it belongs to another element.
-    for parameter, own in state.optimizer.state.items():
+    for parameter, own in optimizer.state.items():
         for name, value in own.items():
             if value.shape == parameter.shape:
                 own[name] = torch.empty_like(parameter).copy_(value)
-    state.step = step

@@ -20,10 +20,11 @@ from vilg.model.generator import (
     image_to_text_log_probs,
     text_to_image_log_probs,
 )
+from vilg.parallel import mean_over_processes, own_share
 from vilg.randomness import integers, uniforms
 from vilg.sampling.decode import generate_images, generate_texts
 from vilg.text import LANGUAGES, TextTokenizer
-from vilg.training.loop import LoopConfig
+from vilg.training.loop import LoopConfig, Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +38,24 @@ class GeneratorLossConfig:
             then weighs n/m times more than its caption.
         image_to_text_share: share of each batch that is trained image to text too; under 1 where the
             text direction is ahead (a small vocabulary of names is learnt long before pictures are).
+        disturbed: share of text-to-image pairs whose input tokens are partly those of another picture,
+            a share drawn evenly from 0 to 1; the targets stay. A small set is soon known by heart from
+            a picture's first tokens, and words are idle after them; a prefix that may lie keeps them
+            needed, and makes sampling forgive its own slips.
     """
 
     caption_drop: float = 0.1
     keyword_share: float = 0.15
     tokens_summed: bool = False
     image_to_text_share: float = 1.0
+    disturbed: float = 0.0
 
     def __post_init__(self) -> None:
         require(
             0 < self.image_to_text_share <= 1,
             "image_to_text_share must be more than 0 and at most 1",
         )
+        require(0 <= self.disturbed <= 1, "disturbed must be from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,7 @@ class GeneratorJob:
             self.module: Generator = Generator(config)
         self.config, self.loop = loss, loop
         self.pairs, self.tokenizer, self.decode = pairs, tokenizer, decode
+        self.turns = [Turn("", self.module, self.loss)]
         self.image_ids_SN = np.stack([pair.image_ids for pair in pairs]).astype(np.int64)
 
     def _source(self, pair: TokenisedPair, step: int, id: int) -> list[int]:
@@ -126,13 +134,27 @@ class GeneratorJob:
             return others[int(integers(seed, "which keyword", len(others), step, id))]
         return pair.captions[lang]
 
+    def _inputs(self, step: int, ids: NDArray[np.int64]) -> Tensor:
+        """Return the image tokens that the pairs of a batch are shown with, inputs_BN."""
+        seed, N = self.loop.seed, self.image_ids_SN.shape[1]
+        own_BN = self.image_ids_SN[ids]
+        others_B = integers(seed, "disturbing picture", len(self.pairs), step, ids)
+        share_B = uniforms(seed, "disturbed share", step, ids)
+        share_B[uniforms(seed, "disturbed", step, ids) >= self.config.disturbed] = 0
+        cells_BN = uniforms(seed, "disturbed cell", step, ids[:, None], np.arange(N)[None])
+        disturbed_BN = cells_BN < share_B[:, None]
+        return torch.from_numpy(np.where(disturbed_BN, self.image_ids_SN[others_B], own_BN))
+
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return L_txt2img + L_img2txt of the step's batch."""
-        ids = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.pairs))
+        batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.pairs))
+        ids = own_share(batch)
         pairs = [self.pairs[id] for id in ids]
         image_ids_BN = torch.from_numpy(self.image_ids_SN[ids])
         sources = [self._source(pair, step, id) for pair, id in zip(pairs, ids, strict=True)]
-        image_BN = text_to_image_log_probs(self.module, sources, image_ids_BN)
+        image_BN = text_to_image_log_probs(
+            self.module, sources, image_ids_BN, self._inputs(step, ids)
+        )
 
         # The order is random, so the first pairs of a batch are as good as any.
         num_described = max(1, round(self.config.image_to_text_share * len(ids)))
@@ -147,7 +169,9 @@ class GeneratorJob:
             self.module, image_ids_BN[:num_described], language_ids, targets
         )
 
-        t2i, i2t = -image_BN.mean(), -text_BM.sum() / counts_BM.sum()
+        # Texts differ in length: over all processes too, the mean is over tokens.
+        (num_tokens,) = mean_over_processes([counts_BM.sum()])
+        t2i, i2t = -image_BN.mean(), -text_BM.sum() / num_tokens
         if self.config.tokens_summed:
             total = -image_BN.sum() / len(ids) - text_BM.sum() / num_described
         else:
@@ -157,6 +181,10 @@ class GeneratorJob:
     def after_step(self, step: int) -> dict[str, float]:
         """Everything here learns by gradients."""
         return {}
+
+    def alarm(self, values: dict[str, float]) -> str | None:
+        """Nothing here goes wrong without the loss saying so."""
+        return None
 
     def show(self, step: int, folder: Path) -> None:
         """Write training pictures over what their captions draw now, and the captions they get."""

@@ -1,9 +1,10 @@
 """The training loop of every model here: tokenizer and generator alike.
 
-load batch, loss, backward, clip, check, step, average, log, show, save
+for each turn (loss, backward, clip, check, step), follow, average, log, save, show
 """
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vilg.config import require
+from vilg.parallel import mean_over_processes
 from vilg.training.checkpoint import TrainState, restore, save
 from vilg.training.optim import OptimConfig, build_optimizer, learning_rate, update_ema
 from vilg.training.tracking import Tracker, check_finite
@@ -39,27 +41,73 @@ class LoopConfig:
         require(self.show_every >= 0, "show_every must be 0 or more")
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One network's update within a step.
+
+    Attributes:
+        name: goes before the names of what it logs; "" for the first.
+        module: all that this turn trains. Nothing else gets a gradient from its loss.
+        loss: of the step's batch, with the parts worth logging; None while the turn has not begun.
+    """
+
+    name: str
+    module: nn.Module
+    loss: Callable[[int], tuple[Tensor, dict[str, Tensor]] | None]
+
+
 class Job(Protocol):
-    """What is trained. Both jobs compute everything about a step from its number."""
+    """What is trained. Every job computes everything about a step from its number."""
 
     @property
     def module(self) -> nn.Module:
         """All that is trained or carried over by a checkpoint."""
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of a step's batch and the parts worth logging."""
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """What a step updates, in this order."""
 
     def after_step(self, step: int) -> dict[str, float]:
         """Update what gradients do not; return more values to log."""
+
+    def alarm(self, values: dict[str, float]) -> str | None:
+        """Return a line for people if what was logged looks wrong."""
 
     def show(self, step: int, folder: Path) -> None:
         """Write samples for people to look at."""
 
 
+def take_turn(
+    turn: Turn, optimizer: torch.optim.Optimizer, config: OptimConfig, step: int
+) -> dict[str, float]:
+    """Update one network; return its values for the log, means over all processes.
+
+    Raises:
+        NonFiniteLoss: before the weights are touched.
+    """
+    computed = turn.loss(step)
+    if computed is None:
+        return {}
+    loss, parts = computed
+    parameters = [parameter for parameter in turn.module.parameters() if parameter.requires_grad]
+    loss.backward(inputs=parameters)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    for gradient, mean in zip(gradients, mean_over_processes(gradients), strict=True):
+        gradient.copy_(mean)
+    grad_norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    names, values = ["loss", *parts], [loss.detach(), *parts.values()]
+    logged = dict(zip(names, map(float, mean_over_processes(values)), strict=True))
+    logged["grad_norm"] = float(grad_norm)
+    check_finite(step, logged)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {f"{turn.name}_{name}" if turn.name else name: value for name, value in logged.items()}
+
+
 def train(
     job: Job,
     loop: LoopConfig,
-    optim: OptimConfig,
+    optims: Sequence[OptimConfig],
     folder: Path,
     *,
     resume: bool = False,
@@ -68,15 +116,19 @@ def train(
     """Run the job to its last step, from the newest checkpoint if asked.
 
     Args:
+        optims: one for each of the job's turns; the first one's `ema_decay` is the averages'.
         folder: gets `log.jsonl`, `checkpoints/` and `samples/`.
 
     Raises:
         CheckpointError: nothing to resume from.
         NonFiniteLoss: before the weights are touched.
     """
-    optimizer = build_optimizer(optim, job.module)
+    turns = [
+        (turn, build_optimizer(optim, turn.module), optim)
+        for turn, optim in zip(job.turns, optims, strict=True)
+    ]
     averages = {name: value.clone() for name, value in job.module.state_dict().items()}
-    state = TrainState(job.module, averages, optimizer)
+    state = TrainState(job.module, averages, [optimizer for _, optimizer, _ in turns])
     folder.mkdir(parents=True, exist_ok=True)
     if resume:
         restore(folder / "checkpoints", state)
@@ -84,25 +136,19 @@ def train(
 
     job.module.train()
     while state.step < loop.num_steps:
-        lr = learning_rate(optim, state.step, loop.num_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-
-        loss, parts = job.loss(state.step)
-        loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(job.module.parameters(), optim.clip_norm)
-        values = {name: float(part) for name, part in parts.items()}
-        values["grad_norm"] = float(grad_norm)
-        check_finite(state.step, {"loss": float(loss.detach()), **values})
-
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        values: dict[str, float] = {}
+        for turn, optimizer, optim in turns:
+            lr = learning_rate(optim, state.step, loop.num_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            values |= take_turn(turn, optimizer, optim, state.step)
         values |= job.after_step(state.step)
-        update_ema(state.averages, job.module, optim.ema_decay, state.step)
+        update_ema(state.averages, job.module, optims[0].ema_decay, state.step)
         state.step += 1
 
         if state.step % loop.log_every == 0 or state.step == loop.num_steps:
-            tracker.log(state.step, {**values, "lr": lr})
+            values["lr"] = learning_rate(optims[0], state.step - 1, loop.num_steps)
+            tracker.log(state.step, values, job.alarm(values))
         if state.step % loop.save_every == 0 or state.step == loop.num_steps:
             save(folder / "checkpoints", state)
         if loop.show_every and state.step % loop.show_every == 0:

@@ -42,19 +42,10 @@ def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
 
 
 def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
-    """Decay the matrices and convolutions; leave gains, biases and embeddings alone."""
-    embeddings = {
-        id(parameter)
-        for part in module.modules()
-        if isinstance(part, nn.Embedding)
-        for parameter in part.parameters()
-    }
-    decayed, plain = [], []
-    for parameter in module.parameters():
-        if parameter.ndim >= 2 and id(parameter) not in embeddings:
-            decayed.append(parameter)
-        else:
-            plain.append(parameter)
+    """Decay the weights of linear layers and convolutions; leave gains, biases, embeddings, codes."""
+    decayed = [part.weight for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    chosen = {id(parameter) for parameter in decayed}
+    plain = [parameter for parameter in module.parameters() if id(parameter) not in chosen]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from vilg.config import require, to_json
+from vilg.data.pictures import is_data_set, list_pictures
 from vilg.data.shards import Sample, list_splits, load_samples
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
 from vilg.errors import VilgError
@@ -29,12 +30,14 @@ from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import Pattern
 from vilg.progress import in_batches
 from vilg.text import TextTokenizer
-from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
+from vilg.tokenizer.base import ImageTokenizer
+from vilg.tokenizer.build import TokenizerConfig
+from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, tokenise_pair
 from vilg.training.loop import LoopConfig, train
 from vilg.training.optim import OptimConfig
-from vilg.training.tokenizer_job import TokenizerJob, TokenizerLossConfig
+from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob, TokenizerLossConfig
 
 TRAIN = "train"
 
@@ -65,13 +68,20 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRun:
-    """Training of an image tokenizer."""
+    """Training of an image tokenizer.
+
+    Attributes:
+        discriminator_optim: for the adversarial term; VQGAN's betas.
+    """
 
     data: DataConfig
-    model: VQGANConfig
+    model: TokenizerConfig
     loss: TokenizerLossConfig = TokenizerLossConfig()
+    codebook: CodebookConfig = CodebookConfig()
+    augmentation: AugmentConfig = AugmentConfig()
     loop: LoopConfig
     optim: OptimConfig
+    discriminator_optim: OptimConfig = OptimConfig(peak_lr=2e-4, betas=(0.5, 0.9))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +170,11 @@ def _check_inputs(recipe: Recipe) -> None:
     """Find out that data or models are missing before the output folder is taken."""
     if not (recipe.tokenizer or recipe.generator):
         raise RunError("the recipe trains nothing: give it a tokenizer or a generator")
-    for stage in (recipe.tokenizer, recipe.generator):
-        if stage:
-            load_samples(stage.data.folder, TRAIN, stage.data.groups)
+    if recipe.tokenizer:
+        _read_pictures(recipe.tokenizer.data)
+        recipe.tokenizer.loss.perceptual_loss()
     if recipe.generator:
+        load_samples(recipe.generator.data.folder, TRAIN, recipe.generator.data.groups)
         TextTokenizer.from_file(recipe.generator.vocabulary)
         if not recipe.tokenizer:
             read_config(find_model(recipe.generator.image_tokenizer))
@@ -177,64 +188,89 @@ def _has_checkpoint(folder: Path) -> bool:
 
 def load_pictures(samples: Sequence[Sample], size: int) -> NDArray[np.uint8]:
     """Decode, crop and resize; return bytes_NYX3."""
-    return np.stack([to_array(square(open_picture(sample.picture), size)) for sample in samples])
+    return decode_pictures([sample.picture for sample in samples], size)
+
+
+def decode_pictures(pictures: Sequence[bytes | Path], size: int) -> NDArray[np.uint8]:
+    """Decode encoded pictures or files, crop and resize; return bytes_NYX3."""
+    arrays = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
+    for part in in_batches(len(pictures), 256, "pictures"):
+        for i, picture in enumerate(pictures[part], part.start):
+            arrays[i] = to_array(square(open_picture(picture), size))
+    return arrays
+
+
+def _read_pictures(data: DataConfig) -> tuple[Sequence[bytes | Path], Sequence[bytes | Path]]:
+    """Return the training pictures and the few that samples show: of a data set or any folder."""
+    if not is_data_set(data.folder):
+        files = list_pictures(data.folder)[: data.limit]
+        return files, files[:: max(1, len(files) // NUM_SHOWN)][:NUM_SHOWN]
+    samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
+    shown = SHOWN if SHOWN in list_splits(data.folder) else TRAIN
+    held_out = load_samples(data.folder, shown)[::SHOWN_STRIDE][:NUM_SHOWN]
+    return [sample.picture for sample in samples], [sample.picture for sample in held_out]
 
 
 def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
     data = config.data
-    samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
-    shown = SHOWN if SHOWN in list_splits(data.folder) else TRAIN
-    held_out = load_samples(data.folder, shown)[::SHOWN_STRIDE][:NUM_SHOWN]
-    print(f"tokenizer: {len(samples)} pictures", file=log, flush=True)
+    pictures, held_out = _read_pictures(data)
+    print(f"tokenizer: {len(pictures)} pictures", file=log, flush=True)
     job = TokenizerJob(
         config.model,
         config.loss,
+        config.codebook,
+        config.augmentation,
         config.loop,
-        load_pictures(samples, config.model.image_size),
-        load_pictures(held_out, config.model.image_size),
+        decode_pictures(pictures, config.model.image_size),
+        decode_pictures(held_out, config.model.image_size),
     )
-    train(job, config.loop, config.optim, folder, resume=_has_checkpoint(folder), out=log)
-    save_model(folder / "model", Model(job.vqgan.eval()))
+    optims = [config.optim, config.discriminator_optim][: len(job.turns)]
+    train(job, config.loop, optims, folder, resume=_has_checkpoint(folder), out=log)
+    save_model(folder / "model", Model(job.tokenizer.eval()))
 
 
-def tokenise(vqgan: VQGAN, samples: Sequence[Sample], batch: int = 64) -> NDArray[np.uint16]:
+def tokenise(
+    tokenizer: ImageTokenizer, samples: Sequence[Sample], batch: int = 64
+) -> NDArray[np.uint16]:
     """Return every picture's ids, one raster row a sample."""
     rows = []
     for part in in_batches(len(samples), batch, "tokens"):
-        pictures = load_pictures(samples[part], vqgan.config.image_size)
-        rows.append(vqgan.encode(to_pixels(pictures)).flatten(1).numpy().astype(np.uint16))
+        pictures = load_pictures(samples[part], tokenizer.config.image_size)
+        rows.append(tokenizer.encode(to_pixels(pictures)).flatten(1).numpy().astype(np.uint16))
     return np.concatenate(rows)
 
 
-def _tokens(vqgan: VQGAN, samples: Sequence[Sample], store: Path) -> NDArray[np.uint16]:
+def _tokens(
+    tokenizer: ImageTokenizer, samples: Sequence[Sample], store: Path
+) -> NDArray[np.uint16]:
     ids = [sample.id for sample in samples]
-    by = vqgan.fingerprint()
+    by = tokenizer.fingerprint()
     if not has_tokens(store):
-        save_tokens(store, ids, tokenise(vqgan, samples), by)
+        save_tokens(store, ids, tokenise(tokenizer, samples), by)
     return load_tokens(store, ids, by)
 
 
 def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: TextIO) -> None:
-    vqgan = load_model(lender).image_tokenizer
+    image_tokenizer = load_model(lender).image_tokenizer
     text_tokenizer = TextTokenizer.from_file(config.vocabulary)
     data = config.data
     samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
-    tokens_SN = _tokens(vqgan, samples, folder / "tokens")
+    tokens_SN = _tokens(image_tokenizer, samples, folder / "tokens")
     print(f"generator: {len(samples)} pairs", file=log, flush=True)
-    grid = vqgan.config.grid_size
+    grid = image_tokenizer.config.grid_size
     shape = GeneratorConfig(
         width=config.width,
         num_heads=config.num_heads,
         patterns=config.patterns,
         grid_height=grid,
         grid_width=grid,
-        num_codes=vqgan.config.num_codes,
+        num_codes=image_tokenizer.config.num_codes,
         vocabulary_size=len(text_tokenizer),
         max_text=config.max_text,
     )
 
     def decode(image_ids_BN: Tensor) -> list[Image.Image]:
-        return to_pictures(vqgan.decode(image_ids_BN.view(-1, grid, grid)))
+        return to_pictures(image_tokenizer.decode(image_ids_BN.view(-1, grid, grid)))
 
     pairs = [
         tokenise_pair(sample, tokens, text_tokenizer, config.max_text)
@@ -243,18 +279,20 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
     job = GeneratorJob(shape, config.loss, config.loop, pairs, text_tokenizer, decode)
     resume = _has_checkpoint(folder)
     if config.init is not None and not resume:
-        _start_from(find_model(config.init), job, vqgan)
-    train(job, config.loop, config.optim, folder, resume=resume, out=log)
-    save_model(folder / "model", Model(vqgan, job.module.eval(), text_tokenizer, config.sampling))
+        _start_from(find_model(config.init), job, image_tokenizer)
+    train(job, config.loop, [config.optim], folder, resume=resume, out=log)
+    save_model(
+        folder / "model", Model(image_tokenizer, job.module.eval(), text_tokenizer, config.sampling)
+    )
 
 
-def _start_from(folder: Path, job: GeneratorJob, vqgan: VQGAN) -> None:
+def _start_from(folder: Path, job: GeneratorJob, image_tokenizer: ImageTokenizer) -> None:
     """Take over the weights of an earlier stage; its codes and words must mean the same."""
     config = read_config(folder)
     earlier = load_model(folder)
     if earlier.generator is None or config.generator != job.module.config:
         raise RunError(f"{folder} has no generator of this recipe's shape to start from")
-    if config.image_tokenizer_fingerprint != vqgan.fingerprint():
+    if config.image_tokenizer_fingerprint != image_tokenizer.fingerprint():
         raise RunError(f"{folder} was trained on the codes of another image tokenizer")
     if config.text_tokenizer_fingerprint != job.tokenizer.fingerprint:
         raise RunError(f"{folder} was trained on another vocabulary")

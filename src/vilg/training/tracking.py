@@ -38,13 +38,16 @@ class Tracker:
         unfinished.write_text("".join(kept))
         unfinished.replace(self.path)
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Record a step (counted in steps done) and say where the run stands."""
+    def log(self, step: int, values: dict[str, float], alarm: str | None = None) -> None:
+        """Record a step (counted in steps done) and say where the run stands, and what is amiss."""
         now = time.monotonic()
         steps_a_second = (step - self._last_step) / max(1e-9, now - self._last_time)
         self._last_step, self._last_time = step, now
         pairs_a_second = round(steps_a_second * self.batch_size, 2)
         record = {"step": step, **values, "time": {"pairs_per_s": pairs_a_second}}
+        if alarm is not None:
+            record["alarm"] = alarm
+            print(alarm, file=self.out, flush=True)
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         left = (self.num_steps - step) / steps_a_second if steps_a_second else math.inf

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# What matters for the emoji tokenizer: one setting changed at a time, at equal steps.
+#
+#     runs/tokenizer_sweep.sh [DIR] [NAME...]      all of them, or those named
+#
+# 1,000 steps of 16 pictures each, about 12 minutes a line on 2 CPU cores (wide 25), then
+# `vilg evaluate tokenizer` on unseen concepts. A line that is finished is not run again.
+# Results: docs/log.md.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+dir=${1:-runs/tokenizer_sweep}
+shift || true
+
+declare -A lines=(
+    [base]=""
+    [codes4096]="tokenizer.model.num_codes=4096"
+    [codes4096_dim8]="tokenizer.model.num_codes=4096 tokenizer.model.code_dim=8"
+    [wide]="tokenizer.model.channels=24"
+    [deep]="tokenizer.model.num_res_blocks=2"
+    [rate]="tokenizer.optim.peak_lr=3e-3"
+    [perceptual]="tokenizer.loss.perceptual=0.1"
+    [adversarial]="tokenizer.loss.perceptual=0.1 tokenizer.loss.adversarial=0.1 tokenizer.loss.adversarial_from=500"
+    [recolour]="tokenizer.augmentation.recolour=0.3"
+    [gradient]="tokenizer.codebook.rule=gradient"
+)
+order=(base codes4096 codes4096_dim8 wide deep rate perceptual adversarial recolour gradient)
+
+for name in "${@:-${order[@]}}"; do
+    out=$dir/$name
+    [ -e "$out/scores/tokenizer.json" ] && continue
+    resume=()
+    [ -e "$out/config.json" ] && resume=(--resume)
+    # shellcheck disable=SC2086  # a line holds several settings
+    .venv/bin/vilg train emoji_tokenizer --out "$out" ${resume[@]+"${resume[@]}"} --set \
+        tokenizer.loop.num_steps=1000 ${lines[$name]}
+    .venv/bin/vilg evaluate tokenizer --model "$out/tokenizer/model" --out "$out/scores"
+done
