@@ -46,8 +46,8 @@ def kernel_distance(
 
     Subsets are halves, S // 2 pictures with their partners. The mean over all possible halves is the
     estimate from the whole set. The standard error is the spread over a hundred random ones, by the
-    jackknife that leaves half out (Shao and Wu 1989); for sets that hardly differ, it comes out up
-    to 1.7 times too large.
+    jackknife that leaves half out (Shao and Wu 1989); for sets that hardly differ, it comes out
+    about 1.7 times too large.
 
     Args:
         seed: of the halves.
