@@ -215,3 +215,13 @@ def test_codes_stay_on_the_unit_sphere(quantizer: VectorQuantizer) -> None:
         _, ids_BHW, _ = quantizer(z_BDHW)
         averages.update(quantizer, z_BDHW, ids_BHW, 0, step)
         assert torch.allclose(quantizer.codebook_KD.norm(dim=-1), torch.ones(K), atol=1e-5)
+
+
+def test_codes_are_searched_in_fp32_within_a_bf16_region() -> None:
+    quantizer = VectorQuantizer(512, 16)
+    z_BDHW = torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = quantizer(z_BDHW)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = quantizer(z_BDHW)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)

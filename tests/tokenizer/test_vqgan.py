@@ -27,6 +27,8 @@ CONFIGS = {
     "f1": replace(TINY, channel_multipliers=(1,)),
     "two blocks": replace(TINY, num_res_blocks=2, channels=12, channel_multipliers=(1, 3, 2)),
     "attention": replace(TINY, attention_resolutions=(8, 4)),
+    "patches": replace(TINY, patch=2, channel_multipliers=(1, 2)),
+    "patches alone": replace(TINY, patch=4, channel_multipliers=(2,)),
 }
 
 
@@ -50,7 +52,7 @@ def pictures(number: int, size: int) -> Tensor:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_shapes(config: VQGANConfig) -> None:
     vqgan, pixels_B3YX = build(config), pictures(2, config.image_size)
-    grid = config.image_size // 2 ** (len(config.channel_multipliers) - 1)
+    grid = config.image_size // (config.patch * 2 ** (len(config.channel_multipliers) - 1))
     assert config.grid_size == grid
     reconstruction_B3YX, commitment, latent_BDHW, ids_BHW = reconstruct(vqgan, pixels_B3YX)
     assert reconstruction_B3YX.shape == pixels_B3YX.shape
@@ -61,6 +63,21 @@ def test_shapes(config: VQGANConfig) -> None:
     assert torch.equal(vqgan.encode(pixels_B3YX), ids_BHW)
     (reconstruction_B3YX.square().mean() + commitment).backward()
     assert all(parameter.grad is not None for parameter in vqgan.parameters())
+
+
+def test_a_patch_is_one_position_of_the_first_level() -> None:
+    """What one patch shows reaches the 3x3 first convolution at one place, and comes out of one."""
+    vqgan = build(CONFIGS["patches alone"])
+    pixels_B3YX = pictures(1, 16)
+    moved_B3YX = pixels_B3YX.clone()
+    moved_B3YX[:, :, 4:8, 8:12] += 0.1
+    to_patches = vqgan.encoder.get_submodule("to_patches")
+    changed = (to_patches(moved_B3YX) != to_patches(pixels_B3YX)).any(dim=1)[0]
+    assert changed.nonzero().tolist() == [[1, 2]]
+    assert torch.equal(vqgan.decoder.get_submodule("to_pixels")(to_patches(pixels_B3YX)), pixels_B3YX)
+    plain = build(TINY)  # without patches: the published network, tensor by tensor
+    assert plain.encoder.get_submodule("conv_in").weight.shape == (8, 3, 3, 3)
+    assert plain.decoder.get_submodule("conv_out").weight.shape == (3, 8, 3, 3)
 
 
 def test_attention_sits_at_the_resolutions_asked_for() -> None:
@@ -99,7 +116,7 @@ def test_the_paper_preset_has_1024_tokens_of_8192_codes() -> None:
 
 def test_decoded_pixels_stay_in_range() -> None:
     vqgan = build(TINY)
-    vqgan.decoder[-1].weight.data *= 100
+    vqgan.decoder.get_submodule("conv_out").weight.data *= 100
     decoded_B3YX = vqgan.decode(vqgan.encode(pictures(2, 16)))
     assert decoded_B3YX.min() == -1 and decoded_B3YX.max() == 1
 
@@ -134,7 +151,7 @@ def test_the_fingerprint_names_encoder_and_codebook() -> None:
     for parameter in decoder.decoder.parameters():
         parameter.data += 1
     assert decoder.fingerprint() == first
-    encoder.encoder[0].weight.data[0, 0, 0, 0] += 1e-3
+    encoder.encoder.get_submodule("conv_in").weight.data[0, 0, 0, 0] += 1e-3
     assert encoder.fingerprint() != first
     codebook.quantizer.codebook_KD[-1, -1] += 1e-3
     assert codebook.fingerprint() != first

@@ -32,8 +32,8 @@ from vilg.data.order import batch_ids
 from vilg.images import to_pixels
 from vilg.training.checkpoint import CheckpointError, TrainState
 from vilg.training.generator_job import GeneratorJob
-from vilg.training.loop import LoopConfig, Turn, train
-from vilg.training.optim import OptimConfig, learning_rate
+from vilg.training.loop import LoopConfig, Precision, Turn, take_turn, train
+from vilg.training.optim import OptimConfig, build_optimizer, learning_rate
 from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob, TokenizerLossConfig, augment
 from vilg.training.tracking import NonFiniteLoss, Tracker
 
@@ -388,3 +388,19 @@ def test_the_tokenizers_loss_is_its_formula() -> None:
     # Peak over error in bytes: 20 log10(255 / rmse).
     rmse = float(l2) ** 0.5 * 127.5
     assert float(parts["psnr"]) == pytest.approx(20 * math.log10(255 / rmse), rel=1e-5)
+
+
+def test_bf16_is_for_products_alone(kind: str) -> None:
+    """Losses stay near, weights and moments stay in fp32, and so does the search for codes."""
+    values = {}
+    for precision in Precision:
+        job = make_job(kind, LOOP)
+        turn = job.turns[0]
+        optimizer = build_optimizer(OPTIM, turn.module)
+        values[precision] = take_turn(turn, optimizer, OPTIM, 0, precision)
+        moments = [m for state in optimizer.state.values() for m in state.values()]
+        assert {tensor.dtype for tensor in [*turn.module.parameters(), *moments]} == {torch.float32}
+    exact, rounded = values[Precision.FP32], values[Precision.BF16]
+    assert rounded != exact
+    assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.02)
+    assert not torch.is_autocast_enabled("cpu")

@@ -142,6 +142,7 @@ class PerceptualLoss(nn.Module):
             real_maps = self.features(real_B3YX)
         total = torch.zeros((), device=made_B3YX.device)
         for i, (made, real) in enumerate(zip(self.features(made_B3YX), real_maps, strict=True)):
+            made, real = made.float(), real.float()
             squared = (F.normalize(made, dim=1) - F.normalize(real, dim=1)).square()
             if self.channel_weights is not None:
                 squared = squared * self.channel_weights[i].view(1, -1, 1, 1)

@@ -48,7 +48,8 @@ class VectorQuantizer(nn.Module):
         """Return the id of the nearest code; searched in fp32 whatever the encoder ran in."""
         z_PD = self.normalise(z_PD.float(), dim=-1)
         codebook_KD = self.codebook_KD.float()
-        scores_PK = z_PD @ codebook_KD.T
+        with torch.autocast(z_PD.device.type, enabled=False):
+            scores_PK = z_PD @ codebook_KD.T
         if not self.normalised:  # |z - c|^2 = |z|^2 - 2 (z c - |c|^2 / 2)
             scores_PK = scores_PK - codebook_KD.square().sum(dim=-1) / 2
         return scores_PK.argmax(dim=-1)
@@ -73,7 +74,7 @@ class VectorQuantizer(nn.Module):
         """
         with torch.no_grad():
             ids_BHW = self.ids(z_BDHW)
-        z_BDHW = self.normalise(z_BDHW, dim=1)
+        z_BDHW = self.normalise(z_BDHW.float(), dim=1)
         codes_BDHW = self.lookup(ids_BHW)
         commitment = (z_BDHW - codes_BDHW).square().sum(dim=1).mean()
         return z_BDHW + (codes_BDHW - z_BDHW).detach(), ids_BHW, commitment

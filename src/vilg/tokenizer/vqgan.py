@@ -1,7 +1,7 @@
 """The image tokenizer: a VQGAN (arXiv 2012.09841, table 7; paper section 2.2 and eq. 1-2).
 
 Encoder and decoder are stacks of residual blocks with one non-local attention in the middle; side
-reduction f = 2 ** (levels - 1). Pixels are in [-1, 1], channels first.
+reduction f = patch * 2 ** (levels - 1). Pixels are in [-1, 1], channels first.
 
 Shape letters: B batch, C channels, D code dimension, H W cells of the grid, Y X pixels.
 """
@@ -24,12 +24,14 @@ class VQGANConfig:
     """Shape of a VQGAN; the defaults are the paper's f8-8192 at 256x256 (section 4.1).
 
     Attributes:
-        channels: width at full resolution.
+        channels: width of the first level.
         channel_multipliers: width of each level over `channels`; each further level halves the side.
         attention_resolutions: sides, in cells, at which the residual blocks get attention too.
         norm_groups: groups of every GroupNorm; divides every width.
         quantizer: nearest code, or likeliest (the published f8-8192 model).
         normalised: nearest codes live on the unit sphere.
+        patch: side of the square of pixels that is one position of the first level. Over 1, no layer
+            works at full resolution, which costs most and sees least (docs/decisions/0007).
     """
 
     image_size: int = 256
@@ -43,15 +45,16 @@ class VQGANConfig:
     norm_groups: int = 32
     quantizer: QuantizerKind = later_key(QuantizerKind.NEAREST)
     normalised: bool = later_key(True)
+    patch: int = later_key(1)
     kind: TokenizerKind = later_key(TokenizerKind.VQGAN)
 
     def __post_init__(self) -> None:
         require(self.kind is TokenizerKind.VQGAN, "kind must be vqgan for these settings")
-        factor = 2 ** (len(self.channel_multipliers) - 1)
         require(bool(self.channel_multipliers), "channel_multipliers must not be empty")
+        require(self.patch >= 1, "patch must be at least 1")
         require(
-            self.image_size >= factor and self.image_size % factor == 0,
-            f"image_size must be a multiple of {factor}, which these levels reduce it by",
+            self.image_size >= self.reduction and self.image_size % self.reduction == 0,
+            f"image_size must be a multiple of {self.reduction}, which these levels reduce it by",
         )
         require(
             all(
@@ -68,9 +71,14 @@ class VQGANConfig:
         return tuple(self.channels * multiplier for multiplier in self.channel_multipliers)
 
     @property
+    def reduction(self) -> int:
+        """Pixels along one side of a cell: the f of the paper."""
+        return int(self.patch * 2 ** (len(self.channel_multipliers) - 1))
+
+    @property
     def grid_size(self) -> int:
         """Cells along one side of the token grid."""
-        return self.image_size // 2 ** (len(self.channel_multipliers) - 1)
+        return self.image_size // self.reduction
 
 
 class ResBlock(nn.Module):
@@ -161,9 +169,13 @@ def _sequential(layers: Layers) -> nn.Sequential:
 
 
 def build_encoder(config: VQGANConfig) -> nn.Sequential:
-    """Pixels in [-1, 1] to latent vectors of the code dimension; level 0 is full resolution."""
-    layers: Layers = [("conv_in", nn.Conv2d(3, config.channels, 3, padding=1))]
-    resolution, previous = config.image_size, config.channels
+    """Pixels in [-1, 1] to latent vectors of the code dimension."""
+    p = config.patch
+    layers: Layers = [
+        ("to_patches", nn.PixelUnshuffle(p)),
+        ("conv_in", nn.Conv2d(3 * p * p, config.channels, 3, padding=1)),
+    ]
+    resolution, previous = config.image_size // p, config.channels
     for i, width in enumerate(config.widths):
         if i > 0:
             layers.append((f"level{i}_down", Downsample(previous)))
@@ -199,7 +211,8 @@ def build_decoder(config: VQGANConfig) -> nn.Sequential:
     layers += [
         ("norm_out", nn.GroupNorm(config.norm_groups, previous, eps=1e-6)),
         ("swish_out", nn.SiLU()),
-        ("conv_out", nn.Conv2d(previous, 3, 3, padding=1)),
+        ("conv_out", nn.Conv2d(previous, 3 * config.patch**2, 3, padding=1)),
+        ("to_pixels", nn.PixelShuffle(config.patch)),
     ]
     return _sequential(layers)
 

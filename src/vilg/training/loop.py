@@ -6,6 +6,7 @@ for each turn (loss, backward, clip, check, step), follow, average, log, save, s
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -19,6 +20,13 @@ from vilg.training.optim import OptimConfig, build_optimizer, learning_rate, upd
 from vilg.training.tracking import Tracker, check_finite
 
 
+class Precision(StrEnum):
+    """What matrix products and convolutions are computed in; all else stays in fp32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
     """How long and how often.
@@ -26,6 +34,8 @@ class LoopConfig:
     Attributes:
         batch_size: samples a step, over all processes; part of the recipe, not of the machine.
         show_every: steps between sample pictures; 0 shows none.
+        precision: bf16 pays where the processor computes it (avx512_bf16, amx, GPUs) and is slower
+            elsewhere. Weights, their moments and the losses are fp32 in either.
     """
 
     num_steps: int
@@ -34,6 +44,7 @@ class LoopConfig:
     show_every: int = 0
     save_every: int = 500
     seed: int = 0
+    precision: Precision = Precision.FP32
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "log_every", "save_every"):
@@ -78,18 +89,24 @@ class Job(Protocol):
 
 
 def take_turn(
-    turn: Turn, optimizer: torch.optim.Optimizer, config: OptimConfig, step: int
+    turn: Turn,
+    optimizer: torch.optim.Optimizer,
+    config: OptimConfig,
+    step: int,
+    precision: Precision = Precision.FP32,
 ) -> dict[str, float]:
     """Update one network; return its values for the log, means over all processes.
 
     Raises:
         NonFiniteLoss: before the weights are touched.
     """
-    computed = turn.loss(step)
+    parameters = [parameter for parameter in turn.module.parameters() if parameter.requires_grad]
+    device = parameters[0].device.type
+    with torch.autocast(device, torch.bfloat16, enabled=precision is Precision.BF16):
+        computed = turn.loss(step)
     if computed is None:
         return {}
     loss, parts = computed
-    parameters = [parameter for parameter in turn.module.parameters() if parameter.requires_grad]
     loss.backward(inputs=parameters)
     gradients = [p.grad for p in parameters if p.grad is not None]
     for gradient, mean in zip(gradients, mean_over_processes(gradients), strict=True):
@@ -141,7 +158,7 @@ def train(
             lr = learning_rate(optim, state.step, loop.num_steps)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            values |= take_turn(turn, optimizer, optim, state.step)
+            values |= take_turn(turn, optimizer, optim, state.step, loop.precision)
         values |= job.after_step(state.step)
         update_ema(state.averages, job.module, optims[0].ema_decay, state.step)
         state.step += 1

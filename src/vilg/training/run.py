@@ -71,11 +71,13 @@ class TokenizerRun:
     """Training of an image tokenizer.
 
     Attributes:
+        init: folder or hub id of the model whose image tokenizer to start from; None starts anew.
         discriminator_optim: for the adversarial term; VQGAN's betas.
     """
 
     data: DataConfig
     model: TokenizerConfig
+    init: str | None = None
     loss: TokenizerLossConfig = TokenizerLossConfig()
     codebook: CodebookConfig = CodebookConfig()
     augmentation: AugmentConfig = AugmentConfig()
@@ -173,6 +175,8 @@ def _check_inputs(recipe: Recipe) -> None:
     if recipe.tokenizer:
         _read_pictures(recipe.tokenizer.data)
         recipe.tokenizer.loss.perceptual_loss()
+        if recipe.tokenizer.init is not None:
+            _initial_tokenizer(recipe.tokenizer.init, recipe.tokenizer.model)
     if recipe.generator:
         load_samples(recipe.generator.data.folder, TRAIN, recipe.generator.data.groups)
         TextTokenizer.from_file(recipe.generator.vocabulary)
@@ -215,6 +219,8 @@ def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
     data = config.data
     pictures, held_out = _read_pictures(data)
     print(f"tokenizer: {len(pictures)} pictures", file=log, flush=True)
+    resume = _has_checkpoint(folder)
+    starts_from_model = config.init is not None and not resume
     job = TokenizerJob(
         config.model,
         config.loss,
@@ -223,10 +229,22 @@ def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
         config.loop,
         decode_pictures(pictures, config.model.image_size),
         decode_pictures(held_out, config.model.image_size),
+        _initial_tokenizer(config.init, config.model) if starts_from_model else None,
     )
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
-    train(job, config.loop, optims, folder, resume=_has_checkpoint(folder), out=log)
+    train(job, config.loop, optims, folder, resume=resume, out=log)
     save_model(folder / "model", Model(job.tokenizer.eval()))
+
+
+def _initial_tokenizer(init: str | None, config: TokenizerConfig) -> ImageTokenizer:
+    """Load the tokenizer to go on from; it must have the recipe's shape."""
+    folder = find_model(init)
+    if read_config(folder).image_tokenizer != config:
+        raise RunError(
+            f"{folder} has no image tokenizer of this recipe's shape to start from: "
+            "set the keys of tokenizer.model as its config.json has them"
+        )
+    return load_model(folder).image_tokenizer
 
 
 def tokenise(

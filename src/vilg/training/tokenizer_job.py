@@ -20,6 +20,7 @@ from vilg.data.order import batch_ids
 from vilg.images import contact_sheet, to_pictures, to_pixels
 from vilg.parallel import mean_over_processes, own_share
 from vilg.randomness import integers, uniforms
+from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining
 from vilg.tokenizer.discriminator import DiscriminatorConfig, PatchDiscriminator
@@ -135,6 +136,7 @@ class TokenizerJob:
     Args:
         pictures_NYX3: all training pictures as bytes.
         held_out_BYX3: a few others, only looked at.
+        init: a finished tokenizer of the same shape to go on from; its codes count as evenly used.
 
     Raises:
         ConfigError: loss terms that do not fit the tokenizer.
@@ -150,6 +152,7 @@ class TokenizerJob:
         loop: LoopConfig,
         pictures_NYX3: NDArray[np.uint8],
         held_out_BYX3: NDArray[np.uint8],
+        init: ImageTokenizer | None = None,
     ):
         if (loss.logit_laplace > 0) != isinstance(config, DVAEConfig):
             raise ConfigError(
@@ -159,6 +162,8 @@ class TokenizerJob:
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(loop.seed)
             self.tokenizer = build_tokenizer(config)
+            if init is not None:
+                self.tokenizer.load_state_dict(init.state_dict())
             self.codebook = CodebookTraining(self.tokenizer.quantizer, codebook, loop.seed)
             self.discriminator = (
                 PatchDiscriminator(loss.discriminator) if loss.adversarial > 0 else None
@@ -188,7 +193,7 @@ class TokenizerJob:
         quantized = self.codebook(
             self.tokenizer.quantizer, latent_BDHW, step, ids, pixels[0].numel()
         )
-        raw = self.tokenizer.decoder(quantized.codes_BDHW)
+        raw = self.tokenizer.decoder(quantized.codes_BDHW).float()
         made = self.tokenizer.to_image(raw)
         self._reconstructed = _Reconstructed(pixels, made.detach())
 
@@ -223,7 +228,7 @@ class TokenizerJob:
         self, reconstruction: Tensor, made: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.discriminator is not None
-        adversarial = generator_adversarial_loss(self.discriminator(made))
+        adversarial = generator_adversarial_loss(self.discriminator(made).float())
         last_layer = self.tokenizer.decoder.get_submodule("conv_out").weight
         assert isinstance(last_layer, Tensor)
         weight, reconstruction_norm, adversarial_norm = adaptive_weight(
@@ -241,8 +246,8 @@ class TokenizerJob:
         if not self._is_adversarial(step):
             return None
         assert self.discriminator is not None and self._reconstructed is not None
-        real_BP = self.discriminator(self._reconstructed.pixels_B3YX)
-        made_BP = self.discriminator(self._reconstructed.made_B3YX)
+        real_BP = self.discriminator(self._reconstructed.pixels_B3YX).float()
+        made_BP = self.discriminator(self._reconstructed.made_B3YX).float()
         return discriminator_hinge_loss(real_BP, made_BP), {
             "scores_real": real_BP.detach().mean(),
             "scores_made": made_BP.detach().mean(),
