@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vilg.model.attend import attend, text_rows, window, window_bias
+from vilg.model.attend import attend, window, window_mask
 from vilg.model.patterns import Pattern
 from vilg.model.segments import Grid, Layout, Modality, Role, Segment, with_padding
 
@@ -53,19 +54,19 @@ def dense(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout, pattern: Pattern, valid: Tensor
 ) -> Tensor:
     see_B1TT = with_padding(layout.visible(pattern), valid)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=see_B1TT)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=see_B1TT).transpose(1, 2)
 
 
 def fast(
     q: Tensor, k: Tensor, v: Tensor, layout: Layout, pattern: Pattern, valid: Tensor
 ) -> Tensor:
-    see_text = text_rows(layout, valid)
-    return attend(q, k, v, layout=layout, pattern=pattern, valid_BT=valid, see_text=see_text)
+    return attend(pattern, layout, valid)(q, k, v)
 
 
 def inputs(layout: Layout, batch: int, padded: bool) -> tuple[list[Tensor], Tensor]:
     generator = torch.Generator().manual_seed(layout.length)
-    shape = (batch, 2, layout.length, 4)
+    shape = (batch, layout.length, 2, 4)
     qkv = [
         (torch.randn(shape, generator=generator, dtype=torch.float64) * 2).requires_grad_()
         for _ in range(3)
@@ -111,33 +112,34 @@ def test_a_window_holds_every_key_once(pattern: Pattern, causal: bool) -> None:
     for height, width in GRIDS:
         grid = Grid(height, width)
         shape = window(pattern, causal=causal)
-        cells = torch.arange(grid.num_cells, dtype=torch.float64).view(1, 1, -1, 1)
+        cells = torch.arange(grid.num_cells, dtype=torch.float64)[None]
         groups = shape.group(cells, grid)
         assert torch.equal(shape.ungroup(groups), cells)
-        keys_GS = shape.keys(groups, fill=-1.0)[0, 0, :, :, 0]
+        keys_GS = shape.keys(groups, fill=-1.0)[0]
         for row in keys_GS.tolist():
             on_grid = [cell for cell in row if cell >= 0]
             assert len({*on_grid}) == len(on_grid)
-        assert (window_bias(pattern, grid, causal) == 0).any(dim=-1).all()
+        assert window_mask(pattern, grid, causal).any(dim=-1).all()
 
 
-def test_no_tensor_as_large_as_all_scores_is_ever_made() -> None:
-    """Only the boolean mask of text rows is as long as the sequence."""
-    grid = Grid(24, 24)
-    layout = layouts(grid, 6)["t2i"]
-    N = grid.num_cells
+@pytest.mark.parametrize("task", ["t2i", "i2t"])
+def test_no_tensor_as_large_as_all_scores_is_ever_made(task: str) -> None:
+    """Boolean or float, in preparation or in reading, forward or backward: none has T x T places."""
+    layout = layouts(Grid(24, 24), 6)[task]
     sizes: list[int] = []
 
-    class Watch(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             out = func(*args, **(kwargs or {}))
-            if isinstance(out, Tensor) and out.is_floating_point():
-                sizes.append(out.numel())
+            tensors = out if isinstance(out, tuple | list) else [out]
+            sizes.extend(x.untyped_storage().nbytes() for x in tensors if isinstance(x, Tensor))
             return out
 
     qkv, valid = inputs(layout, batch=1, padded=False)
     for pattern in (Pattern.ROW, Pattern.COLUMN):
+        window_mask(pattern, layout.grid, task == "t2i")  # made once and kept
         sizes.clear()
         with Watch():
-            fast(*qkv, layout, pattern, valid)
-        assert sizes and max(sizes) < 2 * N * N / 4, pattern  # two heads
+            fast(*qkv, layout, pattern, valid).sum().backward()
+        # Two heads of four numbers of eight bytes each, against one byte of a boolean mask.
+        assert sizes and max(sizes) < layout.length**2, pattern

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vilg.model.attend import FEWEST_CELLS, attend_dense, masked
 from vilg.model.generator import (
     Generator,
     GeneratorConfig,
@@ -21,7 +22,7 @@ from vilg.model.generator import (
     text_to_image_log_probs,
 )
 from vilg.model.patterns import Pattern, paper_patterns
-from vilg.model.segments import Layout, Modality, Role, Segment
+from vilg.model.segments import Layout, Modality, Role, Segment, with_padding
 from vilg.text import TextTokenizer
 
 PAD, BOI, EOS = TextTokenizer.pad_id, TextTokenizer.boi_id, TextTokenizer.eos_id
@@ -65,8 +66,14 @@ def toy_images(count: int, num_codes: int = 7, cells: int = N) -> Tensor:
 
 def states_of(generator: Generator, layout: Layout, ids: Sequence[int]) -> Tensor:
     """Return the states of one unpadded sequence, or of its beginning."""
-    valid = torch.ones(1, layout.length, dtype=torch.bool)
-    return generator(layout, torch.tensor([ids]), generator.masks(layout, valid))[0]
+    valid, T = torch.ones(1, layout.length, dtype=torch.bool), len(ids)
+    if layout.length == T:
+        return generator(layout, torch.tensor([ids]), generator.reads(layout, valid))[0]
+    reads = [
+        masked(with_padding(layout.visible(pattern), valid)[:, :, :T, :T])
+        for pattern in generator.config.patterns
+    ]
+    return generator(layout, torch.tensor([ids]), reads)[0]
 
 
 def question_layout(generator: Generator) -> Layout:
@@ -96,6 +103,11 @@ def naive_states(generator: Generator, layout: Layout, ids: Sequence[int]) -> Te
             centred / (centred.square().mean() + 1e-5).sqrt() * w[f"{name}.weight"]
             + w[f"{name}.bias"]
         )
+
+    def head_norm(x: Tensor, name: str) -> Tensor:
+        if not generator.config.qk_norm:
+            return x
+        return x / (x.square().mean() + 1e-6).sqrt() * w[f"{name}.weight"]
 
     def linear(x: Tensor, name: str) -> Tensor:
         return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
@@ -128,8 +140,12 @@ def naive_states(generator: Generator, layout: Layout, ids: Sequence[int]) -> Te
             for head in range(heads):
                 part = slice(head * size, (head + 1) * size)
                 keys = [there for there in range(len(states)) if see[here][there]]
+                query = head_norm(q[here][part], f"{block}.attention.q_norm")
                 weights = [
-                    math.exp(float(q[here][part] @ k[there][part]) / math.sqrt(size))
+                    math.exp(
+                        float(query @ head_norm(k[there][part], f"{block}.attention.k_norm"))
+                        / math.sqrt(size)
+                    )
                     for there in keys
                 ]
                 total = sum(weights)
@@ -147,9 +163,10 @@ def naive_states(generator: Generator, layout: Layout, ids: Sequence[int]) -> Te
     return torch.stack([norm(x, "transformer.norm") for x in states])
 
 
+@pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("task", ["text to image", "image to text", "question"])
-def test_states_are_those_of_a_naive_transformer(task: str) -> None:
-    generator = toy_generator(patterns=(Pattern.ROW, Pattern.CONVOLUTION)).double()
+def test_states_are_those_of_a_naive_transformer(task: str, qk_norm: bool) -> None:
+    generator = toy_generator(patterns=(Pattern.ROW, Pattern.CONVOLUTION), qk_norm=qk_norm).double()
     image = toy_images(1)[0].tolist()
     layout, ids = {
         "text to image": (text_to_image_layout(5, generator.config.grid), [*TEXT, BOI, *image]),
@@ -158,6 +175,30 @@ def test_states_are_those_of_a_naive_transformer(task: str) -> None:
     }[task]
     found = states_of(generator, layout, ids)
     torch.testing.assert_close(found, naive_states(generator, layout, ids), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("height", [24, 11])  # on either side of where the fast form begins
+def test_on_a_large_grid_the_fast_form_computes_the_same(height: int) -> None:
+    grid = {"grid_height": height, "grid_width": 25}
+    generator = toy_generator(patterns=paper_patterns(4), **grid).double().requires_grad_()
+    assert (height * 25 >= FEWEST_CELLS) == (height == 24)
+    layout = text_to_image_layout(len(TEXT), generator.config.grid)
+    valid = torch.ones(2, layout.length, dtype=torch.bool)
+    valid[1, 3 : len(TEXT)] = False
+    images = toy_images(2, cells=height * 25)
+    ids = torch.cat([torch.tensor([[*TEXT, BOI]] * 2), images], dim=1)
+    found = generator(layout, ids, generator.reads(layout, valid))
+    dense = [attend_dense(pattern, layout, valid) for pattern in generator.config.patterns]
+    expected = generator(layout, ids, dense)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    upstream = torch.randn(found.shape, dtype=torch.float64)
+    parameters = [*generator.transformer.parameters()]
+    for a, b in zip(
+        torch.autograd.grad(found, parameters, upstream),
+        torch.autograd.grad(expected, parameters, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
 
 
 # --- Equations 4 and 5 ------------------------------------------------------------------------
@@ -371,9 +412,9 @@ def test_the_id_of_padding_is_never_read() -> None:
     layout = text_to_image_layout(5, generator.config.grid)
     valid = torch.tensor([[True] * 3 + [False] * 2 + [True] * (1 + N)])
     image = toy_images(1)[0].tolist()
-    masks = generator.masks(layout, valid)
+    reads = generator.reads(layout, valid)
     padded, other = (
-        generator(layout, torch.tensor([[*TEXT[:3], *junk, BOI, *image]]), masks)[0]
+        generator(layout, torch.tensor([[*TEXT[:3], *junk, BOI, *image]]), reads)[0]
         for junk in ([PAD, PAD], [10, 11])
     )
     assert torch.equal(padded[:3], other[:3])

@@ -74,7 +74,9 @@ def test_a_patch_is_one_position_of_the_first_level() -> None:
     to_patches = vqgan.encoder.get_submodule("to_patches")
     changed = (to_patches(moved_B3YX) != to_patches(pixels_B3YX)).any(dim=1)[0]
     assert changed.nonzero().tolist() == [[1, 2]]
-    assert torch.equal(vqgan.decoder.get_submodule("to_pixels")(to_patches(pixels_B3YX)), pixels_B3YX)
+    assert torch.equal(
+        vqgan.decoder.get_submodule("to_pixels")(to_patches(pixels_B3YX)), pixels_B3YX
+    )
     plain = build(TINY)  # without patches: the published network, tensor by tensor
     assert plain.encoder.get_submodule("conv_in").weight.shape == (8, 3, 3, 3)
     assert plain.decoder.get_submodule("conv_out").weight.shape == (3, 8, 3, 3)

@@ -1,15 +1,16 @@
 """Sparse attention that never makes a T x T score matrix: the fast form of a pattern.
 
 Equal to dense attention under `with_padding(layout.visible(pattern), valid)`, which stays the
-reference. Text, at either end of an edge, is dense: text queries are few. Image queries read all text
-that their role allows and, of the image, a window: the grid's rows (or columns, transposed) are
-groups of queries, and a group reads the few rows that the pattern can reach. Both parts share one
-softmax.
+reference. Text at either end of an edge is dense: text queries are few. Image queries go in groups, a
+group being a row of the grid, or a column. A group reads the visible text and the few rows (or
+columns) that the pattern can reach, under a mask of that size, in one softmax. With the groups on the
+batch dimension this is PyTorch's own fused attention, forward and backward (docs/decisions/0008).
 
-Shape letters: B batch, H heads, T positions, N image cells, D head width, M text keys, G groups of
-queries, Q queries a group, S keys a group.
+Shape letters: B batch, H heads, T positions, D head width, M text keys, G groups of queries, Q queries
+a group, S keys a group.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,37 +22,135 @@ from vilg.model.patterns import KERNEL, Pattern
 from vilg.model.patterns import mask as pattern_mask
 from vilg.model.segments import Grid, Layout, Modality, Role, Segment, with_padding
 
+# From queries, keys and values of a layer, each _BTHD, to what every query reads.
+Read = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# On grids of fewer cells than this the dense form is faster: its groups are too small to be worth a
+# matrix product each (`python -m bench.attention`: 0.4x at 64 cells, 0.9x at 256, 1.8x at 576).
+FEWEST_CELLS = 512
+
+
+def reads(patterns: Sequence[Pattern], layout: Layout, valid_BT: Tensor) -> list[Read]:
+    """Return for each layer how the positions of a layout read in it; fast where that pays."""
+    form = attend if layout.grid.num_cells >= FEWEST_CELLS else attend_dense
+    by_pattern = {pattern: form(pattern, layout, valid_BT) for pattern in set(patterns)}
+    return [by_pattern[pattern] for pattern in patterns]
+
+
+def masked(see_B1TS: Tensor) -> Read:
+    """Return attention under a boolean mask."""
+
+    def read(q_BTHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BSHD, v_BSHD))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=see_B1TS).transpose(1, 2)
+
+    return read
+
+
+def attend_dense(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:
+    """Return a pattern's reference form, every score computed and most of them masked."""
+    return masked(with_padding(layout.visible(pattern).to(valid_BT.device), valid_BT))
+
+
+def attend(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:
+    """Return a pattern's fast form: only scores of a query's neighbourhood and of text are computed."""
+    if pattern is Pattern.DENSE:
+        return attend_dense(pattern, layout, valid_BT)
+    spans = [(segment, here) for segment, here, _ in layout.spans(0, layout.length)]
+    parts = [
+        _text_part(layout, here, valid_BT)
+        if segment.modality is Modality.TEXT
+        else _image_part(pattern, layout, segment, here, valid_BT)
+        for segment, here in spans
+    ]
+
+    def read(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor) -> Tensor:
+        return torch.cat([part(q_BTHD, k_BTHD, v_BTHD) for part in parts], dim=1)
+
+    return read
+
+
+def _text_part(layout: Layout, here: slice, valid_BT: Tensor) -> Read:
+    """Return what the positions of a text segment read: all that their roles allow."""
+    see_QT = layout.visible_by_role(here).to(valid_BT.device)
+    stop = int(see_QT.any(dim=0).nonzero().max()) + 1  # nobody here reads what lies behind it
+    read = masked(with_padding(see_QT, valid_BT, first=here.start)[..., :stop])
+    return lambda q, k, v: read(q[:, here], k[:, :stop], v[:, :stop])
+
+
+def _image_part(
+    pattern: Pattern, layout: Layout, segment: Segment, here: slice, valid_BT: Tensor
+) -> Read:
+    """Return what the cells of an image segment read, group by group."""
+    causal, grid = segment.role is Role.TARGET, layout.grid
+    shape = window(pattern, causal=causal)
+    texts = _visible_texts(layout, segment, here)
+    see_GQS = window_mask(pattern, grid, causal).to(valid_BT.device)
+    (G, Q, _), B = see_GQS.shape, len(valid_BT)
+    see_BGQS = torch.cat(
+        [
+            *(valid_BT[:, None, None, text].expand(-1, G, Q, -1) for text in texts),
+            see_GQS.expand(B, -1, -1, -1),
+        ],
+        dim=3,
+    )
+    read = masked(see_BGQS.flatten(0, 1)[:, None])
+
+    def keys(x_BTHD: Tensor) -> Tensor:
+        """Lay out what each group reads: the text again for every group, and its rows of the grid."""
+        text_BMHD = [x_BTHD[:, text] for text in texts]
+        groups = shape.keys(shape.group(x_BTHD[:, here], grid))
+        return torch.cat(
+            [*(x[:, None].expand(-1, G, -1, -1, -1) for x in text_BMHD), groups], dim=2
+        )
+
+    def part(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor) -> Tensor:
+        q_BGQHD = shape.group(q_BTHD[:, here], grid)
+        h = read(q_BGQHD.flatten(0, 1), keys(k_BTHD).flatten(0, 1), keys(v_BTHD).flatten(0, 1))
+        return shape.ungroup(h.view(q_BGQHD.shape))
+
+    return part
+
+
+def _visible_texts(layout: Layout, segment: Segment, here: slice) -> list[slice]:
+    """Return the text segments that an image segment reads: whole ones, by their roles."""
+    return [
+        text
+        for other, text, _ in layout.spans(0, layout.length)
+        if other.modality is Modality.TEXT
+        and (other.role is Role.SOURCE or (segment.role is Role.TARGET and text.start < here.start))
+    ]
+
 
 @dataclass(frozen=True)
 class Window:
     """Which rows a row of queries reads, as steps up; of the transposed grid for columns.
 
-    Narrower than the rows together: what a query reads of them is the pattern's own affair.
+    A query reads less than these rows together: which of their cells is the pattern's own affair.
     """
 
     rows_up: tuple[int, ...]
     is_transposed: bool = False
 
-    def group(self, cells_BHND: Tensor, grid: Grid) -> Tensor:
-        """Return cells_BHGQD: one group a row, or a column."""
-        B, H, N, D = cells_BHND.shape
-        rows = cells_BHND.view(B, H, grid.height, grid.width, D)
-        return rows.transpose(2, 3) if self.is_transposed else rows
+    def group(self, cells: Tensor, grid: Grid) -> Tensor:
+        """Cells in raster order on dimension 1 become dimensions 1 and 2: groups and their members."""
+        rows = cells.unflatten(1, (grid.height, grid.width))
+        return rows.transpose(1, 2) if self.is_transposed else rows
 
-    def ungroup(self, groups_BHGQD: Tensor) -> Tensor:
+    def ungroup(self, groups: Tensor) -> Tensor:
         """Undo `group`."""
-        rows = groups_BHGQD.transpose(2, 3) if self.is_transposed else groups_BHGQD
-        return rows.flatten(2, 3)
+        return (groups.transpose(1, 2) if self.is_transposed else groups).flatten(1, 2)
 
-    def keys(self, groups_BHGQD: Tensor, fill: float = 0.0) -> Tensor:
-        """Return keys_BHGSD: the rows that each group reads, side by side; `fill` off the grid."""
-        G = groups_BHGQD.shape[2]
+    def keys(self, groups: Tensor, fill: float = 0.0) -> Tensor:
+        """Lay the rows that each group reads side by side on dimension 2; `fill` off the grid."""
+        G = groups.shape[1]
         shifted = []
         for up in self.rows_up:
             # A negative pad cuts: the group dimension moves by `up` and keeps its length.
             step = max(-G, min(G, up))
-            shifted.append(F.pad(groups_BHGQD, (0, 0, 0, 0, step, -step), value=fill))
-        return shifted[0] if len(shifted) == 1 else torch.cat(shifted, dim=3)
+            behind = (0, 0) * (groups.dim() - 2)
+            shifted.append(F.pad(groups, (*behind, step, -step), value=fill))
+        return shifted[0] if len(shifted) == 1 else torch.cat(shifted, dim=2)
 
 
 def window(pattern: Pattern, *, causal: bool) -> Window:
@@ -67,105 +166,15 @@ def window(pattern: Pattern, *, causal: bool) -> Window:
 
 
 @lru_cache(maxsize=64)
-def window_bias(pattern: Pattern, grid: Grid, causal: bool) -> Tensor:
-    """Return bias_GQS: 0 where the pattern lets a query read a key of its group's window, else -inf.
+def window_mask(pattern: Pattern, grid: Grid, causal: bool) -> Tensor:
+    """Return see_GQS: whether the pattern lets a query read a key of its group's window.
 
     Read off `patterns.mask`, so that there is one definition of a pattern.
     """
     shape = window(pattern, causal=causal)
-    cells = torch.arange(grid.num_cells, dtype=torch.float64).view(1, 1, -1, 1)
-    queries_GQ = shape.group(cells, grid)[0, 0, :, :, 0]
-    keys_GS = shape.keys(shape.group(cells, grid), fill=-1.0)[0, 0, :, :, 0]
+    cells = torch.arange(grid.num_cells, dtype=torch.float64)[None]
+    queries_GQ = shape.group(cells, grid)[0].long()
+    keys_GS = shape.keys(shape.group(cells, grid), fill=-1.0)[0].long()
     see_NN = pattern_mask(pattern, grid.height, grid.width, causal=causal)
-    see_GQS = see_NN[queries_GQ.long()[:, :, None], keys_GS.long().clamp_min(0)[:, None, :]]
-    see_GQS &= keys_GS[:, None, :] >= 0
-    return torch.zeros(see_GQS.shape).masked_fill_(~see_GQS, -torch.inf)
-
-
-def text_rows(layout: Layout, valid_BT: Tensor) -> dict[int, Tensor]:
-    """Return see_B1MT of each text segment, by its first position; text reads alike in every layer."""
-    see_TT = layout.visible(Pattern.DENSE).to(valid_BT.device)
-    see_B1TT = with_padding(see_TT, valid_BT)
-    return {
-        here.start: see_B1TT[:, :, here]
-        for segment, here, _ in layout.spans(0, layout.length)
-        if segment.modality is Modality.TEXT
-    }
-
-
-def attend(
-    q_BHTD: Tensor,
-    k_BHTD: Tensor,
-    v_BHTD: Tensor,
-    *,
-    layout: Layout,
-    pattern: Pattern,
-    valid_BT: Tensor,
-    see_text: dict[int, Tensor],
-) -> Tensor:
-    """Return what every position of a layout reads, h_BHTD.
-
-    Args:
-        see_text: from `text_rows`, shared by the layers.
-    """
-    if pattern is Pattern.DENSE:
-        see_B1TT = with_padding(layout.visible(pattern).to(q_BHTD.device), valid_BT)
-        return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=see_B1TT)
-    parts = []
-    for segment, here, _ in layout.spans(0, layout.length):
-        if segment.modality is Modality.TEXT:
-            part = F.scaled_dot_product_attention(
-                q_BHTD[:, :, here], k_BHTD, v_BHTD, attn_mask=see_text[here.start]
-            )
-        else:
-            part = _image_part(q_BHTD, k_BHTD, v_BHTD, layout, segment, here, pattern, valid_BT)
-        parts.append(part)
-    return torch.cat(parts, dim=2)
-
-
-def _image_part(
-    q_BHTD: Tensor,
-    k_BHTD: Tensor,
-    v_BHTD: Tensor,
-    layout: Layout,
-    segment: Segment,
-    here: slice,
-    pattern: Pattern,
-    valid_BT: Tensor,
-) -> Tensor:
-    """Return what the cells of an image segment read."""
-    causal = segment.role is Role.TARGET
-    shape, grid = window(pattern, causal=causal), layout.grid
-    q_BHGQD, k_BHGQD, v_BHGQD = (
-        shape.group(x_BHTD[:, :, here], grid) for x_BHTD in (q_BHTD, k_BHTD, v_BHTD)
-    )
-    B, H, G, Q, D = q_BHGQD.shape
-    q_BHGQD = q_BHGQD * D**-0.5
-    scores = q_BHGQD @ shape.keys(k_BHGQD).transpose(-1, -2)
-    scores = scores + window_bias(pattern, grid, causal).to(scores)
-
-    texts = _visible_texts(layout, segment, here)
-    if not texts:
-        return shape.ungroup(scores.softmax(dim=-1) @ shape.keys(v_BHGQD))
-    k_BHMD, v_BHMD = (
-        torch.cat([x_BHTD[:, :, text] for text in texts], dim=2) for x_BHTD in (k_BHTD, v_BHTD)
-    )
-    valid_BM = torch.cat([valid_BT[:, text] for text in texts], dim=1)
-    text_scores = q_BHGQD.reshape(B, H, G * Q, D) @ k_BHMD.transpose(-1, -2)
-    text_scores = text_scores.masked_fill(~valid_BM[:, None, None], -torch.inf)
-    M = k_BHMD.shape[2]
-    weights = torch.cat([text_scores.view(B, H, G, Q, M), scores], dim=-1).softmax(dim=-1)
-    of_text, of_window = weights.split([M, scores.shape[-1]], dim=-1)
-    h_BHGQD = of_window @ shape.keys(v_BHGQD)
-    h_BHGQD = h_BHGQD + (of_text.reshape(B, H, G * Q, M) @ v_BHMD).view(B, H, G, Q, D)
-    return shape.ungroup(h_BHGQD)
-
-
-def _visible_texts(layout: Layout, segment: Segment, here: slice) -> list[slice]:
-    """Return the text segments that an image segment reads: whole ones, by their roles."""
-    return [
-        text
-        for other, text, _ in layout.spans(0, layout.length)
-        if other.modality is Modality.TEXT
-        and (other.role is Role.SOURCE or (segment.role is Role.TARGET and text.start < here.start))
-    ]
+    see_GQS = see_NN[queries_GQ[:, :, None], keys_GS.clamp_min(0)[:, None, :]]
+    return see_GQS & (keys_GS >= 0)[:, None, :]

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vilg.config import require
+from vilg.config import later_key, require
+from vilg.model.attend import Read, reads
 from vilg.model.patterns import Pattern
-from vilg.model.segments import Grid, Layout, Modality, Role, Segment, with_padding
-from vilg.model.transformer import LayerCache, Transformer
+from vilg.model.segments import Grid, Layout, Modality, Role, Segment
+from vilg.model.transformer import Transformer
 from vilg.text import TextTokenizer
 
 
@@ -28,6 +29,7 @@ class GeneratorConfig:
     Attributes:
         patterns: one a layer, first to last; its length is the number of layers.
         max_text: longest text in tokens, language or end token included.
+        qk_norm: normalise queries and keys; for widths and rates at which scores run away.
     """
 
     width: int
@@ -38,6 +40,7 @@ class GeneratorConfig:
     num_codes: int
     vocabulary_size: int
     max_text: int = 64
+    qk_norm: bool = later_key(False)
 
     def __post_init__(self) -> None:
         require(bool(self.patterns), "patterns must name at least one layer")
@@ -67,7 +70,7 @@ class Generator(nn.Module):
         self.row_position = nn.Embedding(config.grid_height, C)
         self.column_position = nn.Embedding(config.grid_width, C)
         self.role_embedding = nn.Embedding(len(Modality) * len(Role), C)
-        self.transformer = Transformer(len(config.patterns), C, config.num_heads)
+        self.transformer = Transformer(len(config.patterns), C, config.num_heads, config.qk_norm)
         self.image_head = nn.Linear(C, config.num_codes)
         self.text_head = nn.Linear(C, config.vocabulary_size)
         self.reset_parameters()
@@ -105,33 +108,19 @@ class Generator(nn.Module):
             parts.append(x + self.role_embedding.weight[kind])
         return torch.cat(parts, dim=1)
 
-    def masks(self, layout: Layout, valid_BT: Tensor) -> list[Tensor]:
-        """Return see_B1TT for each layer; layers of one pattern share one tensor."""
-        by_pattern = {
-            pattern: with_padding(layout.visible(pattern).to(valid_BT.device), valid_BT)
-            for pattern in set(self.config.patterns)
-        }
-        return [by_pattern[pattern] for pattern in self.config.patterns]
+    def reads(self, layout: Layout, valid_BT: Tensor) -> list[Read]:
+        """Return what each layer reads of a whole layout; False in `valid_BT` is padding."""
+        return reads(self.config.patterns, layout, valid_BT)
 
     def forward(
-        self,
-        layout: Layout,
-        ids_BT: Tensor,
-        masks: list[Tensor],
-        start: int = 0,
-        caches: list[LayerCache] | None = None,
+        self, layout: Layout, ids_BT: Tensor, reads: Sequence[Read], start: int = 0
     ) -> Tensor:
         """Return the last layer's states at positions from `start` on.
 
         Args:
-            masks: of the whole layout, from `masks`; the rows and columns needed are cut here.
+            reads: what each layer's queries read: from `reads` for a whole layout, or from caches.
         """
-        stop = start + ids_BT.shape[1]
-        rows: dict[int, Tensor] = {}
-        for see in masks:
-            rows.setdefault(id(see), see[:, :, start:stop, :stop])
-        cut = [rows[id(see)] for see in masks]
-        return self.transformer(self.embed(layout, ids_BT, start), cut, start, caches)
+        return self.transformer(self.embed(layout, ids_BT, start), reads)
 
     def image_logits(self, states_BTC: Tensor) -> Tensor:
         return self.image_head(states_BTC)
@@ -195,7 +184,7 @@ def text_to_image_log_probs(
     inputs_BN = image_ids_BN if inputs_BN is None else inputs_BN
     ids_BT = torch.cat([text_BM, start_B1, inputs_BN], dim=1)
     valid_BT = F.pad(valid_BM, (0, 1 + N), value=True)
-    states_BTC = generator(layout, ids_BT, generator.masks(layout, valid_BT))
+    states_BTC = generator(layout, ids_BT, generator.reads(layout, valid_BT))
     logits_BNK = generator.image_logits(states_BTC[:, M : M + N])
     return -F.cross_entropy(
         logits_BNK.float().flatten(0, 1), image_ids_BN.flatten(), reduction="none"
@@ -221,7 +210,7 @@ def image_to_text_log_probs(
     layout = image_to_text_layout(inputs_BM.shape[1], generator.config.grid)
     ids_BT = torch.cat([image_ids_BN, inputs_BM], dim=1)
     valid_BT = F.pad(valid_BM, (N, 0), value=True)
-    states_BTC = generator(layout, ids_BT, generator.masks(layout, valid_BT))
+    states_BTC = generator(layout, ids_BT, generator.reads(layout, valid_BT))
     # Padding is left out before the head: a vocabulary of thousands makes its rows dear.
     logits_PV = generator.text_logits(states_BTC[:, N:][valid_BM])
     log_probs_BM = torch.zeros(inputs_BM.shape, device=device)

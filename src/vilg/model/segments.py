@@ -104,6 +104,13 @@ class Layout:
             [torch.arange(s.length) * (s.modality is Modality.IMAGE) for s in self.segments]
         )
 
+    def visible_by_role(self, queries: slice) -> Tensor:
+        """Return see_QT of these query positions: source sees source; target, earlier target too."""
+        order_T = torch.arange(self.length)
+        target_QT = self.is_target_T[queries, None] & self.is_target_T[None, :]
+        earlier_QT = order_T[None, :] <= order_T[queries, None]
+        return ~self.is_target_T[None, :] | (target_QT & earlier_QT)
+
     def visible(self, pattern: Pattern) -> Tensor:
         """Return see_TT: True where the query position (first) may read the key position.
 
@@ -111,10 +118,6 @@ class Layout:
         and earlier target) and, when both sit on image cells, the pattern allows it. An edge with
         text at either end is dense.
         """
-        order_T = torch.arange(self.length)
-        target_TT = self.is_target_T[:, None] & self.is_target_T[None, :]
-        roles_TT = ~self.is_target_T[None, :] | (target_TT & (order_T[None, :] <= order_T[:, None]))
-
         causal, two_way = (
             pattern_mask(pattern, self.grid.height, self.grid.width, causal=is_causal)[
                 self.cell_T[:, None], self.cell_T[None, :]
@@ -123,16 +126,21 @@ class Layout:
         )
         cells_TT = torch.where(self.is_target_T[:, None], causal, two_way)
         both_image_TT = self.is_image_T[:, None] & self.is_image_T[None, :]
-        return roles_TT & (cells_TT | ~both_image_TT)
+        return self.visible_by_role(slice(None)) & (cells_TT | ~both_image_TT)
 
 
-def with_padding(see_TT: Tensor, valid_BT: Tensor) -> Tensor:
+def with_padding(see_QT: Tensor, valid_BT: Tensor, first: int = 0) -> Tensor:
     """Hide padded keys from everyone but themselves.
 
     A padded position keeps sight of itself, because a softmax over nothing is NaN.
 
+    Args:
+        first: position of the first query.
+
     Returns:
-        see_B1TT: heads share one mask.
+        see_B1QT: heads share one mask.
     """
-    itself_TT = torch.eye(see_TT.shape[0], dtype=torch.bool, device=see_TT.device)
-    return ((see_TT & valid_BT[:, None, :]) | itself_TT)[:, None]
+    Q, T = see_QT.shape
+    order_T = torch.arange(T, device=see_QT.device)
+    itself_QT = order_T[first : first + Q, None] == order_T[None, :]
+    return ((see_QT & valid_BT[:, None, :]) | itself_QT)[:, None]

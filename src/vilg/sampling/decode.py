@@ -7,24 +7,48 @@ Shape letters: B batch, M text tokens, N image tokens, T positions, C width, K c
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vilg.model.attend import Read, masked
 from vilg.model.generator import (
     Generator,
     image_to_text_layout,
     pad_texts,
     text_to_image_layout,
 )
-from vilg.model.segments import Layout
-from vilg.model.transformer import LayerCache
+from vilg.model.patterns import Pattern
+from vilg.model.segments import Layout, with_padding
 from vilg.sampling.noise import draw, draw_uniforms
 from vilg.text import TextTokenizer
 
 Progress = Callable[[int, int], None]  # called with (steps done, steps in all)
+
+
+@dataclass
+class LayerCache:
+    """Keys and values of one layer, allocated once for the whole sequence."""
+
+    k_BSHD: Tensor
+    v_BSHD: Tensor
+
+    def read(self, see_B1TS: Tensor, start: int) -> Read:
+        """Return attention that stores the keys from `start` on and reads all so far.
+
+        Args:
+            see_B1TS: what the positions from `start` on may read.
+        """
+        attention, stop = masked(see_B1TS), see_B1TS.shape[3]
+
+        def read(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor) -> Tensor:
+            self.k_BSHD[:, start:stop] = k_BTHD
+            self.v_BSHD[:, start:stop] = v_BTHD
+            return attention(q_BTHD, self.k_BSHD[:, :stop], self.v_BSHD[:, :stop])
+
+        return read
 
 
 @dataclass(frozen=True)
@@ -32,9 +56,23 @@ class DecodeState:
     """Where a batch of sequences stands. The caches are written in place, never copied."""
 
     layout: Layout
-    masks: list[Tensor]
+    see_B1TT: dict[Pattern, Tensor]
     caches: list[LayerCache]
     position: int  # of the next input
+
+
+def _forward(
+    generator: Generator, state: DecodeState, ids_BT: Tensor
+) -> tuple[DecodeState, Tensor]:
+    """Feed the ids of the next positions; return the new state and states_BTC at them."""
+    start, stop = state.position, state.position + ids_BT.shape[1]
+    rows = {pattern: see[:, :, start:stop, :stop] for pattern, see in state.see_B1TT.items()}
+    reads = [
+        cache.read(rows[pattern], start)
+        for pattern, cache in zip(generator.config.patterns, state.caches, strict=True)
+    ]
+    states_BTC = generator(state.layout, ids_BT, reads, start)
+    return replace(state, position=stop), states_BTC
 
 
 def prefill(
@@ -49,18 +87,24 @@ def prefill(
     Returns:
         the state and states_BTC, the last layer's states there.
     """
-    masks = generator.masks(layout, valid_BT)
-    caches = generator.transformer.new_caches(len(ids_BT), layout.length)
-    states_BTC = generator(layout, ids_BT, masks, 0, caches)
-    return DecodeState(layout, masks, caches, ids_BT.shape[1]), states_BTC
+    config, weight = generator.config, generator.image_head.weight
+    see_B1TT = {
+        pattern: with_padding(layout.visible(pattern).to(valid_BT.device), valid_BT)
+        for pattern in set(config.patterns)
+    }
+    shape = (len(ids_BT), layout.length, config.num_heads, config.width // config.num_heads)
+    caches = [
+        LayerCache(*(torch.empty(shape, dtype=weight.dtype, device=weight.device) for _ in "kv"))
+        for _ in config.patterns
+    ]
+    return _forward(generator, DecodeState(layout, see_B1TT, caches, 0), ids_BT)
 
 
 def decode_step(
     generator: Generator, state: DecodeState, ids_B: Tensor
 ) -> tuple[DecodeState, Tensor]:
     """Feed one id a sequence; return the new state and states_BC at it."""
-    states_B1C = generator(state.layout, ids_B[:, None], state.masks, state.position, state.caches)
-    moved = DecodeState(state.layout, state.masks, state.caches, state.position + 1)
+    moved, states_B1C = _forward(generator, state, ids_B[:, None])
     return moved, states_B1C[:, 0]
 
 
