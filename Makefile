@@ -13,10 +13,10 @@ TORCH := $(shell cat .venv/torch-override 2>/dev/null)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check clean FORCE
+.PHONY: help install demo test check bench-install clean FORCE
 
 help:  ## List these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
 
 install: $(STAMP)  ## Create .venv and install vilg with its tools (TORCH=... for another torch)
 
@@ -42,6 +42,12 @@ check: install  ## Format, lint, types, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-install:  ## Create bench/.venv with the peers that benchmarks compare with
+	$(PYTHON) -m venv bench/.venv
+	sed '/^diffusers/d' constraints.txt > bench/.venv/constraints.txt
+	bench/.venv/bin/python -m pip install --disable-pip-version-check \
+		-c bench/.venv/constraints.txt -e . -r bench/requirements.txt
 
 clean:  ## Remove the demo's output and every cache; .venv and runs stay
 	rm -rf demo build dist

@@ -13,7 +13,7 @@ from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.vqgan import VQGANConfig
-from vilg.training.loop import LoopConfig
+from vilg.training.loop import LoopConfig, Precision
 from vilg.training.optim import OptimConfig
 from vilg.training.run import DataConfig, GeneratorRun, Recipe, TokenizerRun
 from vilg.training.tokenizer_job import TokenizerLossConfig
@@ -120,6 +120,53 @@ def vqgan_f8_8192() -> Recipe:
     )
 
 
+def lite_300m() -> Recipe:
+    """The paper's ablation model (section 3.3): 24 layers, width 1024, 16 heads.
+
+    Over the tokens of `vqgan_f8_8192` and one's own pairs: --set generator.data.folder=FOLDER. Rates
+    are CogView's (2105.13290, appendix), the nearest documented recipe; the paper gives none.
+    """
+    return Recipe(
+        generator=GeneratorRun(
+            data=DataConfig(folder=Path("pairs")),
+            vocabulary=EMOJI / "tokenizer.json",
+            width=1024,
+            num_heads=16,
+            patterns=paper_patterns(24),
+            image_tokenizer="runs/vqgan_f8_8192/tokenizer/model",
+            loop=LoopConfig(
+                num_steps=150_000,
+                batch_size=256,
+                show_every=5000,
+                save_every=1000,
+                precision=Precision.BF16,
+            ),
+            optim=OptimConfig(peak_lr=3e-4, final_lr=3e-5, warmup_steps=3000),
+        )
+    )
+
+
+def base_10b() -> Recipe:
+    """The paper's main model (section 4.1): 48 layers, width 4096, 64 heads, about 10 B parameters.
+
+    Its shape is complete and it builds on the meta device; one process cannot hold its training.
+    """
+    recipe = lite_300m()
+    assert recipe.generator is not None
+    return replace(
+        recipe,
+        generator=replace(
+            recipe.generator,
+            width=4096,
+            num_heads=64,
+            patterns=paper_patterns(48),
+            qk_norm=True,
+            loop=replace(recipe.generator.loop, batch_size=6144),
+            optim=replace(recipe.generator.optim, peak_lr=1e-4, final_lr=1e-5),
+        ),
+    )
+
+
 def emoji_cpu() -> Recipe:
     """One stage of the shipped model: 11 M parameters; runs/emoji_cpu.sh chains the stages."""
     return Recipe(
@@ -187,5 +234,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         emoji_dvae,
         picture_tokenizer,
         vqgan_f8_8192,
+        lite_300m,
+        base_10b,
     )
 }

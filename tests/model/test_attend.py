@@ -115,7 +115,7 @@ def test_a_window_holds_every_key_once(pattern: Pattern, causal: bool) -> None:
         cells = torch.arange(grid.num_cells, dtype=torch.float64)[None]
         groups = shape.group(cells, grid)
         assert torch.equal(shape.ungroup(groups), cells)
-        keys_GS = shape.keys(groups, fill=-1.0)[0]
+        keys_GS = torch.cat(shape.keys(groups, fill=-1.0), dim=2)[0]
         for row in keys_GS.tolist():
             on_grid = [cell for cell in row if cell >= 0]
             assert len({*on_grid}) == len(on_grid)

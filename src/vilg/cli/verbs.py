@@ -219,6 +219,7 @@ class Train:
         from vilg.cli.output import check_folder
         from vilg.config import override
         from vilg.recipes import RECIPES
+        from vilg.training.memory import keep_freed_memory
         from vilg.training.run import run
 
         if self.recipe not in RECIPES:
@@ -227,6 +228,7 @@ class Train:
         recipe = override(RECIPES[self.recipe](), changes)
         out = self.out or Path("runs") / self.recipe
         check_folder(out)
+        keep_freed_memory()
         folder = run(recipe, out, resume=self.resume, log=sys.stderr)
         _say(f"done; the verbs read this model with --model {folder}")
         print(folder)

@@ -13,6 +13,7 @@ a group, S keys a group.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from vilg.model.patterns import KERNEL, Pattern
 from vilg.model.patterns import mask as pattern_mask
-from vilg.model.segments import Grid, Layout, Modality, Role, Segment, with_padding
+from vilg.model.segments import Grid, Layout, Modality, Role, with_padding
 
 # From queries, keys and values of a layer, each _BTHD, to what every query reads.
 Read = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -56,69 +57,77 @@ def attend(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:
     """Return a pattern's fast form: only scores of a query's neighbourhood and of text are computed."""
     if pattern is Pattern.DENSE:
         return attend_dense(pattern, layout, valid_BT)
-    spans = [(segment, here) for segment, here, _ in layout.spans(0, layout.length)]
+    lengths = [segment.length for segment in layout.segments]
     parts = [
-        _text_part(layout, here, valid_BT)
+        _text_part(layout, i, valid_BT)
         if segment.modality is Modality.TEXT
-        else _image_part(pattern, layout, segment, here, valid_BT)
-        for segment, here in spans
+        else _image_part(pattern, layout, i, valid_BT)
+        for i, segment in enumerate(layout.segments)
     ]
 
     def read(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor) -> Tensor:
-        return torch.cat([part(q_BTHD, k_BTHD, v_BTHD) for part in parts], dim=1)
+        # Split, not sliced: the gradient of every slice would be a tensor of zeros as long as all.
+        q, k, v = (x_BTHD.split(lengths, dim=1) for x_BTHD in (q_BTHD, k_BTHD, v_BTHD))
+        return torch.cat([part(q, k, v) for part in parts], dim=1)
 
     return read
 
 
-def _text_part(layout: Layout, here: slice, valid_BT: Tensor) -> Read:
-    """Return what the positions of a text segment read: all that their roles allow."""
-    see_QT = layout.visible_by_role(here).to(valid_BT.device)
-    stop = int(see_QT.any(dim=0).nonzero().max()) + 1  # nobody here reads what lies behind it
-    read = masked(with_padding(see_QT, valid_BT, first=here.start)[..., :stop])
-    return lambda q, k, v: read(q[:, here], k[:, :stop], v[:, :stop])
+# From queries, keys and values in segments, each _BTHD, to what the queries of one segment read.
+_Part = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 
-def _image_part(
-    pattern: Pattern, layout: Layout, segment: Segment, here: slice, valid_BT: Tensor
-) -> Read:
-    """Return what the cells of an image segment read, group by group."""
-    causal, grid = segment.role is Role.TARGET, layout.grid
-    shape = window(pattern, causal=causal)
-    texts = _visible_texts(layout, segment, here)
+def _text_part(layout: Layout, i: int, valid_BT: Tensor) -> _Part:
+    """Return what the positions of text segment i read: all that their roles allow."""
+    ends = [0, *accumulate(segment.length for segment in layout.segments)]
+    see_QT = layout.visible_by_role(slice(ends[i], ends[i + 1])).to(valid_BT.device)
+    # No text reads a segment in part, but for its own past; nobody here reads what lies behind these.
+    num_read = max(j for j in range(len(layout.segments)) if see_QT[-1, ends[j]]) + 1
+    see_B1QS = with_padding(see_QT, valid_BT, first=ends[i])[..., : ends[num_read]]
+    attention = masked(see_B1QS)
+    return lambda q, k, v: attention(
+        q[i], torch.cat(tuple(k[:num_read]), dim=1), torch.cat(tuple(v[:num_read]), dim=1)
+    )
+
+
+def _image_part(pattern: Pattern, layout: Layout, i: int, valid_BT: Tensor) -> _Part:
+    """Return what the cells of image segment i read, group by group."""
+    causal, grid = layout.segments[i].role is Role.TARGET, layout.grid
+    shape, texts = window(pattern, causal=causal), _visible_texts(layout, i)
+    valid = valid_BT.split([segment.length for segment in layout.segments], dim=1)
     see_GQS = window_mask(pattern, grid, causal).to(valid_BT.device)
     (G, Q, _), B = see_GQS.shape, len(valid_BT)
     see_BGQS = torch.cat(
         [
-            *(valid_BT[:, None, None, text].expand(-1, G, Q, -1) for text in texts),
+            *(valid[j][:, None, None].expand(-1, G, Q, -1) for j in texts),
             see_GQS.expand(B, -1, -1, -1),
         ],
         dim=3,
     )
-    read = masked(see_BGQS.flatten(0, 1)[:, None])
+    attention = masked(see_BGQS.flatten(0, 1)[:, None])
 
-    def keys(x_BTHD: Tensor) -> Tensor:
+    def keys(x: Sequence[Tensor]) -> Tensor:
         """Lay out what each group reads: the text again for every group, and its rows of the grid."""
-        text_BMHD = [x_BTHD[:, text] for text in texts]
-        groups = shape.keys(shape.group(x_BTHD[:, here], grid))
-        return torch.cat(
-            [*(x[:, None].expand(-1, G, -1, -1, -1) for x in text_BMHD), groups], dim=2
-        )
+        groups = shape.keys(shape.group(x[i], grid))
+        text = (x[j][:, None].expand(-1, G, -1, -1, -1) for j in texts)
+        return torch.cat([*text, *groups], dim=2).flatten(0, 1)
 
-    def part(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor) -> Tensor:
-        q_BGQHD = shape.group(q_BTHD[:, here], grid)
-        h = read(q_BGQHD.flatten(0, 1), keys(k_BTHD).flatten(0, 1), keys(v_BTHD).flatten(0, 1))
+    def part(q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
+        q_BGQHD = shape.group(q[i], grid)
+        h = attention(q_BGQHD.flatten(0, 1), keys(k), keys(v))
         return shape.ungroup(h.view(q_BGQHD.shape))
 
     return part
 
 
-def _visible_texts(layout: Layout, segment: Segment, here: slice) -> list[slice]:
-    """Return the text segments that an image segment reads: whole ones, by their roles."""
+def _visible_texts(layout: Layout, i: int) -> list[int]:
+    """Return the text segments that image segment i reads: whole ones, by their roles."""
+    reader = layout.segments[i]
     return [
-        text
-        for other, text, _ in layout.spans(0, layout.length)
-        if other.modality is Modality.TEXT
-        and (other.role is Role.SOURCE or (segment.role is Role.TARGET and text.start < here.start))
+        j
+        for j, segment in enumerate(layout.segments)
+        if segment.modality is Modality.TEXT
+        and (segment.role is Role.SOURCE or (reader.role is Role.TARGET and j < i))
     ]
 
 
@@ -141,16 +150,17 @@ class Window:
         """Undo `group`."""
         return (groups.transpose(1, 2) if self.is_transposed else groups).flatten(1, 2)
 
-    def keys(self, groups: Tensor, fill: float = 0.0) -> Tensor:
-        """Lay the rows that each group reads side by side on dimension 2; `fill` off the grid."""
+    def keys(self, groups: Tensor, fill: float = 0.0) -> list[Tensor]:
+        """Return the rows that each group reads, to be joined on dimension 2; `fill` off the grid."""
         G = groups.shape[1]
         shifted = []
         for up in self.rows_up:
             # A negative pad cuts: the group dimension moves by `up` and keeps its length.
             step = max(-G, min(G, up))
             behind = (0, 0) * (groups.dim() - 2)
-            shifted.append(F.pad(groups, (*behind, step, -step), value=fill))
-        return shifted[0] if len(shifted) == 1 else torch.cat(shifted, dim=2)
+            padded = F.pad(groups, (*behind, step, -step), value=fill) if step else groups
+            shifted.append(padded)
+        return shifted
 
 
 def window(pattern: Pattern, *, causal: bool) -> Window:
@@ -174,7 +184,7 @@ def window_mask(pattern: Pattern, grid: Grid, causal: bool) -> Tensor:
     shape = window(pattern, causal=causal)
     cells = torch.arange(grid.num_cells, dtype=torch.float64)[None]
     queries_GQ = shape.group(cells, grid)[0].long()
-    keys_GS = shape.keys(shape.group(cells, grid), fill=-1.0)[0].long()
+    keys_GS = torch.cat(shape.keys(shape.group(cells, grid), fill=-1.0), dim=2)[0].long()
     see_NN = pattern_mask(pattern, grid.height, grid.width, causal=causal)
     see_GQS = see_NN[queries_GQ[:, :, None], keys_GS.clamp_min(0)[:, None, :]]
     return see_GQS & (keys_GS >= 0)[:, None, :]

@@ -103,6 +103,7 @@ class GeneratorRun:
     num_heads: int
     patterns: tuple[Pattern, ...]
     max_text: int = 64
+    qk_norm: bool = False
     image_tokenizer: str | None = None
     init: str | None = None
     sampling: SamplingConfig = SamplingConfig()
@@ -115,6 +116,20 @@ class GeneratorRun:
         require(
             self.num_heads >= 1 and self.width % self.num_heads == 0,
             f"num_heads {self.num_heads} must divide the width {self.width}",
+        )
+
+    def shape(self, image_tokenizer: TokenizerConfig, vocabulary_size: int) -> GeneratorConfig:
+        """Return the generator's shape over these tokens."""
+        return GeneratorConfig(
+            width=self.width,
+            num_heads=self.num_heads,
+            patterns=self.patterns,
+            grid_height=image_tokenizer.grid_size,
+            grid_width=image_tokenizer.grid_size,
+            num_codes=image_tokenizer.num_codes,
+            vocabulary_size=vocabulary_size,
+            max_text=self.max_text,
+            qk_norm=self.qk_norm,
         )
 
 
@@ -276,16 +291,7 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
     tokens_SN = _tokens(image_tokenizer, samples, folder / "tokens")
     print(f"generator: {len(samples)} pairs", file=log, flush=True)
     grid = image_tokenizer.config.grid_size
-    shape = GeneratorConfig(
-        width=config.width,
-        num_heads=config.num_heads,
-        patterns=config.patterns,
-        grid_height=grid,
-        grid_width=grid,
-        num_codes=image_tokenizer.config.num_codes,
-        vocabulary_size=len(text_tokenizer),
-        max_text=config.max_text,
-    )
+    shape = config.shape(image_tokenizer.config, len(text_tokenizer))
 
     def decode(image_ids_BN: Tensor) -> list[Image.Image]:
         return to_pictures(image_tokenizer.decode(image_ids_BN.view(-1, grid, grid)))

@@ -1,0 +1,27 @@
+"""Keep freed memory in the process while training on a CPU.
+
+glibc hands large blocks back to the system as soon as they are freed, and the system zeroes their pages
+again when they are next taken. A step of training frees and takes the same gigabytes every time: on two
+cores that was a fifth of it (docs/log.md).
+"""
+
+import ctypes
+import sys
+
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Tell malloc to keep what is freed, for the rest of the process; return whether it could.
+
+    A setting of the whole process, so it belongs into commands and never into an import. The peak
+    memory stays what it was; between the peaks nothing is given back.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))

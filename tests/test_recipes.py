@@ -1,0 +1,51 @@
+"""The paper's sizes: parameter counts by formula, and that both networks can be built."""
+
+import pytest
+import torch
+
+from vilg.model.generator import Generator
+from vilg.recipes import RECIPES
+from vilg.tokenizer.vqgan import VQGANConfig
+
+VOCABULARY_SIZE = 8283  # of datasets/emoji/tokenizer.json
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "width", "heads", "stated"),
+    [("lite_300m", 24, 1024, 16, 300e6), ("base_10b", 48, 4096, 64, 10e9)],
+)
+def test_the_paper_s_sizes_have_their_parameters(
+    name: str, layers: int, width: int, heads: int, stated: float
+) -> None:
+    """Sections 3.3 and 4.1 state layers, width, heads and a rounded count."""
+    run = RECIPES[name]().generator
+    assert run is not None
+    tokenizer = VQGANConfig()
+    config = run.shape(tokenizer, VOCABULARY_SIZE)
+    assert (len(config.patterns), config.width, config.num_heads) == (layers, width, heads)
+    assert config.grid.num_cells == 1024 and config.num_codes == 8192
+    with torch.device("meta"):
+        generator = Generator(config)
+    d, tokens = width, config.num_codes + VOCABULARY_SIZE
+    blocks = layers * (12 * d**2 + 13 * d) + 2 * d  # matrices; biases and norms; the last norm
+    if config.qk_norm:
+        blocks += layers * 2 * d // heads
+    embeddings = (tokens + config.max_text + 32 + 32 + 4) * d
+    heads_out = tokens * (d + 1)
+    found = sum(parameter.numel() for parameter in generator.parameters())
+    assert found == blocks + embeddings + heads_out
+    assert blocks == pytest.approx(12 * layers * d**2, rel=2e-3)
+    assert blocks == pytest.approx(stated, rel=0.04)
+
+
+def test_a_10b_step_has_the_shapes_it_should() -> None:
+    run = RECIPES["base_10b"]().generator
+    assert run is not None
+    config = run.shape(VQGANConfig(), VOCABULARY_SIZE)
+    with torch.device("meta"):
+        generator = Generator(config)
+        states = torch.empty(2, 1024, config.width)
+        assert generator.image_logits(states).shape == (2, 1024, 8192)
+        q = torch.empty(2, 8, config.width)
+        same = [lambda q, k, v: v] * len(config.patterns)
+        assert generator.transformer(q, same).shape == q.shape
