@@ -1,0 +1,98 @@
+"""Writes a data set of tar shards, as `shards.py` reads it.
+
+The same samples give the same bytes, whenever and wherever they are written.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from vilg.data.shards import DataError, Sample
+from vilg.images import open_picture, to_array
+
+SAMPLES_PER_SHARD = 1000
+
+
+def save_samples(
+    folder: Path, name: str, samples: Sequence[Sample], splits: Mapping[str, Sequence[str]]
+) -> None:
+    """Write a data set into a new folder.
+
+    Args:
+        name: of the data set; its shards are called after it.
+        splits: ids of each split.
+
+    Raises:
+        DataError: the folder holds a data set, or an id occurs twice.
+    """
+    if (folder / "manifest.json").exists():
+        raise DataError(f"{folder} holds a data set: name another folder, or remove it first")
+    ids = [sample.id for sample in samples]
+    if len({*ids}) < len(ids):
+        repeated = next(id for place, id in enumerate(ids) if id in ids[:place])
+        raise DataError(f"the id {repeated} occurs twice")
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    (folder / "splits").mkdir(exist_ok=True)
+    shards = []
+    for first in range(0, len(samples), SAMPLES_PER_SHARD):
+        part = samples[first : first + SAMPLES_PER_SHARD]
+        content = _shard(part)
+        file = f"{name}-{first // SAMPLES_PER_SHARD:04d}.tar"
+        (folder / "shards" / file).write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        shards.append({"file": file, "samples": len(part), "sha256": sha256})
+    for split, chosen in splits.items():
+        text = "".join(f"{id}\n" for id in sorted(chosen))
+        (folder / "splits" / f"{split}.txt").write_text(text, encoding="utf-8")
+    manifest = {
+        "name": name,
+        "samples": len(samples),
+        "content_sha256": hash_content(samples),
+        "shards": shards,
+    }
+    # Written last: a folder without it is not a data set.
+    text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    unfinished = folder / "manifest.json.part"
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(folder / "manifest.json")
+
+
+def hash_content(samples: Sequence[Sample]) -> str:
+    """Hash ids, decoded pixels and captions: what training sees, however the files are packed."""
+    total = hashlib.sha256()
+    for sample in sorted(samples, key=lambda sample: sample.id):
+        pixels = hashlib.sha256(to_array(open_picture(sample.picture)).tobytes()).hexdigest()
+        row = [sample.id, pixels, {lang: list(texts) for lang, texts in sample.captions.items()}]
+        total.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8") + b"\n")
+    return total.hexdigest()
+
+
+def _shard(samples: Sequence[Sample]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for sample in samples:
+            fields = asdict(sample)
+            _add(archive, f"{sample.id}.{_suffix(sample)}", fields.pop("picture"))
+            text = json.dumps(fields, ensure_ascii=False, sort_keys=True)
+            _add(archive, f"{sample.id}.json", text.encode("utf-8"))
+    return stream.getvalue()
+
+
+def _suffix(sample: Sample) -> str:
+    """Name the format by the first bytes of the file."""
+    heads = {b"\x89PNG": "png", b"RIFF": "webp", b"\xff\xd8\xff": "jpg"}
+    for head, suffix in heads.items():
+        if sample.picture.startswith(head):
+            return suffix
+    raise DataError(f"{sample.id}: the picture is neither WebP, PNG nor JPEG")
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file whose owner, mode and time are fixed."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o644
+    archive.addfile(member, io.BytesIO(content))
