@@ -1,6 +1,6 @@
 """Sparse attention against dense attention under the same mask, fused and with materialised scores.
 
-    python -m bench.attention        about 15 minutes on 2 CPU cores, which must be idle
+    make bench-install && bench/.venv/bin/python -m bench.attention     about 10 minutes, idle
 
 Attention alone: forward and backward of one layer, 32 text tokens, heads of 64, fp32. Whole step: both
 directions' losses, backward and AdamW, 8 layers by the paper's rule, 8,192 codes. Writes its section
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.measure import machine, medians, peak_bytes, publish, say, table
+from bench.measure import DOCS, machine, medians, peak_bytes, publish, say, table
 from vilg.model.attend import Read, attend, attend_dense
 from vilg.model.generator import (
     Generator,
@@ -125,6 +125,7 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 
 
 Times = dict[tuple[str, Pattern, int, int], dict[str, float]]
+Memory = dict[tuple[Pattern, int], dict[str, int]]
 
 
 def measure_layers() -> Times:
@@ -176,7 +177,7 @@ def mix_table(times: Times) -> str:
     )
 
 
-def exponents_table(times: Times, memory: dict[tuple[str, int], dict[str, int]]) -> str:
+def exponents_table(times: Times, memory: Memory) -> str:
     sizes = [side**2 for side in SIDES]
     rows = []
     for pattern in PATTERNS:
@@ -188,6 +189,34 @@ def exponents_table(times: Times, memory: dict[tuple[str, int], dict[str, int]])
             rows.append([pattern, form, *exponents, *megabytes])
     header = ["pattern", "form", "time exponent", "memory exponent"]
     return table([*header, *(f"MiB at {n:,}" for n in sizes)], rows)
+
+
+def draw_curves(times: Times, memory: Memory) -> None:
+    """Draw time and memory of a picture over its number of tokens, both logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    sizes = [side**2 for side in SIDES]
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    styles = {Pattern.ROW: "-", Pattern.COLUMN: "--", Pattern.CONVOLUTION: ":"}
+    colours = {"sparse": "#2563eb", "dense": "#6b7280", "materialised": "#dc2626"}
+    for pattern, style in styles.items():
+        for form, colour in colours.items():
+            seconds = [times["text to image", pattern, side, WIDTHS[0]][form] for side in SIDES]
+            bytes_ = [memory[pattern, side][form] / batch_of(side) for side in SIDES]
+            label = f"{form}, {pattern}"
+            axes[0].plot(
+                sizes, [1000 * s for s in seconds], style, color=colour, marker=".", label=label
+            )
+            axes[1].plot(sizes, [b / 2**20 for b in bytes_], style, color=colour, marker=".")
+    for axis, title in zip(axes, ("milliseconds a picture", "MiB a picture"), strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="image tokens", title=title)
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.minorticks_off()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", fontsize=7)
+    figure.savefig(DOCS / "images" / "attention.png", dpi=110)
 
 
 def steps_table(times: Times) -> str:
@@ -229,13 +258,15 @@ def main() -> None:
         for pattern in PATTERNS
         for side in SIDES
     }
+    draw_curves(times, memory)
     publish(
         "attention",
         f"Machine: {machine()}.\n\nMean layer of the paper's 24 (17 row, 6 column, 1 convolution), "
         f"forward and backward, seconds a picture as ratios:\n\n{mix_table(times)}\nEach pattern, "
         f"a picture:\n\n{layers_table(times)}\nGrowth with the number of image tokens n as "
         f"n ** exponent, text to image, width {WIDTHS[0]}; memory is that of forward and backward, a "
-        f"picture:\n\n{exponents_table(times, memory)}\nWhole training steps, {STEP_LAYERS} layers by "
+        f"picture:\n\n{exponents_table(times, memory)}\n![Time and memory over the number of tokens]"
+        f"(images/attention.png)\n\nWhole training steps, {STEP_LAYERS} layers by "
         f"the paper's rule:\n\n{steps_table(times)}",
     )
 
