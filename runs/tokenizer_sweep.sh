@@ -3,7 +3,7 @@
 #
 #     runs/tokenizer_sweep.sh [DIR] [NAME...]      all of them, or those named
 #
-# 1,000 steps of 16 pictures each, about 12 minutes a line on 2 CPU cores (wide 25), then
+# 1,000 steps of 16 pictures each from nothing, 5 to 12 minutes a line on 2 CPU cores with bf16, then
 # `vilg evaluate tokenizer` on unseen concepts. A line that is finished is not run again.
 # Results: docs/log.md.
 set -euo pipefail
@@ -14,17 +14,21 @@ shift || true
 
 declare -A lines=(
     [base]=""
+    [full_resolution]="tokenizer.model.patch=1 tokenizer.model.channels=16 tokenizer.model.channel_multipliers=[1,2,4,8]"
+    [patch4]="tokenizer.model.patch=4 tokenizer.model.channels=128 tokenizer.model.channel_multipliers=[1,2]"
+    [wide]="tokenizer.model.channels=64"
+    [codes1024]="tokenizer.model.num_codes=1024"
     [codes4096]="tokenizer.model.num_codes=4096"
-    [codes4096_dim8]="tokenizer.model.num_codes=4096 tokenizer.model.code_dim=8"
-    [wide]="tokenizer.model.channels=24"
-    [deep]="tokenizer.model.num_res_blocks=2"
+    [dim8]="tokenizer.model.code_dim=8"
+    [dim32]="tokenizer.model.code_dim=32"
     [rate]="tokenizer.optim.peak_lr=3e-3"
     [perceptual]="tokenizer.loss.perceptual=0.1"
     [adversarial]="tokenizer.loss.perceptual=0.1 tokenizer.loss.adversarial=0.1 tokenizer.loss.adversarial_from=500"
     [recolour]="tokenizer.augmentation.recolour=0.3"
     [gradient]="tokenizer.codebook.rule=gradient"
 )
-order=(base codes4096 codes4096_dim8 wide deep rate perceptual adversarial recolour gradient)
+order=(base full_resolution patch4 wide codes1024 codes4096 dim8 dim32 rate perceptual adversarial
+    recolour gradient)
 
 for name in "${@:-${order[@]}}"; do
     out=$dir/$name
@@ -33,6 +37,6 @@ for name in "${@:-${order[@]}}"; do
     [ -e "$out/config.json" ] && resume=(--resume)
     # shellcheck disable=SC2086  # a line holds several settings
     .venv/bin/vilg train emoji_tokenizer --out "$out" ${resume[@]+"${resume[@]}"} --set \
-        tokenizer.loop.num_steps=1000 ${lines[$name]}
+        tokenizer.loop.num_steps=1000 tokenizer.loop.precision=bf16 ${lines[$name]}
     .venv/bin/vilg evaluate tokenizer --model "$out/tokenizer/model" --out "$out/scores"
 done

@@ -16,8 +16,9 @@ from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.generator_job import GeneratorLossConfig
 from vilg.training.loop import LoopConfig, Precision
 from vilg.training.optim import OptimConfig
+from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.run import DataConfig, GeneratorRun, Recipe, TokenizerRun
-from vilg.training.tokenizer_job import AugmentConfig, TokenizerLossConfig
+from vilg.training.tokenizer_job import AugmentConfig
 
 EMOJI = Path("datasets/emoji")
 
@@ -35,7 +36,7 @@ EMOJI_GROUPS = (
 
 
 # A dVAE has a likelihood for its pixels and needs no other term (DALL-E, section 2.1).
-DVAE_LOSS = TokenizerLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0)
+DVAE_LOSS = PictureLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0)
 
 
 def emoji_tokenizer() -> Recipe:
@@ -111,7 +112,7 @@ def vqgan_f8_8192() -> Recipe:
         tokenizer=TokenizerRun(
             data=DataConfig(folder=Path("pictures")),
             model=VQGANConfig(quantizer=QuantizerKind.GUMBEL),
-            loss=TokenizerLossConfig(
+            loss=PictureLossConfig(
                 l2=0.0, perceptual=1.0, adversarial=0.8, adversarial_from=250_000
             ),
             codebook=CodebookConfig(

@@ -24,7 +24,8 @@ from vilg.training.checkpoint import TrainState
 from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, TokenisedPair
 from vilg.training.loop import Job, LoopConfig, Turn, train
 from vilg.training.optim import OptimConfig
-from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob, TokenizerLossConfig
+from vilg.training.picture_loss import PictureLossConfig
+from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob
 
 JOBS = ("tokenizer", "adversarial", "dvae", "generator")
 OPTIM = OptimConfig(peak_lr=1e-2, final_lr=1e-4, warmup_steps=3, ema_decay=0.9)
@@ -91,17 +92,17 @@ def draw_tokens(image_ids_BN: Tensor) -> list[Image.Image]:
 TOKENIZERS = {
     "tokenizer": (
         SMALL_VQGAN,
-        TokenizerLossConfig(),
+        PictureLossConfig(),
         CodebookConfig(decay=0.7, restart_below=0.5),
     ),
     "adversarial": (
         SMALL_VQGAN,
-        TokenizerLossConfig(adversarial=0.8, adversarial_from=1, discriminator=SMALL_DISCRIMINATOR),
+        PictureLossConfig(adversarial=0.8, adversarial_from=1, discriminator=SMALL_DISCRIMINATOR),
         CodebookConfig(rule=LearningRule.GRADIENT, decay=0.7, restart_below=0.5),
     ),
     "dvae": (
         SMALL_DVAE,
-        TokenizerLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0),
+        PictureLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0),
         CodebookConfig(temperature_steps=10, kl_steps=5),
     ),
 }

@@ -32,8 +32,9 @@ from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
+from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.run import DataConfig, GeneratorRun, Recipe, RunError, TokenizerRun, run
-from vilg.training.tokenizer_job import AugmentConfig, TokenizerLossConfig
+from vilg.training.tokenizer_job import AugmentConfig
 
 FRUIT = ("apple", "pear", "plum", "fig", "lime")
 FLAGS = ("red flag", "blue flag")
@@ -420,7 +421,7 @@ def test_a_dvae_lends_its_tokens_to_a_generator(finished: Finished, tmp_path: Pa
     dvae = replace(
         recipe.tokenizer,
         model=replace(SMALL_DVAE, channel_multipliers=(1, 2, 2)),
-        loss=TokenizerLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0),
+        loss=PictureLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0),
         codebook=CodebookConfig(alarm_below=0.0),
     )
     folder = quietly(replace(recipe, tokenizer=dvae), tmp_path / "out")

@@ -14,13 +14,8 @@ from vilg.images import to_pixels
 from vilg.tokenizer.losses import adaptive_weight, logit_laplace_loss
 from vilg.training.loop import LoopConfig, take_turn
 from vilg.training.optim import build_optimizer
-from vilg.training.tokenizer_job import (
-    AugmentConfig,
-    PerceptualNet,
-    TokenizerJob,
-    TokenizerLossConfig,
-    augment,
-)
+from vilg.training.picture_loss import PerceptualNet, PictureLoss, PictureLossConfig
+from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob, augment
 
 LOOP = LoopConfig(num_steps=4, batch_size=4)
 
@@ -83,7 +78,7 @@ def changed(module: torch.nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 def test_each_turn_trains_its_own_network_alone() -> None:
     job = tokenizer_job("adversarial")
-    assert job.discriminator is not None
+    assert job.picture_loss.discriminator is not None
     first, second = job.turns
     step = 2  # the adversarial term is on
     before = weights(job.module)
@@ -91,12 +86,12 @@ def test_each_turn_trains_its_own_network_alone() -> None:
     touched = changed(job.module, before)
     assert touched and all(name.startswith("learner.") for name in touched)
     assert {name.split(".")[2] for name in touched} == {"encoder", "decoder", "use"}
-    assert all(p.grad is None for p in job.discriminator.parameters())
+    assert all(p.grad is None for p in job.picture_loss.discriminator.parameters())
 
     before = weights(job.module)
     take_turn(second, build_optimizer(OPTIM, second.module), OPTIM, step)
     touched = changed(job.module, before)
-    names = {f"discriminator.{name}" for name in job.discriminator.state_dict()}
+    names = {f"discriminator.{name}" for name in job.picture_loss.discriminator.state_dict()}
     # While no score is beyond the hinge, real and made pictures pull at the last bias equally.
     assert names - touched <= {"discriminator.layers.5.bias"} and touched <= names
     assert all(p.grad is None for p in job.module["learner"].parameters())
@@ -105,18 +100,18 @@ def test_each_turn_trains_its_own_network_alone() -> None:
 def test_the_adversarial_term_begins_when_it_should() -> None:
     job = tokenizer_job("adversarial")  # from step 1 on
     assert not any(name.startswith("adv") for name in job.loss(0)[1])
-    assert job.discriminator_loss(0) is None
+    assert job.picture_loss.discriminator_loss(0) is None
     values = job.loss(1)[1]
     assert {"adversarial", "adaptive_weight", "reconstruction_grad", "adversarial_grad"} <= {
         *values
     }
-    found = job.discriminator_loss(1)
+    found = job.picture_loss.discriminator_loss(1)
     assert found is not None and {*found[1]} == {"scores_real", "scores_made"}
 
 
 def test_the_adversarial_term_has_its_adaptive_weight() -> None:
     job = tokenizer_job("adversarial")
-    assert job.discriminator is not None
+    assert job.picture_loss.discriminator is not None
     total, values = job.loss(1)
     ids = batch_ids(0, 1, 4, 7)
     pixels = to_pixels(augment(job.pictures_NYX3[ids], 0, 1, ids, job.augmentation))
@@ -125,7 +120,7 @@ def test_the_adversarial_term_has_its_adaptive_weight() -> None:
     codes, ids_BHW, commitment = quantizer(latent)
     made = job.tokenizer.decoder(codes)
     reconstruction = (made - pixels).abs().mean() + (made - pixels).square().mean()
-    adversarial = -job.discriminator(made).mean()
+    adversarial = -job.picture_loss.discriminator(made).mean()
     weight, *norms = adaptive_weight(
         reconstruction, adversarial, job.tokenizer.decoder.conv_out.weight, lambda tensors: tensors
     )
@@ -140,8 +135,8 @@ def test_the_adversarial_term_has_its_adaptive_weight() -> None:
 
 def test_the_perceptual_term_joins_with_its_weight() -> None:
     job, plain = tokenizer_job("tokenizer"), tokenizer_job("tokenizer")
-    settings = TokenizerLossConfig(perceptual=0.5)
-    job.config, job.perceptual = settings, settings.perceptual_loss()
+    settings = PictureLossConfig(perceptual=0.5)
+    job.picture_loss = PictureLoss(settings)
     with torch.no_grad():
         with_term, values = job.loss(0)
         without, _ = plain.loss(0)
@@ -185,7 +180,7 @@ def test_an_unused_codebook_raises_the_alarm() -> None:
 def test_loss_and_tokenizer_must_fit() -> None:
     pictures = np.zeros((4, 16, 16, 3), dtype=np.uint8)
     _, loss, codebook = TOKENIZERS["dvae"]
-    for config, terms in ((SMALL_VQGAN, loss), (SMALL_DVAE, TokenizerLossConfig())):
+    for config, terms in ((SMALL_VQGAN, loss), (SMALL_DVAE, PictureLossConfig())):
         with pytest.raises(ConfigError, match="logit_laplace"):
             TokenizerJob(config, terms, codebook, AugmentConfig(), LOOP, pictures, pictures)
     with pytest.raises(ConfigError, match="vgg_weights"):

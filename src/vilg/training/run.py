@@ -37,7 +37,8 @@ from vilg.training.checkpoint import CheckpointError
 from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, tokenise_pair
 from vilg.training.loop import LoopConfig, train
 from vilg.training.optim import OptimConfig
-from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob, TokenizerLossConfig
+from vilg.training.picture_loss import PictureLossConfig
+from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob
 
 TRAIN = "train"
 
@@ -78,7 +79,7 @@ class TokenizerRun:
     data: DataConfig
     model: TokenizerConfig
     init: str | None = None
-    loss: TokenizerLossConfig = TokenizerLossConfig()
+    loss: PictureLossConfig = PictureLossConfig()
     codebook: CodebookConfig = CodebookConfig()
     augmentation: AugmentConfig = AugmentConfig()
     loop: LoopConfig

@@ -1,85 +1,25 @@
-"""Training an image tokenizer: reconstruct pictures through the codebook.
-
-One loss for every kind; the weights of its terms are settings. VQGAN: L1, perceptual and adversarial
-terms. dVAE: the likelihood of pixels alone.
-"""
+"""Training an image tokenizer: reconstruct pictures through the codebook."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vilg.config import ConfigError, require
+from vilg.config import ConfigError
 from vilg.data.order import batch_ids
 from vilg.images import contact_sheet, to_pictures, to_pixels
-from vilg.parallel import mean_over_processes, own_share
+from vilg.parallel import own_share
 from vilg.randomness import integers, uniforms
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining
-from vilg.tokenizer.discriminator import DiscriminatorConfig, PatchDiscriminator
 from vilg.tokenizer.dvae import DVAEConfig
-from vilg.tokenizer.losses import (
-    adaptive_weight,
-    discriminator_hinge_loss,
-    generator_adversarial_loss,
-    logit_laplace_loss,
-)
-from vilg.tokenizer.perceptual import PerceptualLoss, lite0_loss, lpips_vgg_loss
 from vilg.training.loop import LoopConfig, Turn
-
-
-class PerceptualNet(StrEnum):
-    LITE0 = "lite0"
-    LPIPS_VGG = "lpips_vgg"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerLossConfig:
-    """Weights of the loss terms, and what the adversarial one needs.
-
-    Attributes:
-        l1, l2: absolute and squared pixel error (VQGAN uses L1; paper eq. 1 squares).
-        logit_laplace: negative log likelihood of pixel values, in nats a value; for the dVAE.
-        perceptual: difference of feature maps; 0 loads no network.
-        perceptual_net: EfficientNet-Lite0, or LPIPS with VGG16 from `vgg_weights` and `lpips_weights`.
-        adversarial: on top of the adaptive weight (VQGAN: 0.8); 0 builds no discriminator.
-        adversarial_from: step at which the discriminator and its term begin (VQGAN: after an epoch
-            or more).
-    """
-
-    l1: float = 1.0
-    l2: float = 1.0
-    logit_laplace: float = 0.0
-    perceptual: float = 0.0
-    perceptual_net: PerceptualNet = PerceptualNet.LITE0
-    vgg_weights: Path | None = None
-    lpips_weights: Path | None = None
-    adversarial: float = 0.0
-    adversarial_from: int = 0
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
-
-    def __post_init__(self) -> None:
-        if self.perceptual_net is PerceptualNet.LPIPS_VGG:
-            require(
-                self.vgg_weights is not None and self.lpips_weights is not None,
-                "lpips_vgg needs the files vgg_weights and lpips_weights",
-            )
-
-    def perceptual_loss(self) -> PerceptualLoss | None:
-        """Load the network that the settings ask for."""
-        if self.perceptual == 0:
-            return None
-        if self.perceptual_net is PerceptualNet.LITE0:
-            return lite0_loss()
-        assert self.vgg_weights is not None and self.lpips_weights is not None
-        return lpips_vgg_loss(self.vgg_weights, self.lpips_weights)
+from vilg.training.picture_loss import PictureLoss, PictureLossConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +62,6 @@ def augment(
     return out
 
 
-@dataclass(frozen=True)
-class _Reconstructed:
-    """What a step's first turn leaves to its second."""
-
-    pixels_B3YX: Tensor
-    made_B3YX: Tensor
-
-
 class TokenizerJob:
     """The tokenizer, what its codebook learns by, its discriminator, and the pictures.
 
@@ -146,7 +78,7 @@ class TokenizerJob:
     def __init__(
         self,
         config: TokenizerConfig,
-        loss: TokenizerLossConfig,
+        loss: PictureLossConfig,
         codebook: CodebookConfig,
         augmentation: AugmentConfig,
         loop: LoopConfig,
@@ -165,23 +97,18 @@ class TokenizerJob:
             if init is not None:
                 self.tokenizer.load_state_dict(init.state_dict())
             self.codebook = CodebookTraining(self.tokenizer.quantizer, codebook, loop.seed)
-            self.discriminator = (
-                PatchDiscriminator(loss.discriminator) if loss.adversarial > 0 else None
-            )
-        self.perceptual = loss.perceptual_loss()
+            self.picture_loss = PictureLoss(loss)
         # A codebook that learns by gradients is a weight of the first turn, like the network's.
         learner = nn.ModuleDict({"tokenizer": self.tokenizer, "codebook": self.codebook})
         self.module = nn.ModuleDict({"learner": learner})
         self.turns: Sequence[Turn] = [Turn("", learner, self.loss)]
-        if self.discriminator is not None:
-            self.module["discriminator"] = self.discriminator
-            self.turns = [
-                *self.turns,
-                Turn("discriminator", self.discriminator, self.discriminator_loss),
-            ]
-        self.config, self.augmentation, self.loop = loss, augmentation, loop
+        discriminator = self.picture_loss.discriminator
+        if discriminator is not None:
+            self.module["discriminator"] = discriminator
+            second = Turn("discriminator", discriminator, self.picture_loss.discriminator_loss)
+            self.turns = [*self.turns, second]
+        self.augmentation, self.loop = augmentation, loop
         self.pictures_NYX3, self.held_out_BYX3 = pictures_NYX3, held_out_BYX3
-        self._reconstructed: _Reconstructed | None = None
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what encoder, codes and decoder minimise on the step's batch."""
@@ -195,63 +122,10 @@ class TokenizerJob:
         )
         raw = self.tokenizer.decoder(quantized.codes_BDHW).float()
         made = self.tokenizer.to_image(raw)
-        self._reconstructed = _Reconstructed(pixels, made.detach())
-
-        reconstruction, values = self._reconstruction_loss(raw, made, pixels)
-        total = reconstruction + quantized.loss
-        if self._is_adversarial(step):
-            term, more = self._adversarial_term(reconstruction, made)
-            total, values = total + term, values | more
-        return total, values | quantized.values
-
-    def _reconstruction_loss(
-        self, raw: Tensor, made: Tensor, pixels: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        config = self.config
-        l1, l2 = F.l1_loss(made, pixels), F.mse_loss(made, pixels)
-        total = config.l1 * l1 + config.l2 * l2
-        # Pixels span 2, so the peak signal is 2 squared.
-        values = {"l1": l1.detach(), "psnr": 10 * torch.log10(4 / l2.detach())}
-        if config.logit_laplace > 0:
-            nll = logit_laplace_loss(raw, pixels)
-            total, values["nll"] = total + config.logit_laplace * nll, nll.detach()
-        if self.perceptual is not None:
-            perceptual = self.perceptual(made, pixels)
-            total = total + config.perceptual * perceptual
-            values["perceptual"] = perceptual.detach()
-        return total, values
-
-    def _is_adversarial(self, step: int) -> bool:
-        return self.discriminator is not None and step >= self.config.adversarial_from
-
-    def _adversarial_term(
-        self, reconstruction: Tensor, made: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        assert self.discriminator is not None
-        adversarial = generator_adversarial_loss(self.discriminator(made).float())
         last_layer = self.tokenizer.decoder.get_submodule("conv_out").weight
         assert isinstance(last_layer, Tensor)
-        weight, reconstruction_norm, adversarial_norm = adaptive_weight(
-            reconstruction, adversarial, last_layer, mean_over_processes
-        )
-        return self.config.adversarial * weight * adversarial, {
-            "adversarial": adversarial.detach(),
-            "adaptive_weight": weight,
-            "reconstruction_grad": reconstruction_norm,
-            "adversarial_grad": adversarial_norm,
-        }
-
-    def discriminator_loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]] | None:
-        """Return what the discriminator minimises on the pictures of the step's first turn."""
-        if not self._is_adversarial(step):
-            return None
-        assert self.discriminator is not None and self._reconstructed is not None
-        real_BP = self.discriminator(self._reconstructed.pixels_B3YX).float()
-        made_BP = self.discriminator(self._reconstructed.made_B3YX).float()
-        return discriminator_hinge_loss(real_BP, made_BP), {
-            "scores_real": real_BP.detach().mean(),
-            "scores_made": made_BP.detach().mean(),
-        }
+        total, values = self.picture_loss(step, raw, made, pixels, last_layer)
+        return total + quantized.loss, values | quantized.values
 
     def after_step(self, step: int) -> dict[str, float]:
         """Let the codebook follow the batch that was just seen."""

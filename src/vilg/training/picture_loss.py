@@ -1,0 +1,162 @@
+"""The loss of reconstructed pictures: what trains a tokenizer, and an end-to-end reconstructor alike.
+
+One loss for every kind; the weights of its terms are settings. VQGAN: L1, perceptual and adversarial
+terms. dVAE: the likelihood of pixels alone.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vilg.config import require
+from vilg.parallel import mean_over_processes
+from vilg.tokenizer.discriminator import DiscriminatorConfig, PatchDiscriminator
+from vilg.tokenizer.losses import (
+    adaptive_weight,
+    discriminator_hinge_loss,
+    generator_adversarial_loss,
+    logit_laplace_loss,
+)
+from vilg.tokenizer.perceptual import PerceptualLoss, lite0_loss, lpips_vgg_loss
+
+
+class PerceptualNet(StrEnum):
+    LITE0 = "lite0"
+    LPIPS_VGG = "lpips_vgg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureLossConfig:
+    """Weights of the loss terms, and what the adversarial one needs.
+
+    Attributes:
+        l1, l2: absolute and squared pixel error (VQGAN uses L1; paper eq. 1 squares).
+        logit_laplace: negative log likelihood of pixel values, in nats a value; for the dVAE.
+        perceptual: difference of feature maps; 0 loads no network.
+        perceptual_net: EfficientNet-Lite0, or LPIPS with VGG16 from `vgg_weights` and `lpips_weights`.
+        adversarial: on top of the adaptive weight (VQGAN: 0.8); 0 builds no discriminator.
+        adversarial_from: step at which the discriminator and its term begin (VQGAN: after an epoch
+            or more).
+    """
+
+    l1: float = 1.0
+    l2: float = 1.0
+    logit_laplace: float = 0.0
+    perceptual: float = 0.0
+    perceptual_net: PerceptualNet = PerceptualNet.LITE0
+    vgg_weights: Path | None = None
+    lpips_weights: Path | None = None
+    adversarial: float = 0.0
+    adversarial_from: int = 0
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+
+    def __post_init__(self) -> None:
+        if self.perceptual_net is PerceptualNet.LPIPS_VGG:
+            require(
+                self.vgg_weights is not None and self.lpips_weights is not None,
+                "lpips_vgg needs the files vgg_weights and lpips_weights",
+            )
+
+    def perceptual_loss(self) -> PerceptualLoss | None:
+        """Load the network that the settings ask for."""
+        if self.perceptual == 0:
+            return None
+        if self.perceptual_net is PerceptualNet.LITE0:
+            return lite0_loss()
+        assert self.vgg_weights is not None and self.lpips_weights is not None
+        return lpips_vgg_loss(self.vgg_weights, self.lpips_weights)
+
+
+@dataclass(frozen=True)
+class _Reconstructed:
+    """What a step's first turn leaves to its second."""
+
+    pixels_B3YX: Tensor
+    made_B3YX: Tensor
+
+
+class PictureLoss:
+    """The loss of the settings, with the networks that it needs.
+
+    Attributes:
+        discriminator: learns in a turn of its own, after the reconstructor's; None without the
+            adversarial term.
+
+    Raises:
+        PerceptualError: the perceptual network cannot be loaded.
+    """
+
+    def __init__(self, config: PictureLossConfig):
+        self.config = config
+        self.discriminator = (
+            PatchDiscriminator(config.discriminator) if config.adversarial > 0 else None
+        )
+        self.perceptual = config.perceptual_loss()
+        self._reconstructed: _Reconstructed | None = None
+
+    def __call__(
+        self, step: int, raw: Tensor, made: Tensor, pixels: Tensor, last_layer: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a step's pictures and its parts.
+
+        Args:
+            raw: the decoder's output, and `made` the pixels_B3YX it stands for.
+            last_layer: weight of the decoder's last convolution, for the adaptive weight.
+        """
+        self._reconstructed = _Reconstructed(pixels, made.detach())
+        total, values = self._reconstruction(raw, made, pixels)
+        if self._is_adversarial(step):
+            term, more = self._adversarial_term(total, made, last_layer)
+            total, values = total + term, values | more
+        return total, values
+
+    def _reconstruction(
+        self, raw: Tensor, made: Tensor, pixels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        l1, l2 = F.l1_loss(made, pixels), F.mse_loss(made, pixels)
+        total = config.l1 * l1 + config.l2 * l2
+        # Pixels span 2, so the peak signal is 2 squared.
+        values = {"l1": l1.detach(), "psnr": 10 * torch.log10(4 / l2.detach())}
+        if config.logit_laplace > 0:
+            nll = logit_laplace_loss(raw, pixels)
+            total, values["nll"] = total + config.logit_laplace * nll, nll.detach()
+        if self.perceptual is not None:
+            perceptual = self.perceptual(made, pixels)
+            total = total + config.perceptual * perceptual
+            values["perceptual"] = perceptual.detach()
+        return total, values
+
+    def _is_adversarial(self, step: int) -> bool:
+        return self.discriminator is not None and step >= self.config.adversarial_from
+
+    def _adversarial_term(
+        self, reconstruction: Tensor, made: Tensor, last_layer: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.discriminator is not None
+        adversarial = generator_adversarial_loss(self.discriminator(made).float())
+        weight, reconstruction_norm, adversarial_norm = adaptive_weight(
+            reconstruction, adversarial, last_layer, mean_over_processes
+        )
+        return self.config.adversarial * weight * adversarial, {
+            "adversarial": adversarial.detach(),
+            "adaptive_weight": weight,
+            "reconstruction_grad": reconstruction_norm,
+            "adversarial_grad": adversarial_norm,
+        }
+
+    def discriminator_loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Return what the discriminator minimises on the pictures of the step's first turn."""
+        if not self._is_adversarial(step):
+            return None
+        assert self.discriminator is not None and self._reconstructed is not None
+        real_BP = self.discriminator(self._reconstructed.pixels_B3YX).float()
+        made_BP = self.discriminator(self._reconstructed.made_B3YX).float()
+        return discriminator_hinge_loss(real_BP, made_BP), {
+            "scores_real": real_BP.detach().mean(),
+            "scores_made": made_BP.detach().mean(),
+        }
