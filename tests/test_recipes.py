@@ -17,7 +17,7 @@ VOCABULARY_SIZE = 8283  # of datasets/emoji/tokenizer.json
 def test_the_paper_s_sizes_have_their_parameters(
     name: str, layers: int, width: int, heads: int, stated: float
 ) -> None:
-    """Sections 3.3 and 4.1 state layers, width, heads and a rounded count."""
+    """Sections 5 and 4.1 state layers, width, heads and a rounded count."""
     run = RECIPES[name]().generator
     assert run is not None
     tokenizer = VQGANConfig()

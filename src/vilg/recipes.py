@@ -74,7 +74,7 @@ def emoji_tokenizer() -> Recipe:
 
 
 def emoji_dvae() -> Recipe:
-    """The paper's other tokenizer on the same pictures, for end-to-end training (section 3.3)."""
+    """The paper's other tokenizer on the same pictures, for end-to-end training (section 5)."""
     return Recipe(
         tokenizer=TokenizerRun(
             data=DataConfig(folder=EMOJI),
@@ -135,7 +135,7 @@ def vqgan_f8_8192() -> Recipe:
 
 
 def lite_300m() -> Recipe:
-    """The paper's ablation model (section 3.3): 24 layers, width 1024, 16 heads.
+    """The paper's ablation model (section 5): 24 layers, width 1024, 16 heads.
 
     Over the tokens of `vqgan_f8_8192` and one's own pairs: --set generator.data.folder=FOLDER. Rates
     are CogView's (2105.13290, appendix), the nearest documented recipe; the paper gives none.

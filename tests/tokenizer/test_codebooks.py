@@ -65,7 +65,7 @@ def test_plain_codes_become_the_mean_of_their_vectors(plain: VectorQuantizer) ->
         assert not torch.allclose(plain.codebook_KD[k], before[k])
 
 
-def test_codes_that_learn_by_gradients_follow_the_second_term(plain: VectorQuantizer) -> None:
+def test_codes_that_learn_by_gradients_follow_the_third_term(plain: VectorQuantizer) -> None:
     z_BDHW = torch.randn(2, D, 3, 3, requires_grad=True)
     codes = CodebookGradients(plain, decay=0.5, restart_below=0.0)
     ids_BHW = plain.ids(z_BDHW)

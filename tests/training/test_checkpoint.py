@@ -201,7 +201,13 @@ def wider() -> Job:
     wide = replace(SMALL_VQGAN, channels=16)
     pictures = job.pictures_NYX3
     return TokenizerJob(
-        wide, job.config, job.codebook.config, job.augmentation, LOOP, pictures, pictures[:2]
+        wide,
+        job.picture_loss.config,
+        job.codebook.config,
+        job.augmentation,
+        LOOP,
+        pictures,
+        pictures[:2],
     )
 
 

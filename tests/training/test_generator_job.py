@@ -15,7 +15,12 @@ from tests.training.conftest import SMALL_GENERATOR, VOCABULARY, draw_tokens, lo
 from vilg.config import ConfigError
 from vilg.data.order import batch_ids
 from vilg.data.shards import DataError, Sample
-from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
+from vilg.model.generator import (
+    image_to_text_log_probs,
+    image_token_log_probs,
+    text_to_image_log_probs,
+    text_to_image_states,
+)
 from vilg.model.patterns import paper_patterns
 from vilg.text import LANGUAGES
 from vilg.training.generator_job import (
@@ -63,10 +68,10 @@ class Reader:
                     prompts[f"keyword {lang} {i}"] = prompt
             with torch.no_grad():
                 image_PN = text_to_image_log_probs(
-                    job.module, [*prompts.values()], image_tokens(pair).repeat(len(prompts), 1)
+                    job.generator, [*prompts.values()], image_tokens(pair).repeat(len(prompts), 1)
                 )
                 text_LM, counts_LM = image_to_text_log_probs(
-                    job.module,
+                    job.generator,
                     image_tokens(pair).repeat(len(LANGUAGES), 1),
                     [VOCABULARY.language_id(lang) for lang in LANGUAGES],
                     [pair.captions[lang] for lang in LANGUAGES],
@@ -162,12 +167,12 @@ def test_the_loss_is_minus_both_log_likelihoods(tokens_summed: bool) -> None:
     image_ids_BN = torch.stack([image_tokens(pairs[id]) for id in ids])
     chosen = Reader(job).read(4)
     prompts = [pairs[id].captions[chosen[id][0].split()[1]] for id in ids.tolist()]
-    image_BN = text_to_image_log_probs(job.module, prompts, image_ids_BN)
+    image_BN = text_to_image_log_probs(job.generator, prompts, image_ids_BN)
     langs = [chosen[id][1] for id in ids.tolist()]
     texts = [pairs[id].captions[lang] for id, lang in zip(ids, langs, strict=True)]
     assert len({*map(len, texts)}) > 1
     text_BM, counts_BM = image_to_text_log_probs(
-        job.module, image_ids_BN, [VOCABULARY.language_id(lang) for lang in langs], texts
+        job.generator, image_ids_BN, [VOCABULARY.language_id(lang) for lang in langs], texts
     )
     image, text = image_BN.flatten().tolist(), text_BM[counts_BM].tolist()
     assert len(image) == 3 * 9
@@ -272,7 +277,7 @@ def test_a_share_of_the_batch_is_described() -> None:
     chosen = Reader(job_of(pairs, 4, whole)).read(4)
     langs = [chosen[id][1] for id in first_two]
     text_BM, counts_BM = image_to_text_log_probs(
-        job.module,
+        job.generator,
         torch.stack([image_tokens(pairs[id]) for id in first_two]),
         [VOCABULARY.language_id(lang) for lang in langs],
         [pairs[id].captions[lang] for id, lang in zip(first_two, langs, strict=True)],
@@ -306,12 +311,9 @@ def test_disturbed_pictures_are_partly_another_and_scored_as_themselves() -> Non
     choices = Reader(job_of(pairs, 2, plain)).read(7)
     ids = batch_ids(0, 7, 2, 2)
     prompts = [pairs[id].captions[choices[id][0].split()[1]] for id in ids.tolist()]
-    expected = text_to_image_log_probs(
-        job.module,
-        prompts,
-        torch.stack([image_tokens(pairs[id]) for id in ids]),
-        job._inputs(7, ids),
-    )
+    states = text_to_image_states(job.generator, prompts, job._inputs(7, ids))
+    own = torch.stack([image_tokens(pairs[id]) for id in ids])
+    expected = image_token_log_probs(job.generator, states, own)
     assert float(job.loss(7)[1]["t2i"]) == pytest.approx(-float(expected.mean().detach()), rel=1e-6)
 
 

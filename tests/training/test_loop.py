@@ -34,7 +34,7 @@ from vilg.training.checkpoint import CheckpointError, TrainState
 from vilg.training.generator_job import GeneratorJob
 from vilg.training.loop import LoopConfig, Precision, Turn, take_turn, train
 from vilg.training.optim import OptimConfig, build_optimizer, learning_rate
-from vilg.training.picture_loss import PictureLossConfig
+from vilg.training.picture_loss import PictureLoss, PictureLossConfig
 from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob, augment
 from vilg.training.tracking import NonFiniteLoss, Tracker
 
@@ -374,7 +374,7 @@ def test_the_tokenizers_choices_belong_to_picture_and_step() -> None:
 def test_the_tokenizers_loss_is_its_formula() -> None:
     job = make_job("tokenizer", LOOP)
     assert isinstance(job, TokenizerJob)
-    job.config = PictureLossConfig(l1=0.5, l2=3.0)
+    job.picture_loss = PictureLoss(PictureLossConfig(l1=0.5, l2=3.0))
     with torch.no_grad():
         total, parts = job.loss(2)
     ids = batch_ids(0, 2, 4, 7)

@@ -105,9 +105,8 @@ class NameScorer:
             T = len(part.see_TT)
             see_11TS = torch.cat([torch.ones(T, N, dtype=torch.bool), part.see_TT], 1)[None, None]
             # Each part overwrites the keys of the part before; those of the image stay.
-            states_BTC = generator.transformer(
-                part.x_TC.expand(B, -1, -1), [see_11TS] * len(state.caches), N, state.caches
-            )
+            reads = [cache.read(see_11TS, N) for cache in state.caches]
+            states_BTC = generator.transformer(part.x_TC.expand(B, -1, -1), reads)
             logits_BTV = generator.text_logits(states_BTC).float()
             log_probs_BE = (
                 logits_BTV[:, part.node_E, part.token_E] - logits_BTV.logsumexp(-1)[:, part.node_E]

@@ -48,7 +48,7 @@ class ModelError(VilgError):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How a model samples unless told otherwise; plain sampling is the paper's (section 5)."""
+    """How a model samples unless told otherwise; plain sampling is the paper's (section 4.2)."""
 
     temperature: float = 1.0
     top_k: int | None = None

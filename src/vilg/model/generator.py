@@ -162,33 +162,47 @@ def image_to_text_layout(text_length: int, grid: Grid) -> Layout:
     )
 
 
+def text_to_image_states(
+    generator: Generator, texts: Sequence[Sequence[int]], inputs_BN: Tensor
+) -> Tensor:
+    """Return the last layer's states at [start], z_1 .. z_N, shape (B, N + 1, C).
+
+    The first N say what comes next; the last N have seen their own tokens and feed the end-to-end
+    reconstructor.
+
+    Args:
+        texts: prompts in tokens; an empty one is the null prompt.
+    """
+    B, N = inputs_BN.shape
+    device = inputs_BN.device
+    text_BM, valid_BM = (tensor.to(device) for tensor in pad_texts(texts))
+    M = text_BM.shape[1]
+    layout = text_to_image_layout(M, generator.config.grid)
+    start_B1 = torch.full((B, 1), TextTokenizer.boi_id, device=device)
+    ids_BT = torch.cat([text_BM, start_B1, inputs_BN], dim=1)
+    valid_BT = F.pad(valid_BM, (0, 1 + N), value=True)
+    return generator(layout, ids_BT, generator.reads(layout, valid_BT))[:, M:]
+
+
+def image_token_log_probs(generator: Generator, states_BTC: Tensor, image_ids_BN: Tensor) -> Tensor:
+    """Return log P(z_k | t, z_<k) of the states at [start], z_1 .. z_N (eq. 4)."""
+    B, N = image_ids_BN.shape
+    logits_BNK = generator.image_logits(states_BTC[:, :N])
+    return -F.cross_entropy(
+        logits_BNK.float().flatten(0, 1), image_ids_BN.flatten(), reduction="none"
+    ).view(B, N)
+
+
 def text_to_image_log_probs(
-    generator: Generator,
-    texts: Sequence[Sequence[int]],
-    image_ids_BN: Tensor,
-    inputs_BN: Tensor | None = None,
+    generator: Generator, texts: Sequence[Sequence[int]], image_ids_BN: Tensor
 ) -> Tensor:
     """Return log P(z_k | t, z_<k) for every image token, shape (B, N) (eq. 4).
 
     Args:
         texts: prompts in tokens; an empty one is the null prompt.
-        inputs_BN: what stands in the place of z_<k, for training on disturbed images; None is
-            `image_ids_BN`.
     """
-    B, N = image_ids_BN.shape
-    device = image_ids_BN.device
-    text_BM, valid_BM = (tensor.to(device) for tensor in pad_texts(texts))
-    M = text_BM.shape[1]
-    layout = text_to_image_layout(M, generator.config.grid)
-    start_B1 = torch.full((B, 1), TextTokenizer.boi_id, device=device)
-    inputs_BN = image_ids_BN if inputs_BN is None else inputs_BN
-    ids_BT = torch.cat([text_BM, start_B1, inputs_BN], dim=1)
-    valid_BT = F.pad(valid_BM, (0, 1 + N), value=True)
-    states_BTC = generator(layout, ids_BT, generator.reads(layout, valid_BT))
-    logits_BNK = generator.image_logits(states_BTC[:, M : M + N])
-    return -F.cross_entropy(
-        logits_BNK.float().flatten(0, 1), image_ids_BN.flatten(), reduction="none"
-    ).view(B, N)
+    states_BTC = text_to_image_states(generator, texts, image_ids_BN)
+    return image_token_log_probs(generator, states_BTC, image_ids_BN)
 
 
 def image_to_text_log_probs(

@@ -1,4 +1,4 @@
-"""Which image cells an image cell may attend to, layer by layer (paper section 3.2, figure 2).
+"""Which image cells an image cell may attend to, layer by layer (paper section 3.1.2, figure 2).
 
 A pattern is a relation between the cells of an H x W grid in raster order. `mask` is its reference
 form, a boolean matrix. Layers count from 1, as in DALL-E (arXiv 2102.12092, appendix B.1).
@@ -11,7 +11,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-KERNEL = 11  # side of the convolutional window (paper section 3.2, as DALL-E)
+KERNEL = 11  # side of the convolutional window (paper section 3.1.2, as DALL-E)
 
 
 class Pattern(StrEnum):

@@ -1,4 +1,4 @@
-"""A task is a list of segments; one predicate decides who sees whom (paper section 3.1, figure 2).
+"""A task is a list of segments; one predicate decides who sees whom (paper section 3.1.2, figure 2).
 
     text to image     [text source] [start: text target] [image target]
     image to text     [image source] [text target]

@@ -24,7 +24,7 @@ from vilg.tokenizer.quantizers import GumbelQuantizer, Quantizer, VectorQuantize
 
 
 class LearningRule(StrEnum):
-    """How nearest codes move: after the vectors that chose them, or by the second term of eq. 1."""
+    """How nearest codes move: after the vectors that chose them, or by the third term of eq. 1."""
 
     AVERAGE = "average"
     GRADIENT = "gradient"
@@ -184,7 +184,7 @@ class CodebookAverages(CodeUse):
 
 
 class CodebookGradients(CodeUse):
-    """Codes are weights, pulled towards the vectors that chose them by the second term of eq. 1."""
+    """Codes are weights, pulled towards the vectors that chose them by the third term of eq. 1."""
 
     def __init__(self, quantizer: VectorQuantizer, decay: float, restart_below: float):
         super().__init__(len(quantizer.codebook_KD), decay, restart_below)
@@ -192,7 +192,7 @@ class CodebookGradients(CodeUse):
 
     def loss(self, quantizer: VectorQuantizer, z_BDHW: Tensor, ids_BHW: Tensor) -> Tensor:
         """Return mean |sg[z] - code|^2."""
-        z_PD = batch_rows(quantizer.normalise(z_BDHW.detach(), dim=1))
+        z_PD = batch_rows(quantizer.normalise(z_BDHW.detach().float(), dim=1))
         codes_PD = F.embedding(ids_BHW.flatten(), quantizer.normalise(self.weight_KD, dim=-1))
         return (z_PD - codes_PD).square().sum(dim=-1).mean()
 

@@ -69,8 +69,8 @@ class VectorQuantizer(nn.Module):
         Returns:
             codes_BDHW: the nearest codes, with the gradient of the (normalised) input.
             ids_BHW: their ids.
-            commitment: mean squared distance of the (normalised) input to its code (third term of
-                eq. 1 in the paper; the second moves the codes: `codebooks.py`).
+            commitment: mean squared distance of the (normalised) input to its code (second term of
+                eq. 1 in the paper; the third moves the codes: `codebooks.py`).
         """
         with torch.no_grad():
             ids_BHW = self.ids(z_BDHW)

@@ -1,4 +1,4 @@
-"""The image tokenizer: a VQGAN (arXiv 2012.09841, table 7; paper section 2.2 and eq. 1-2).
+"""The image tokenizer: a VQGAN (arXiv 2012.09841, table 7; paper section 3.1.1 and eq. 1-2).
 
 Encoder and decoder are stacks of residual blocks with one non-local attention in the middle; side
 reduction f = patch * 2 ** (levels - 1). Pixels are in [-1, 1], channels first.

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from vilg.config import require
+from vilg.config import ConfigError, require
 from vilg.data.order import batch_ids
 from vilg.data.shards import DataError, Sample
 from vilg.images import contact_sheet
@@ -18,12 +18,14 @@ from vilg.model.generator import (
     Generator,
     GeneratorConfig,
     image_to_text_log_probs,
-    text_to_image_log_probs,
+    image_token_log_probs,
+    text_to_image_states,
 )
 from vilg.parallel import mean_over_processes, own_share
 from vilg.randomness import integers, uniforms
 from vilg.sampling.decode import generate_images, generate_texts
 from vilg.text import LANGUAGES, TextTokenizer
+from vilg.training.end_to_end import EndToEnd
 from vilg.training.loop import LoopConfig, Turn
 
 
@@ -104,6 +106,7 @@ class GeneratorJob:
 
     Args:
         decode: image_ids_BN to pictures, for the samples that people look at.
+        end_to_end: the reconstructor to train with it; None trains the generator alone.
     """
 
     def __init__(
@@ -114,13 +117,31 @@ class GeneratorJob:
         pairs: list[TokenisedPair],
         tokenizer: TextTokenizer,
         decode: Callable[[Tensor], list[Image.Image]],
+        end_to_end: EndToEnd | None = None,
     ):
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(loop.seed)
-            self.module: Generator = Generator(config)
+            self.generator = Generator(config)
+        self.module: nn.Module = self.generator
+        self.end_to_end = end_to_end
+        if end_to_end is not None:
+            if loss.disturbed > 0:
+                raise ConfigError(
+                    "end-to-end training shows true tokens only: set generator.loss.disturbed=0"
+                )
+            learner = nn.ModuleDict(
+                {"generator": self.generator, "reconstructor": end_to_end.reconstructor}
+            )
+            self.module = nn.ModuleDict({"learner": learner})
         self.config, self.loop = loss, loop
         self.pairs, self.tokenizer, self.decode = pairs, tokenizer, decode
         self.turns = [Turn("", self.module, self.loss)]
+        if end_to_end is not None:
+            assert isinstance(self.module, nn.ModuleDict)
+            self.turns = [Turn("", self.module["learner"], self.loss), *end_to_end.turns]
+            self.module.update({turn.name: turn.module for turn in end_to_end.turns})
+        # Norms of what the losses of tokens and pixels send back into the generator's last states.
+        self._state_grads: dict[str, float] = {}
         self.image_ids_SN = np.stack([pair.image_ids for pair in pairs]).astype(np.int64)
 
     def _source(self, pair: TokenisedPair, step: int, id: int) -> list[int]:
@@ -146,14 +167,15 @@ class GeneratorJob:
         return torch.from_numpy(np.where(disturbed_BN, self.image_ids_SN[others_B], own_BN))
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return L_txt2img + L_img2txt of the step's batch."""
+        """Return L_txt2img + L_img2txt of the step's batch, and + L_rec end to end."""
         batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.pairs))
         ids = own_share(batch)
         pairs = [self.pairs[id] for id in ids]
         image_ids_BN = torch.from_numpy(self.image_ids_SN[ids])
         sources = [self._source(pair, step, id) for pair, id in zip(pairs, ids, strict=True)]
-        image_BN = text_to_image_log_probs(
-            self.module, sources, image_ids_BN, self._inputs(step, ids)
+        states_BTC = text_to_image_states(self.generator, sources, self._inputs(step, ids))
+        image_BN = image_token_log_probs(
+            self.generator, self._tapped(states_BTC, "t2i"), image_ids_BN
         )
 
         # The order is random, so the first pairs of a batch are as good as any.
@@ -166,7 +188,7 @@ class GeneratorJob:
         ]
         language_ids = [self.tokenizer.language_id(lang) for lang in languages]
         text_BM, counts_BM = image_to_text_log_probs(
-            self.module, image_ids_BN[:num_described], language_ids, targets
+            self.generator, image_ids_BN[:num_described], language_ids, targets
         )
 
         # Texts differ in length: over all processes too, the mean is over tokens.
@@ -176,11 +198,28 @@ class GeneratorJob:
             total = -image_BN.sum() / len(ids) - text_BM.sum() / num_described
         else:
             total = t2i + i2t
-        return total, {"t2i": t2i.detach(), "i2t": i2t.detach()}
+        values = {"t2i": t2i.detach(), "i2t": i2t.detach()}
+        if self.end_to_end is not None:
+            states_BNC = self._tapped(states_BTC, "rec")[:, 1:]
+            rec, parts = self.end_to_end.loss(step, states_BNC, ids)
+            total, values = total + rec, values | {"rec": rec.detach()} | parts
+        return total, values
+
+    def _tapped(self, states_BTC: Tensor, name: str) -> Tensor:
+        """Return the same states, whose gradient's norm is noted under a name."""
+        if self.end_to_end is None or not states_BTC.requires_grad:
+            return states_BTC
+
+        def note(gradient: Tensor) -> None:
+            self._state_grads[f"{name}_state_grad"] = float(gradient.norm())
+
+        branch_BTC = states_BTC.view_as(states_BTC)
+        branch_BTC.register_hook(note)
+        return branch_BTC
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Everything here learns by gradients."""
-        return {}
+        """Return the norms at the generator's last layer; everything here learns by gradients."""
+        return self._state_grads
 
     def alarm(self, values: dict[str, float]) -> str | None:
         """Nothing here goes wrong without the loss saying so."""
@@ -194,12 +233,12 @@ class GeneratorJob:
         image_ids_BN = torch.from_numpy(self.image_ids_SN[chosen])
         langs = [LANGUAGES[i % len(LANGUAGES)] for i in range(len(pairs))]
         prompts = [pair.captions[lang] for pair, lang in zip(pairs, langs, strict=True)]
-        drawn_BN = generate_images(self.module, prompts, range(len(pairs)))
+        drawn_BN = generate_images(self.generator, prompts, range(len(pairs)))
         contact_sheet([self.decode(image_ids_BN), self.decode(drawn_BN)], scale=2).save(
             folder / f"step-{step:08d}.png"
         )
         language_ids = [self.tokenizer.language_id(lang) for lang in langs]
-        written = generate_texts(self.module, image_ids_BN, language_ids, range(len(pairs)))
+        written = generate_texts(self.generator, image_ids_BN, language_ids, range(len(pairs)))
         lines = [
             f"{self.tokenizer.decode(prompt)}\t{self.tokenizer.decode(text)}\n"
             for prompt, text in zip(prompts, written, strict=True)

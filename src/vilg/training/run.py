@@ -307,7 +307,8 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
         _start_from(find_model(config.init), job, image_tokenizer)
     train(job, config.loop, [config.optim], folder, resume=resume, out=log)
     save_model(
-        folder / "model", Model(image_tokenizer, job.module.eval(), text_tokenizer, config.sampling)
+        folder / "model",
+        Model(image_tokenizer, job.generator.eval(), text_tokenizer, config.sampling),
     )
 
 
@@ -315,11 +316,11 @@ def _start_from(folder: Path, job: GeneratorJob, image_tokenizer: ImageTokenizer
     """Take over the weights of an earlier stage; its codes and words must mean the same."""
     config = read_config(folder)
     earlier = load_model(folder)
-    if earlier.generator is None or config.generator != job.module.config:
+    if earlier.generator is None or config.generator != job.generator.config:
         raise RunError(f"{folder} has no generator of this recipe's shape to start from")
     if config.image_tokenizer_fingerprint != image_tokenizer.fingerprint():
         raise RunError(f"{folder} was trained on the codes of another image tokenizer")
     if config.text_tokenizer_fingerprint != job.tokenizer.fingerprint:
         raise RunError(f"{folder} was trained on another vocabulary")
     with torch.no_grad():
-        job.module.load_state_dict(earlier.generator.state_dict())
+        job.generator.load_state_dict(earlier.generator.state_dict())

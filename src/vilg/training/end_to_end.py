@@ -1,0 +1,81 @@
+"""End-to-end training: the image reconstructor learns with the generator (paper section 3.1.3).
+
+L = L_txt2img + L_img2txt + L_rec, with equal weights: cross-entropy a token, and the image tokenizer's own
+loss a pixel. The image tokenizer stays as it is: its ids are data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vilg.images import to_pixels
+from vilg.model.generator import GeneratorConfig
+from vilg.model.reconstructor import Reconstructor
+from vilg.tokenizer.base import ImageTokenizer
+from vilg.training.loop import Turn
+from vilg.training.picture_loss import PictureLoss, PictureLossConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndToEndConfig:
+    """How the reconstructor learns.
+
+    Attributes:
+        loss: of the pixels; the image tokenizer's own terms.
+        detach_states: keep the loss of the pixels away from the generator (an ablation).
+    """
+
+    loss: PictureLossConfig = PictureLossConfig()
+    detach_states: bool = False
+
+
+class EndToEnd:
+    """A reconstructor, and the pictures that it learns to make of a generator's states.
+
+    Args:
+        pictures_SYX3: of every pair, as the image tokenizer saw them.
+        seed: of the map's and the discriminator's first weights.
+    """
+
+    def __init__(
+        self,
+        config: EndToEndConfig,
+        generator: GeneratorConfig,
+        image_tokenizer: ImageTokenizer,
+        pictures_SYX3: NDArray[np.uint8],
+        seed: int,
+    ):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.reconstructor = Reconstructor(generator.width, image_tokenizer)
+            self.picture_loss = PictureLoss(config.loss)
+        self.config, self.grid = config, generator.grid
+        self.image_tokenizer, self.pictures_SYX3 = image_tokenizer, pictures_SYX3
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """What a step updates after the generator and the reconstructor."""
+        discriminator = self.picture_loss.discriminator
+        if discriminator is None:
+            return []
+        return [Turn("discriminator", discriminator, self.picture_loss.discriminator_loss)]
+
+    def loss(
+        self, step: int, states_BNC: Tensor, ids: NDArray[np.int64]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return L_rec of a batch's pictures and its parts.
+
+        Args:
+            states_BNC: the last layer's at z_1 .. z_N of the true tokens.
+            ids: of the pairs.
+        """
+        if self.config.detach_states:
+            states_BNC = states_BNC.detach()
+        raw = self.reconstructor(states_BNC, self.grid).float()
+        made = self.image_tokenizer.to_image(raw)
+        pixels = to_pixels(self.pictures_SYX3[ids])
+        return self.picture_loss(step, raw, made, pixels, self.reconstructor.last_layer)
