@@ -98,7 +98,11 @@ def picture_tokenizer() -> Recipe:
     """A tokenizer of one's own pictures: --set tokenizer.data.folder=FOLDER, of any sizes."""
     recipe = emoji_tokenizer()
     assert recipe.tokenizer is not None
-    pictures = replace(recipe.tokenizer, data=DataConfig(folder=Path("pictures")))
+    pictures = replace(
+        recipe.tokenizer,
+        data=DataConfig(folder=Path("pictures")),
+        augmentation=AugmentConfig(max_shift=0),  # a shift shows white, which is an emoji's ground
+    )
     return replace(recipe, tokenizer=pictures)
 
 
@@ -112,6 +116,7 @@ def vqgan_f8_8192() -> Recipe:
         tokenizer=TokenizerRun(
             data=DataConfig(folder=Path("pictures")),
             model=VQGANConfig(quantizer=QuantizerKind.GUMBEL),
+            augmentation=AugmentConfig(max_shift=0),
             loss=PictureLossConfig(
                 l2=0.0, perceptual=1.0, adversarial=0.8, adversarial_from=250_000
             ),

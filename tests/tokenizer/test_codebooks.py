@@ -125,7 +125,7 @@ def test_more_dead_codes_than_positions_wait_their_turn(plain: VectorQuantizer) 
     averages = CodebookAverages(plain, decay=0.0, restart_below=0.5)
     z_BDHW = torch.randn(1, D, 2, 2)
     found = averages.update(plain, z_BDHW, torch.zeros(1, 2, 2, dtype=torch.long), seed=0, step=0)
-    assert found["restarts"] == 4
+    assert found["restarts"] == 4 and found["usage"] == pytest.approx(1 / K)
     assert int((averages.counts_K == 0).sum()) == K - 1 - 4
     assert plain.codebook_KD.isfinite().all()
 
@@ -240,3 +240,35 @@ def test_the_relaxed_bottleneck_follows_its_schedules(gumbel: GumbelQuantizer) -
 def test_senseless_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         CodebookConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("learner", [CodebookAverages, CodebookGradients])
+def test_a_collapsed_codebook_is_seen_between_its_restarts(
+    learner: type[CodebookAverages | CodebookGradients],
+) -> None:
+    """Codes die in cohorts and live on for a while after a restart; their use tells at every step."""
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(256, D)
+    codes = learner(quantizer, decay=0.9, restart_below=0.1)
+    ids_BHW = torch.arange(32).view(2, 4, 4) % 5
+    restarts = []
+    for step in range(60):
+        found = codes.update(quantizer, torch.randn(2, D, 4, 4), ids_BHW, 0, step)
+        restarts.append(found["restarts"])
+        if step > 30:
+            assert found["usage"] == pytest.approx(5 / 256)
+            assert found["perplexity"] < 7
+    assert 0.0 in restarts[31:]
+
+
+def test_use_of_gumbel_codes_is_that_of_the_tokens_without_noise() -> None:
+    torch.manual_seed(0)
+    quantizer = GumbelQuantizer(16, D, in_dim=None)
+    training = CodebookTraining(quantizer, CodebookConfig(decay=0.0), seed=0)
+    logits_BKHW = torch.zeros(2, 16, 8, 8)
+    logits_BKHW[:, 3] = 0.1  # the noise chooses evenly, the likeliest is always the same
+    quantized = training(quantizer, logits_BKHW, 0, np.arange(2), 192)
+    assert len(quantized.ids_BHW.unique()) > 10
+    found = training.follow(quantizer, 0)
+    assert found["usage"] == pytest.approx(1 / 16)
+    assert found["perplexity"] == pytest.approx(1.0)

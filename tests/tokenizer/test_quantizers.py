@@ -173,9 +173,8 @@ def test_dead_codes_restart_at_vectors_of_the_batch(quantizer: VectorQuantizer) 
     assert not torch.isclose(after, before).all(dim=-1).any()
     assert found["restarts"] == K - 2
     assert found["usage"] == pytest.approx(2 / K)
-    # Codes 0 and 1 have 1/4 of an even share and 3/4 of half the batch; the others start evenly.
-    counts = [0.25 / K + 0.75 / 2] * 2 + [1 / K] * (K - 2)
-    shares = [count / sum(counts) for count in counts]
+    # Codes 0 and 1 have 1/4 of an even share and 3/4 of half the batch; what restarts was not used.
+    shares = [0.25 / K + 0.75 / 2] * 2 + [0.25 / K] * (K - 2)
     entropy = -sum(share * math.log(share) for share in shares)
     assert found["perplexity"] == pytest.approx(math.exp(entropy), rel=1e-5)
     assert len(after[2:].unique(dim=0)) > (K - 2) // 2  # not all at one vector

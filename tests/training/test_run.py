@@ -295,6 +295,40 @@ def test_bad_settings_leave_nothing_behind(finished: Finished, tmp_path: Path) -
     quietly(finished.generator_only, out)
 
 
+def test_what_fails_before_anything_is_saved_leaves_the_folder_free(
+    finished: Finished, tmp_path: Path
+) -> None:
+    out, tokenizer = tmp_path / "out", finished.recipe.tokenizer
+    bad = replace(tokenizer, loss=PictureLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0))
+    with pytest.raises(VilgError, match="logit_laplace"):
+        quietly(Recipe(tokenizer=bad), out)
+    quietly(Recipe(tokenizer=tokenizer), out)
+
+
+def test_other_data_do_not_resume(finished: Finished, tmp_path: Path) -> None:
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for i in range(5):
+        Image.new("RGB", (20, 16), (40 * i, 0, 0)).save(folder / f"{i}.png")
+    recipe = Recipe(tokenizer=replace(finished.recipe.tokenizer, data=DataConfig(folder=folder)))
+    with pytest.raises(BrokenOff):
+        run(recipe, out, log=Breaking("tokenizer", 5))
+    (folder / "4.png").rename(tmp_path / "4.png")
+    with pytest.raises(RunError, match=r"not those that .* began with"):
+        quietly(recipe, out, resume=True)
+    (tmp_path / "4.png").rename(folder / "4.png")
+    quietly(recipe, out, resume=True)
+
+
+def test_several_processes_are_refused(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="without torchrun"):
+        quietly(finished.recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_captions_that_are_too_long_are_said_before_training(
     finished: Finished, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Pictures in any folder: all that an image tokenizer needs to be trained on."""
 
+from collections import Counter
 from pathlib import Path
 
 from vilg.data.shards import DataError
@@ -12,15 +13,34 @@ def is_data_set(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """Return the picture files in a folder and below it, sorted by path.
+def list_pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Find the pictures in a folder and below it.
+
+    Hidden files are none of the user's pictures: a Mac puts a `._NAME.jpg` beside each in its archives.
+
+    Returns:
+        the pictures, sorted by path, and how many other files there are, by suffix.
 
     Raises:
         DataError: no folder, or no picture in it.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: give a data set or a folder of pictures")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    shown = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    ]
+    files = sorted(path for path in shown if path.suffix.lower() in SUFFIXES)
+    others = Counter(
+        path.suffix.lower() or path.name for path in shown if path.suffix.lower() not in SUFFIXES
+    )
     if not files:
-        raise DataError(f"{folder} holds no picture ({', '.join(SUFFIXES)})")
-    return files
+        found = f", but {tell(others)}" if others else ""
+        raise DataError(f"{folder} holds no picture ({', '.join(SUFFIXES)}){found}")
+    return files, others
+
+
+def tell(others: Counter[str]) -> str:
+    """Say how many files of which kinds are left out."""
+    return ", ".join(f"{number} {kind}" for kind, number in others.most_common())

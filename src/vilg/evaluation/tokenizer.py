@@ -30,7 +30,7 @@ from vilg.evaluation.extra import import_extra
 from vilg.evaluation.judge import Judge
 from vilg.evaluation.likeness import finds_original, kernel_distance
 from vilg.evaluation.samples import TRAIN, Splits, positions_by_style
-from vilg.images import contact_sheet, to_arrays, to_pictures, to_pixels
+from vilg.images import batch_of, contact_sheet, to_arrays, to_pictures, to_pixels
 from vilg.progress import in_batches
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.training.run import load_pictures
@@ -39,7 +39,6 @@ from vilg.training.run import load_pictures
 # off by one in 64x64 gives 89 dB.
 MAX_PSNR_DB = 100.0
 
-_BATCH = 50
 _SHOWN_A_STYLE = 4
 
 
@@ -99,7 +98,8 @@ def _score_split(
     ids: list[NDArray[np.int64]] = []
     psnr: list[NDArray[np.float64]] = []
     similarity: list[NDArray[np.float64]] = []
-    for part in in_batches(len(samples), _BATCH, f"pictures through the codes, {name}"):
+    batch = batch_of(tokenizer.config.image_size)
+    for part in in_batches(len(samples), batch, f"pictures through the codes, {name}"):
         arrays_BYX3 = load_pictures(samples[part], tokenizer.config.image_size)
         ids_BHW = tokenizer.encode(to_pixels(arrays_BYX3))
         originals.append(arrays_BYX3)

@@ -64,6 +64,9 @@ class CodebookConfig:
     kl_steps: int = 5_000
 
     def __post_init__(self) -> None:
+        for name in ("commitment", "restart_below", "kl"):
+            require(getattr(self, name) >= 0, f"{name} must be 0 or more")
+        require(0 <= self.alarm_below <= 1, "alarm_below must be from 0 to 1")
         require(0 <= self.decay < 1, "decay must be from 0 to under 1")
         require(
             self.temperature_from > 0 and self.temperature_to > 0, "temperatures must be above 0"
@@ -85,7 +88,10 @@ def batch_rows(z_BDHW: Tensor) -> Tensor:
 
 
 class CodeUse(nn.Module):
-    """A moving average of how often each code is chosen.
+    """Moving averages of how often each code is chosen.
+
+    Two of them: a restart gives a code an even share of `counts_K`, so that it has its chance before it
+    may die again; `use_K` is what really happened, for people and for the alarm.
 
     Args:
         decay: share of the past kept at each step.
@@ -93,19 +99,23 @@ class CodeUse(nn.Module):
     """
 
     counts_K: Tensor
+    use_K: Tensor
 
     def __init__(self, num_codes: int, decay: float, restart_below: float):
         super().__init__()
         self.decay, self.restart_below = decay, restart_below
         # As if every code had been used evenly so far: none is dead before it had its chance.
         self.register_buffer("counts_K", torch.full((num_codes,), 1.0 / num_codes))
+        self.register_buffer("use_K", torch.full((num_codes,), 1.0 / num_codes))
 
     def count(self, ids_BHW: Tensor) -> Tensor:
         """Take in a batch; return the codes that are dead now, as a mask over K."""
         K = len(self.counts_K)
         chosen_K = torch.bincount(ids_BHW.flatten(), minlength=K).to(self.counts_K.dtype)
         total = ids_BHW.numel() * num_processes()
-        self.counts_K.lerp_(sum_over_processes(chosen_K) / total, 1 - self.decay)
+        share_K = sum_over_processes(chosen_K) / total
+        self.counts_K.lerp_(share_K, 1 - self.decay)
+        self.use_K.lerp_(share_K, 1 - self.decay)
         return self.counts_K < self.restart_below / K
 
     def restart_vectors(
@@ -139,14 +149,14 @@ class CodeUse(nn.Module):
         """Take in a batch; return the ids of dead codes, as many as its positions can revive."""
         return self.count(ids_BHW).nonzero()[: ids_BHW.numel() * num_processes(), 0]
 
-    def values(self, num_dead: int) -> dict[str, float]:
-        """Return usage (share of codes alive), perplexity of the use (codes), and restarts."""
-        share_K = self.counts_K / self.counts_K.sum()
-        entropy = -(share_K * share_K.clamp_min(1e-12).log()).sum()
+    def values(self, num_restarts: int) -> dict[str, float]:
+        """Return usage (share of codes used enough to live), perplexity of the use (codes), restarts."""
+        K = len(self.use_K)
+        entropy = -(self.use_K * self.use_K.clamp_min(1e-12).log()).sum()
         return {
-            "usage": 1 - num_dead / len(self.counts_K),
+            "usage": float((self.use_K >= self.restart_below / K).double().mean()),
             "perplexity": float(entropy.exp()),
-            "restarts": float(num_dead),
+            "restarts": float(num_restarts),
         }
 
 
@@ -320,7 +330,8 @@ class CodebookTraining(nn.Module):
             quantizer, z_BDHW, noise_BKHW, temperature, config.straight_through
         )
         kl = kl_B.mean() / num_pixel_values
-        self._last = (z_BDHW.detach(), ids_BHW)
+        with torch.no_grad():  # a finished model's tokens have no noise, nor has their use
+            self._last = (z_BDHW.detach(), quantizer.ids(z_BDHW))
         return Quantized(codes_BDHW, ids_BHW, weight * kl, {"kl": kl.detach()})
 
     @torch.no_grad()
@@ -331,4 +342,5 @@ class CodebookTraining(nn.Module):
         if isinstance(self.use, CodebookAverages | CodebookGradients):
             assert isinstance(quantizer, VectorQuantizer)
             return self.use.update(quantizer, z_BDHW, ids_BHW, self.seed, step)
-        return self.use.values(int(self.use.count(ids_BHW).sum()))
+        self.use.count(ids_BHW)
+        return self.use.values(num_restarts=0)

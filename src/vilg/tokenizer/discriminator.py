@@ -27,6 +27,7 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         require(self.num_layers >= 1, "num_layers must be at least 1")
+        require(self.norm_groups >= 1, "norm_groups must be at least 1")
         require(
             self.channels >= 1 and 2 * self.channels % self.norm_groups == 0,
             f"norm_groups {self.norm_groups} must divide twice the channels, {2 * self.channels}",

@@ -56,6 +56,9 @@ class VQGANConfig:
             self.image_size >= self.reduction and self.image_size % self.reduction == 0,
             f"image_size must be a multiple of {self.reduction}, which these levels reduce it by",
         )
+        require(self.norm_groups >= 1, "norm_groups must be at least 1")
+        # Token stores keep ids in 16 bits.
+        require(self.num_codes <= 2**16, "num_codes must be at most 65536")
         require(
             all(
                 width > 0 and width % self.norm_groups == 0

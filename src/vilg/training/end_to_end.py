@@ -59,10 +59,7 @@ class EndToEnd:
     @property
     def turns(self) -> Sequence[Turn]:
         """What a step updates after the generator and the reconstructor."""
-        discriminator = self.picture_loss.discriminator
-        if discriminator is None:
-            return []
-        return [Turn("discriminator", discriminator, self.picture_loss.discriminator_loss)]
+        return [] if self.picture_loss.discriminator is None else [self.picture_loss.turn()]
 
     def loss(
         self, step: int, states_BNC: Tensor, ids: NDArray[np.int64]

@@ -21,7 +21,10 @@ from vilg.training.tracking import Tracker, check_finite
 
 
 class Precision(StrEnum):
-    """What matrix products and convolutions are computed in; all else stays in fp32."""
+    """What matrix products and convolutions are computed in, and so what passes between convolutions.
+
+    Weights, moments, softmax, norms of the generator, losses and the search for codes are in fp32.
+    """
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -35,7 +38,7 @@ class LoopConfig:
         batch_size: samples a step, over all processes; part of the recipe, not of the machine.
         show_every: steps between sample pictures; 0 shows none.
         precision: bf16 pays where the processor computes it (avx512_bf16, amx, GPUs) and is slower
-            elsewhere. Weights, their moments and the losses are fp32 in either.
+            elsewhere.
     """
 
     num_steps: int
@@ -60,11 +63,13 @@ class Turn:
         name: goes before the names of what it logs; "" for the first.
         module: all that this turn trains. Nothing else gets a gradient from its loss.
         loss: of the step's batch, with the parts worth logging; None while the turn has not begun.
+        first_step: at which it begins, and its learning rate with it.
     """
 
     name: str
     module: nn.Module
     loss: Callable[[int], tuple[Tensor, dict[str, Tensor]] | None]
+    first_step: int = 0
 
 
 class Job(Protocol):
@@ -155,7 +160,8 @@ def train(
     while state.step < loop.num_steps:
         values: dict[str, float] = {}
         for turn, optimizer, optim in turns:
-            lr = learning_rate(optim, state.step, loop.num_steps)
+            steps_ago = max(0, state.step - turn.first_step)
+            lr = learning_rate(optim, steps_ago, loop.num_steps - turn.first_step)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             values |= take_turn(turn, optimizer, optim, state.step, loop.precision)

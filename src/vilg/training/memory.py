@@ -10,14 +10,14 @@ import sys
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_NEVER = 2**31 - 1
+_NEVER = -1  # mallopt(3): disables trimming
 
 
 def keep_freed_memory() -> bool:
     """Tell malloc to keep what is freed, for the rest of the process; return whether it could.
 
-    A setting of the whole process, so it belongs into commands and never into an import. The peak
-    memory stays what it was; between the peaks nothing is given back.
+    A setting of the whole process, so it belongs into commands and never into an import. Between peaks
+    nothing is given back, and blocks of many sizes may raise the peak itself.
     """
     if not sys.platform.startswith("linux"):
         return False

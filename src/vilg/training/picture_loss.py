@@ -22,6 +22,7 @@ from vilg.tokenizer.losses import (
     logit_laplace_loss,
 )
 from vilg.tokenizer.perceptual import PerceptualLoss, lite0_loss, lpips_vgg_loss
+from vilg.training.loop import Turn
 
 
 class PerceptualNet(StrEnum):
@@ -55,6 +56,8 @@ class PictureLossConfig:
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
 
     def __post_init__(self) -> None:
+        for name in ("l1", "l2", "logit_laplace", "perceptual", "adversarial", "adversarial_from"):
+            require(getattr(self, name) >= 0, f"{name} must be 0 or more")
         if self.perceptual_net is PerceptualNet.LPIPS_VGG:
             require(
                 self.vgg_weights is not None and self.lpips_weights is not None,
@@ -97,6 +100,16 @@ class PictureLoss:
         )
         self.perceptual = config.perceptual_loss()
         self._reconstructed: _Reconstructed | None = None
+
+    def turn(self) -> Turn:
+        """Return the discriminator's part of a step."""
+        assert self.discriminator is not None
+        return Turn(
+            "discriminator",
+            self.discriminator,
+            self.discriminator_loss,
+            self.config.adversarial_from,
+        )
 
     def __call__(
         self, step: int, raw: Tensor, made: Tensor, pixels: Tensor, last_layer: Tensor

@@ -7,6 +7,8 @@
 Each stage is finished when its `model/` folder is; resuming skips finished stages.
 """
 
+import hashlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from vilg.config import require, to_json
-from vilg.data.pictures import is_data_set, list_pictures
-from vilg.data.shards import Sample, list_splits, load_samples
+from vilg.data.pictures import is_data_set, list_pictures, tell
+from vilg.data.shards import Sample, fingerprint, list_splits, load_samples
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
 from vilg.errors import VilgError
-from vilg.images import open_picture, square, to_array, to_pictures, to_pixels
+from vilg.images import batch_of, open_picture, square, to_array, to_pictures, to_pixels
 from vilg.model.folder import Model, SamplingConfig, find_model, load_model, read_config, save_model
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import Pattern
@@ -153,6 +155,10 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
         RunError: the folder holds another run.
         CheckpointError, DataError, ModelError, NonFiniteLoss: from the stages.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError("several processes cannot train one run yet: start one, without torchrun")
+    if torch.cuda.is_available():
+        print("training on the CPU: this version does not use a GPU", file=log, flush=True)
     settings = to_json(recipe)
     config = out / "config.json"
     if config.exists() and not resume:
@@ -170,6 +176,17 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
         unfinished.write_text(settings, encoding="utf-8")
         unfinished.replace(config)
 
+    try:
+        return _train_stages(recipe, out, log)
+    except VilgError:
+        # What fails before anything is saved leaves the folder free for the corrected command.
+        if not any(_has_checkpoint(out / stage) for stage in ("tokenizer", "generator")):
+            config.unlink()
+        raise
+
+
+def _train_stages(recipe: Recipe, out: Path, log: TextIO) -> Path:
+    """Train what is not finished yet; return the folder of the last model."""
     finished = None
     if recipe.tokenizer:
         finished = out / "tokenizer" / "model"
@@ -202,6 +219,30 @@ def _check_inputs(recipe: Recipe) -> None:
             read_config(find_model(recipe.generator.init))
 
 
+def _pin_data(folder: Path, digest: str) -> None:
+    """Note what a stage is trained on; refuse to go on with anything else.
+
+    Raises:
+        RunError: pictures were added, taken away or changed since the run began.
+    """
+    path = folder / "data.txt"
+    if path.exists() and path.read_text(encoding="utf-8") != digest:
+        raise RunError(
+            f"the data are not those that {folder} began with: put them back, or start a new --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(digest, encoding="utf-8")
+
+
+def _digest(data: DataConfig) -> str:
+    """Identify a data set by its content, a plain folder by names and sizes of its pictures."""
+    if is_data_set(data.folder):
+        return fingerprint(data.folder)
+    files = list_pictures(data.folder)[0]
+    lines = [f"{file.relative_to(data.folder)} {file.stat().st_size}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def _has_checkpoint(folder: Path) -> bool:
     return any((folder / "checkpoints").glob("step-????????"))
 
@@ -223,7 +264,8 @@ def decode_pictures(pictures: Sequence[bytes | Path], size: int) -> NDArray[np.u
 def _read_pictures(data: DataConfig) -> tuple[Sequence[bytes | Path], Sequence[bytes | Path]]:
     """Return the training pictures and the few that samples show: of a data set or any folder."""
     if not is_data_set(data.folder):
-        files = list_pictures(data.folder)[: data.limit]
+        require(data.groups is None, f"{data.folder} is a plain folder, it has no groups")
+        files = list_pictures(data.folder)[0][: data.limit]
         return files, files[:: max(1, len(files) // NUM_SHOWN)][:NUM_SHOWN]
     samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
     shown = SHOWN if SHOWN in list_splits(data.folder) else TRAIN
@@ -234,7 +276,10 @@ def _read_pictures(data: DataConfig) -> tuple[Sequence[bytes | Path], Sequence[b
 def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
     data = config.data
     pictures, held_out = _read_pictures(data)
+    _pin_data(folder, _digest(data))
     print(f"tokenizer: {len(pictures)} pictures", file=log, flush=True)
+    if not is_data_set(data.folder) and (others := list_pictures(data.folder)[1]):
+        print(f"left out, not pictures by their names: {tell(others)}", file=log, flush=True)
     resume = _has_checkpoint(folder)
     starts_from_model = config.init is not None and not resume
     job = TokenizerJob(
@@ -263,12 +308,10 @@ def _initial_tokenizer(init: str | None, config: TokenizerConfig) -> ImageTokeni
     return load_model(folder).image_tokenizer
 
 
-def tokenise(
-    tokenizer: ImageTokenizer, samples: Sequence[Sample], batch: int = 64
-) -> NDArray[np.uint16]:
+def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np.uint16]:
     """Return every picture's ids, one raster row a sample."""
     rows = []
-    for part in in_batches(len(samples), batch, "tokens"):
+    for part in in_batches(len(samples), batch_of(tokenizer.config.image_size), "tokens"):
         pictures = load_pictures(samples[part], tokenizer.config.image_size)
         rows.append(tokenizer.encode(to_pixels(pictures)).flatten(1).numpy().astype(np.uint16))
     return np.concatenate(rows)
@@ -289,6 +332,7 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
     text_tokenizer = TextTokenizer.from_file(config.vocabulary)
     data = config.data
     samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
+    _pin_data(folder, _digest(data))
     tokens_SN = _tokens(image_tokenizer, samples, folder / "tokens")
     print(f"generator: {len(samples)} pairs", file=log, flush=True)
     grid = image_tokenizer.config.grid_size

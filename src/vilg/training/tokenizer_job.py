@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vilg.config import ConfigError
+from vilg.config import ConfigError, require
 from vilg.data.order import batch_ids
 from vilg.images import contact_sheet, to_pictures, to_pixels
 from vilg.parallel import own_share
@@ -35,6 +35,10 @@ class AugmentConfig:
     max_shift: int = 4
     flip: bool = True
     recolour: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.max_shift >= 0, "max_shift must be 0 or more")
+        require(0 <= self.recolour <= 1, "recolour must be from 0 to 1")
 
 
 _CHANNEL_ORDERS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
@@ -105,8 +109,7 @@ class TokenizerJob:
         discriminator = self.picture_loss.discriminator
         if discriminator is not None:
             self.module["discriminator"] = discriminator
-            second = Turn("discriminator", discriminator, self.picture_loss.discriminator_loss)
-            self.turns = [*self.turns, second]
+            self.turns = [*self.turns, self.picture_loss.turn()]
         self.augmentation, self.loop = augmentation, loop
         self.pictures_NYX3, self.held_out_BYX3 = pictures_NYX3, held_out_BYX3
 

@@ -69,6 +69,6 @@ def check_finite(step: int, values: dict[str, float]) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise NonFiniteLoss(
-                f"{name} is {value} at step {step}: the weights are untouched; start anew with a lower "
-                "peak_lr or a smaller clip_norm"
+                f"{name} is {value} at step {step}: the update is not made, and the last checkpoint is "
+                "from before it; start anew with a lower peak_lr or a smaller clip_norm"
             )
