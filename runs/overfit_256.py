@@ -12,7 +12,7 @@ from vilg.images import contact_sheet, to_pictures
 from vilg.model.folder import load_model
 from vilg.sampling.decode import generate_images, generate_texts
 from vilg.text import LANGUAGES
-from vilg.training.run import tokenise
+from vilg.training.inputs import tokenise
 
 AGREEMENT, NEEDED = 0.95, 15
 

@@ -26,7 +26,7 @@ from vilg.data.shards import DataError, Sample, load_samples, load_split
 from vilg.images import WHITE, to_array
 from vilg.pipeline import Vilg
 from vilg.text import LANGUAGES, normalise
-from vilg.training.run import load_pictures
+from vilg.training.inputs import load_pictures
 
 _ASSETS = Path(__file__).parent / "assets"
 _SPLIT_NAMES = {"train": "seen", "unseen_combination": "unseen combination"}

@@ -14,10 +14,11 @@ from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.generator_job import GeneratorLossConfig
+from vilg.training.inputs import DataConfig
 from vilg.training.loop import LoopConfig, Precision
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
-from vilg.training.run import DataConfig, GeneratorRun, Recipe, TokenizerRun
+from vilg.training.run import GeneratorRun, Recipe, TokenizerRun
 from vilg.training.tokenizer_job import AugmentConfig
 
 EMOJI = Path("datasets/emoji")

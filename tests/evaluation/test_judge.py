@@ -11,7 +11,7 @@ from PIL import Image
 from vilg.data.shards import load_samples
 from vilg.evaluation.judge import Judge, load_judge
 from vilg.evaluation.likeness import finds_original, kernel_distance
-from vilg.training.run import load_pictures
+from vilg.training.inputs import load_pictures
 
 from ..conftest import EMOJI
 

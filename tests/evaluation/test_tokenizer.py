@@ -20,7 +20,7 @@ from vilg.evaluation.tokenizer import (
 )
 from vilg.images import to_arrays, to_pixels
 from vilg.model.folder import Model
-from vilg.training.run import load_pictures
+from vilg.training.inputs import load_pictures
 
 from .conftest import toy_samples
 

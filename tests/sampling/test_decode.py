@@ -17,11 +17,18 @@ from vilg.model.generator import (
     image_to_text_layout,
     pad_texts,
     text_to_image_layout,
+    text_to_image_states,
 )
 from vilg.model.patterns import Pattern, paper_patterns
 from vilg.model.segments import Layout, Modality, Role, Segment
 from vilg.randomness import uniforms
-from vilg.sampling.decode import decode_step, generate_images, generate_texts, prefill
+from vilg.sampling.decode import (
+    decode_step,
+    draw_images,
+    generate_images,
+    generate_texts,
+    prefill,
+)
 from vilg.text import TextTokenizer
 
 BOI, EOS = TextTokenizer.boi_id, TextTokenizer.eos_id
@@ -290,6 +297,19 @@ def test_guidance_3_changes_tokens() -> None:
     assert (plain != guided).any(dim=1).all()
     empty = generate_images(generator, [[], []], [1, 2])
     assert torch.equal(generate_images(generator, [[], []], [1, 2], guidance=3), empty)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_the_states_of_a_drawn_image_are_those_of_reading_it(guidance: float) -> None:
+    """Of the prompt, never of the null prompt, and each has seen its own token: the last one too."""
+    generator = toy_generator()
+    plain = generate_images(generator, PROMPTS, range(5), guidance=guidance)
+    drawn = draw_images(generator, PROMPTS, range(5), guidance=guidance, keep_states=True)
+    assert torch.equal(drawn.image_ids_BN, plain)
+    assert drawn.states_BNC is not None
+    read_BTC = text_to_image_states(generator, PROMPTS, drawn.image_ids_BN)
+    torch.testing.assert_close(drawn.states_BNC, read_BTC[:, 1:], rtol=0, atol=1e-4)
+    assert draw_images(generator, PROMPTS, range(5)).states_BNC is None
 
 
 def test_progress_counts_the_tokens() -> None:

@@ -15,7 +15,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
-from tests.training.conftest import OPTIM, SMALL_DVAE, SMALL_VQGAN, BrokenOff, log_records
+from tests.training.conftest import (
+    OPTIM,
+    SMALL_DISCRIMINATOR,
+    SMALL_DVAE,
+    SMALL_VQGAN,
+    BrokenOff,
+    log_records,
+)
 from vilg.config import from_dict, to_json
 from vilg.data.shards import DataError, load_samples
 from vilg.errors import VilgError
@@ -30,10 +37,12 @@ from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.dvae import DVAE
 from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.checkpoint import CheckpointError
+from vilg.training.end_to_end import EndToEndConfig
+from vilg.training.inputs import DataConfig, RunError
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
-from vilg.training.run import DataConfig, GeneratorRun, Recipe, RunError, TokenizerRun, run
+from vilg.training.run import GeneratorRun, Recipe, TokenizerRun, run
 from vilg.training.tokenizer_job import AugmentConfig
 
 FRUIT = ("apple", "pear", "plum", "fig", "lime")
@@ -293,6 +302,45 @@ def test_bad_settings_leave_nothing_behind(finished: Finished, tmp_path: Path) -
     with pytest.raises(VilgError, match="no model at"):
         quietly(Recipe(generator=replace(generator, image_tokenizer="missing")), out)
     quietly(finished.generator_only, out)
+
+
+def end_to_end(finished: Finished) -> Recipe:
+    """The second stage on, from the finished model, with its reconstructor and a discriminator."""
+    loss = PictureLossConfig(adversarial=0.8, adversarial_from=2, discriminator=SMALL_DISCRIMINATOR)
+    generator = replace(
+        finished.generator_only.generator,
+        init=str(finished.model),
+        end_to_end=EndToEndConfig(loss=loss),
+        sampling=SamplingConfig(),
+    )
+    return Recipe(generator=generator)
+
+
+def test_an_end_to_end_run_broken_off_ends_as_if_it_had_not_been(
+    finished: Finished, tmp_path: Path
+) -> None:
+    recipe = end_to_end(finished)
+    model = quietly(recipe, tmp_path / "whole")
+    out = tmp_path / "broken"
+    with pytest.raises(BrokenOff):
+        run(recipe, out, log=Breaking("generator", 5))
+    quietly(recipe, out, resume=True)
+    assert results(out) == results(tmp_path / "whole")
+    found = load_model(model)
+    assert found.reconstructor is not None and found.generator is not None
+    assert (
+        found.image_tokenizer.fingerprint()
+        == load_model(finished.model).image_tokenizer.fingerprint()
+    )
+    states = torch.zeros(1, found.generator.config.grid.num_cells, 16)
+    raw = found.reconstructor(states, found.generator.config.grid)
+    assert raw.shape == (1, 3, 16, 16)
+
+    on = quietly(replace(recipe, generator=still(recipe.generator, model)), tmp_path / "on")
+    again = load_model(on).reconstructor
+    assert again is not None
+    for name, weight in found.reconstructor.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
 
 
 def test_what_fails_before_anything_is_saved_leaves_the_folder_free(

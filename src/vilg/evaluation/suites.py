@@ -21,7 +21,7 @@ from vilg.evaluation.tokenizer import reconstruction_sheet, score_tokenizer
 from vilg.model.folder import find_model, load_model, weights_hash
 from vilg.pipeline import Vilg
 from vilg.progress import in_batches
-from vilg.training.run import tokenise
+from vilg.training.inputs import tokenise
 
 SUITES = ("tokenizer", "generator")
 

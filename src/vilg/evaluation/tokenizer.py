@@ -33,7 +33,7 @@ from vilg.evaluation.samples import TRAIN, Splits, positions_by_style
 from vilg.images import batch_of, contact_sheet, to_arrays, to_pictures, to_pixels
 from vilg.progress import in_batches
 from vilg.tokenizer.base import ImageTokenizer
-from vilg.training.run import load_pictures
+from vilg.training.inputs import load_pictures
 
 # Identical pictures have infinite PSNR: they count as this, and so does anything above it. One byte
 # off by one in 64x64 gives 89 dB.

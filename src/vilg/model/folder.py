@@ -3,6 +3,7 @@
     config.json                  architecture, sampling defaults, fingerprints (`ModelConfig`)
     image_tokenizer.safetensors  the image tokenizer
     model.safetensors            the generator; absent while only the image tokenizer is trained
+    reconstructor.safetensors    the image reconstructor of end-to-end training; absent without it
     tokenizer.json               the text vocabulary; absent likewise
     README.md                    model card
 
@@ -26,15 +27,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vilg.config import ConfigError, from_dict, to_json
+from vilg.config import ConfigError, from_dict, later_key, to_json
 from vilg.errors import VilgError
 from vilg.model.generator import Generator, GeneratorConfig
+from vilg.model.reconstructor import Reconstructor
 from vilg.text import TextTokenizer
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 
 FORMAT_VERSION = 1
-WEIGHTS = ("image_tokenizer.safetensors", "model.safetensors")
+WEIGHTS = ("image_tokenizer.safetensors", "model.safetensors", "reconstructor.safetensors")
 FILES = ("config.json", *WEIGHTS, "tokenizer.json", "README.md")
 SHIPPED = Path(__file__).parent.parent / "assets" / "emoji-64"
 
@@ -64,6 +66,7 @@ class ModelConfig:
     generator: GeneratorConfig | None = None
     text_tokenizer_fingerprint: str | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    has_reconstructor: bool = later_key(False)
     format_version: int = FORMAT_VERSION
 
 
@@ -75,6 +78,7 @@ class Model:
     generator: Generator | None = None
     text_tokenizer: TextTokenizer | None = None
     sampling: SamplingConfig = SamplingConfig()
+    reconstructor: Reconstructor | None = None
 
 
 def find_model(model: str | Path | None) -> Path:
@@ -152,7 +156,15 @@ def load_model(folder: Path) -> Model:
             f"{folder}: config.json gives the generator other tokens than its tokenizers"
         )
     generator, _ = _load(Generator, config.generator, folder / "model.safetensors")
-    return Model(image_tokenizer, generator, text_tokenizer, config.sampling)
+    reconstructor = None
+    if config.has_reconstructor:
+        width = config.generator.width
+        reconstructor, _ = _load(
+            lambda settings: Reconstructor(width, build_tokenizer(settings)),
+            config.image_tokenizer,
+            folder / "reconstructor.safetensors",
+        )
+    return Model(image_tokenizer, generator, text_tokenizer, config.sampling, reconstructor)
 
 
 def _load(
@@ -204,6 +216,7 @@ def save_model(folder: Path, model: Model) -> None:
         if model.text_tokenizer
         else None,
         sampling=model.sampling,
+        has_reconstructor=model.reconstructor is not None,
     )
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
@@ -228,6 +241,8 @@ def _write_model(folder: Path, model: Model, config: ModelConfig) -> None:
         assert model.text_tokenizer is not None
         save_file(_packed(model.generator, torch.float16), folder / "model.safetensors")
         model.text_tokenizer.save(folder / "tokenizer.json")
+    if model.reconstructor is not None:
+        save_file(_packed(model.reconstructor, torch.float16), folder / "reconstructor.safetensors")
     (folder / "config.json").write_text(to_json(config), encoding="utf-8")
 
 

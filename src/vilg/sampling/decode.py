@@ -108,8 +108,16 @@ def decode_step(
     return moved, states_B1C[:, 0]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Images in tokens, and the generator's states at z_1 .. z_N where they were asked for."""
+
+    image_ids_BN: Tensor
+    states_BNC: Tensor | None = None
+
+
 @torch.inference_mode()
-def generate_images(
+def draw_images(
     generator: Generator,
     texts: Sequence[Sequence[int]],
     seeds: Sequence[int],
@@ -117,14 +125,17 @@ def generate_images(
     temperature: float = 1.0,
     top_k: int | None = None,
     guidance: float = 1.0,
+    keep_states: bool = False,
     progress: Progress | None = None,
-) -> Tensor:
-    """Draw one image a prompt; return image_ids_BN.
+) -> Drawn:
+    """Draw one image a prompt.
 
     Args:
         seeds: one an image; an image depends on its prompt and its seed, not on the batch.
         guidance: s in `null + s * (conditional - null)` on the logits (Make-A-Scene, Parti; not in
             the paper). 1 is no guidance and costs nothing.
+        keep_states: return the states too, those of the prompt and never of the null prompt. They come
+            from the cached steps; only the last token is fed through for its state alone.
     """
     B = len(texts)
     assert len(seeds) == B
@@ -140,6 +151,7 @@ def generate_images(
     )
     states_BC = states_BTC[:, -1]
     image_ids_BN = torch.empty(B, grid.num_cells, dtype=torch.long, device=device)
+    states: list[Tensor] = []
     for k in range(grid.num_cells):
         logits_BK = generator.image_logits(states_BC)
         if guided:
@@ -149,10 +161,34 @@ def generate_images(
         image_ids_BN[:, k] = ids_B
         if progress:
             progress(k + 1, grid.num_cells)
-        if k + 1 < grid.num_cells:
+        if k + 1 < grid.num_cells or keep_states:
             inputs_B = ids_B.repeat(2) if guided else ids_B
             state, states_BC = decode_step(generator, state, inputs_B)
-    return image_ids_BN
+        if keep_states:
+            states.append(states_BC[:B])
+    return Drawn(image_ids_BN, torch.stack(states, dim=1) if keep_states else None)
+
+
+def generate_images(
+    generator: Generator,
+    texts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    guidance: float = 1.0,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Draw one image a prompt as `draw_images` does; return image_ids_BN."""
+    return draw_images(
+        generator,
+        texts,
+        seeds,
+        temperature=temperature,
+        top_k=top_k,
+        guidance=guidance,
+        progress=progress,
+    ).image_ids_BN
 
 
 @torch.inference_mode()

@@ -7,66 +7,46 @@
 Each stage is finished when its `model/` folder is; resuming skips finished stages.
 """
 
-import hashlib
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from vilg.config import require, to_json
 from vilg.data.pictures import is_data_set, list_pictures, tell
-from vilg.data.shards import Sample, fingerprint, list_splits, load_samples
-from vilg.data.tokens import has_tokens, load_tokens, save_tokens
+from vilg.data.shards import load_samples
 from vilg.errors import VilgError
-from vilg.images import batch_of, open_picture, square, to_array, to_pictures, to_pixels
+from vilg.images import to_pictures
 from vilg.model.folder import Model, SamplingConfig, find_model, load_model, read_config, save_model
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import Pattern
-from vilg.progress import in_batches
 from vilg.text import TextTokenizer
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.build import TokenizerConfig
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.training.checkpoint import CheckpointError
+from vilg.training.end_to_end import EndToEnd, EndToEndConfig
 from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, tokenise_pair
+from vilg.training.inputs import (
+    TRAIN,
+    DataConfig,
+    RunError,
+    decode_pictures,
+    digest,
+    load_pictures,
+    pin_data,
+    read_pictures,
+    stored_tokens,
+)
 from vilg.training.loop import LoopConfig, train
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob
-
-TRAIN = "train"
-
-# Pictures that the tokenizer's samples show: held out if the data set holds any out, and far enough
-# apart in the list to be of all styles.
-SHOWN = "unseen_concept"
-SHOWN_STRIDE = 20
-NUM_SHOWN = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which pictures.
-
-    Attributes:
-        groups: names of the groups to train on; None takes all.
-        limit: at most this many pictures, for trials.
-    """
-
-    folder: Path
-    groups: tuple[str, ...] | None = None
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        require(self.limit is None or self.limit >= 1, "limit must be at least 1, or null")
-        require(self.groups is None or bool(self.groups), "groups must name one, or be null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +78,8 @@ class GeneratorRun:
             this run trained, or else the shipped one.
         vocabulary: a tokenizer.json.
         init: folder or hub id of the model to start from; None starts anew.
+        end_to_end: train an image reconstructor with the generator; None trains the generator alone.
+        discriminator_optim: for the adversarial term of `end_to_end`.
     """
 
     data: DataConfig
@@ -111,8 +93,10 @@ class GeneratorRun:
     init: str | None = None
     sampling: SamplingConfig = SamplingConfig()
     loss: GeneratorLossConfig = GeneratorLossConfig()
+    end_to_end: EndToEndConfig | None = None
     loop: LoopConfig
     optim: OptimConfig
+    discriminator_optim: OptimConfig = OptimConfig(peak_lr=2e-4, betas=(0.5, 0.9))
 
     def __post_init__(self) -> None:
         # The shape itself is only known with the tokenizers; this much is, before any work.
@@ -142,10 +126,6 @@ class Recipe:
 
     tokenizer: TokenizerRun | None = None
     generator: GeneratorRun | None = None
-
-
-class RunError(VilgError):
-    """An output folder that is in use, or settings that do not fit together."""
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.stdout) -> Path:
@@ -206,7 +186,7 @@ def _check_inputs(recipe: Recipe) -> None:
     if not (recipe.tokenizer or recipe.generator):
         raise RunError("the recipe trains nothing: give it a tokenizer or a generator")
     if recipe.tokenizer:
-        _read_pictures(recipe.tokenizer.data)
+        read_pictures(recipe.tokenizer.data)
         recipe.tokenizer.loss.perceptual_loss()
         if recipe.tokenizer.init is not None:
             _initial_tokenizer(recipe.tokenizer.init, recipe.tokenizer.model)
@@ -219,64 +199,14 @@ def _check_inputs(recipe: Recipe) -> None:
             read_config(find_model(recipe.generator.init))
 
 
-def _pin_data(folder: Path, digest: str) -> None:
-    """Note what a stage is trained on; refuse to go on with anything else.
-
-    Raises:
-        RunError: pictures were added, taken away or changed since the run began.
-    """
-    path = folder / "data.txt"
-    if path.exists() and path.read_text(encoding="utf-8") != digest:
-        raise RunError(
-            f"the data are not those that {folder} began with: put them back, or start a new --out"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(digest, encoding="utf-8")
-
-
-def _digest(data: DataConfig) -> str:
-    """Identify a data set by its content, a plain folder by names and sizes of its pictures."""
-    if is_data_set(data.folder):
-        return fingerprint(data.folder)
-    files = list_pictures(data.folder)[0]
-    lines = [f"{file.relative_to(data.folder)} {file.stat().st_size}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def _has_checkpoint(folder: Path) -> bool:
     return any((folder / "checkpoints").glob("step-????????"))
 
 
-def load_pictures(samples: Sequence[Sample], size: int) -> NDArray[np.uint8]:
-    """Decode, crop and resize; return bytes_NYX3."""
-    return decode_pictures([sample.picture for sample in samples], size)
-
-
-def decode_pictures(pictures: Sequence[bytes | Path], size: int) -> NDArray[np.uint8]:
-    """Decode encoded pictures or files, crop and resize; return bytes_NYX3."""
-    arrays = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
-    for part in in_batches(len(pictures), 256, "pictures"):
-        for i, picture in enumerate(pictures[part], part.start):
-            arrays[i] = to_array(square(open_picture(picture), size))
-    return arrays
-
-
-def _read_pictures(data: DataConfig) -> tuple[Sequence[bytes | Path], Sequence[bytes | Path]]:
-    """Return the training pictures and the few that samples show: of a data set or any folder."""
-    if not is_data_set(data.folder):
-        require(data.groups is None, f"{data.folder} is a plain folder, it has no groups")
-        files = list_pictures(data.folder)[0][: data.limit]
-        return files, files[:: max(1, len(files) // NUM_SHOWN)][:NUM_SHOWN]
-    samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
-    shown = SHOWN if SHOWN in list_splits(data.folder) else TRAIN
-    held_out = load_samples(data.folder, shown)[::SHOWN_STRIDE][:NUM_SHOWN]
-    return [sample.picture for sample in samples], [sample.picture for sample in held_out]
-
-
 def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
     data = config.data
-    pictures, held_out = _read_pictures(data)
-    _pin_data(folder, _digest(data))
+    pictures, held_out = read_pictures(data)
+    pin_data(folder, digest(data))
     print(f"tokenizer: {len(pictures)} pictures", file=log, flush=True)
     if not is_data_set(data.folder) and (others := list_pictures(data.folder)[1]):
         print(f"left out, not pictures by their names: {tell(others)}", file=log, flush=True)
@@ -308,32 +238,13 @@ def _initial_tokenizer(init: str | None, config: TokenizerConfig) -> ImageTokeni
     return load_model(folder).image_tokenizer
 
 
-def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np.uint16]:
-    """Return every picture's ids, one raster row a sample."""
-    rows = []
-    for part in in_batches(len(samples), batch_of(tokenizer.config.image_size), "tokens"):
-        pictures = load_pictures(samples[part], tokenizer.config.image_size)
-        rows.append(tokenizer.encode(to_pixels(pictures)).flatten(1).numpy().astype(np.uint16))
-    return np.concatenate(rows)
-
-
-def _tokens(
-    tokenizer: ImageTokenizer, samples: Sequence[Sample], store: Path
-) -> NDArray[np.uint16]:
-    ids = [sample.id for sample in samples]
-    by = tokenizer.fingerprint()
-    if not has_tokens(store):
-        save_tokens(store, ids, tokenise(tokenizer, samples), by)
-    return load_tokens(store, ids, by)
-
-
 def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: TextIO) -> None:
     image_tokenizer = load_model(lender).image_tokenizer
     text_tokenizer = TextTokenizer.from_file(config.vocabulary)
     data = config.data
     samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
-    _pin_data(folder, _digest(data))
-    tokens_SN = _tokens(image_tokenizer, samples, folder / "tokens")
+    pin_data(folder, digest(data))
+    tokens_SN = stored_tokens(image_tokenizer, samples, folder / "tokens")
     print(f"generator: {len(samples)} pairs", file=log, flush=True)
     grid = image_tokenizer.config.grid_size
     shape = config.shape(image_tokenizer.config, len(text_tokenizer))
@@ -345,15 +256,24 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
         tokenise_pair(sample, tokens, text_tokenizer, config.max_text)
         for sample, tokens in zip(samples, tokens_SN, strict=True)
     ]
-    job = GeneratorJob(shape, config.loss, config.loop, pairs, text_tokenizer, decode)
+    end_to_end = None
+    if config.end_to_end is not None:
+        pictures = load_pictures(samples, image_tokenizer.config.image_size)
+        end_to_end = EndToEnd(config.end_to_end, shape, image_tokenizer, pictures, config.loop.seed)
+    job = GeneratorJob(shape, config.loss, config.loop, pairs, text_tokenizer, decode, end_to_end)
     resume = _has_checkpoint(folder)
     if config.init is not None and not resume:
         _start_from(find_model(config.init), job, image_tokenizer)
-    train(job, config.loop, [config.optim], folder, resume=resume, out=log)
-    save_model(
-        folder / "model",
-        Model(image_tokenizer, job.generator.eval(), text_tokenizer, config.sampling),
+    optims = [config.optim, config.discriminator_optim][: len(job.turns)]
+    train(job, config.loop, optims, folder, resume=resume, out=log)
+    model = Model(
+        image_tokenizer,
+        job.generator.eval(),
+        text_tokenizer,
+        config.sampling,
+        end_to_end.reconstructor.eval() if end_to_end else None,
     )
+    save_model(folder / "model", model)
 
 
 def _start_from(folder: Path, job: GeneratorJob, image_tokenizer: ImageTokenizer) -> None:
@@ -368,3 +288,5 @@ def _start_from(folder: Path, job: GeneratorJob, image_tokenizer: ImageTokenizer
         raise RunError(f"{folder} was trained on another vocabulary")
     with torch.no_grad():
         job.generator.load_state_dict(earlier.generator.state_dict())
+        if job.end_to_end is not None and earlier.reconstructor is not None:
+            job.end_to_end.reconstructor.load_state_dict(earlier.reconstructor.state_dict())

@@ -1,0 +1,117 @@
+"""What runs are trained on: pictures, their tokens, and proof that they stay the same."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vilg.config import require
+from vilg.data.pictures import is_data_set, list_pictures
+from vilg.data.shards import Sample, fingerprint, list_splits, load_samples
+from vilg.data.tokens import has_tokens, load_tokens, save_tokens
+from vilg.errors import VilgError
+from vilg.images import batch_of, open_picture, square, to_array, to_pixels
+from vilg.progress import in_batches
+from vilg.tokenizer.base import ImageTokenizer
+
+TRAIN = "train"
+
+# Pictures that the tokenizer's samples show: held out if the data set holds any out, and far enough
+# apart in the list to be of all styles.
+SHOWN = "unseen_concept"
+SHOWN_STRIDE = 20
+NUM_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which pictures.
+
+    Attributes:
+        groups: names of the groups to train on; None takes all.
+        limit: at most this many pictures, for trials.
+    """
+
+    folder: Path
+    groups: tuple[str, ...] | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.limit is None or self.limit >= 1, "limit must be at least 1, or null")
+        require(self.groups is None or bool(self.groups), "groups must name one, or be null")
+
+
+class RunError(VilgError):
+    """An output folder that is in use, or settings that do not fit together."""
+
+
+def pin_data(folder: Path, digest: str) -> None:
+    """Note what a stage is trained on; refuse to go on with anything else.
+
+    Raises:
+        RunError: pictures were added, taken away or changed since the run began.
+    """
+    path = folder / "data.txt"
+    if path.exists() and path.read_text(encoding="utf-8") != digest:
+        raise RunError(
+            f"the data are not those that {folder} began with: put them back, or start a new --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(digest, encoding="utf-8")
+
+
+def digest(data: DataConfig) -> str:
+    """Identify a data set by its content, a plain folder by names and sizes of its pictures."""
+    if is_data_set(data.folder):
+        return fingerprint(data.folder)
+    files = list_pictures(data.folder)[0]
+    lines = [f"{file.relative_to(data.folder)} {file.stat().st_size}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def load_pictures(samples: Sequence[Sample], size: int) -> NDArray[np.uint8]:
+    """Decode, crop and resize; return bytes_NYX3."""
+    return decode_pictures([sample.picture for sample in samples], size)
+
+
+def decode_pictures(pictures: Sequence[bytes | Path], size: int) -> NDArray[np.uint8]:
+    """Decode encoded pictures or files, crop and resize; return bytes_NYX3."""
+    arrays = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
+    for part in in_batches(len(pictures), 256, "pictures"):
+        for i, picture in enumerate(pictures[part], part.start):
+            arrays[i] = to_array(square(open_picture(picture), size))
+    return arrays
+
+
+def read_pictures(data: DataConfig) -> tuple[Sequence[bytes | Path], Sequence[bytes | Path]]:
+    """Return the training pictures and the few that samples show: of a data set or any folder."""
+    if not is_data_set(data.folder):
+        require(data.groups is None, f"{data.folder} is a plain folder, it has no groups")
+        files = list_pictures(data.folder)[0][: data.limit]
+        return files, files[:: max(1, len(files) // NUM_SHOWN)][:NUM_SHOWN]
+    samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
+    shown = SHOWN if SHOWN in list_splits(data.folder) else TRAIN
+    held_out = load_samples(data.folder, shown)[::SHOWN_STRIDE][:NUM_SHOWN]
+    return [sample.picture for sample in samples], [sample.picture for sample in held_out]
+
+
+def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np.uint16]:
+    """Return every picture's ids, one raster row a sample."""
+    rows = []
+    for part in in_batches(len(samples), batch_of(tokenizer.config.image_size), "tokens"):
+        pictures = load_pictures(samples[part], tokenizer.config.image_size)
+        rows.append(tokenizer.encode(to_pixels(pictures)).flatten(1).numpy().astype(np.uint16))
+    return np.concatenate(rows)
+
+
+def stored_tokens(
+    tokenizer: ImageTokenizer, samples: Sequence[Sample], store: Path
+) -> NDArray[np.uint16]:
+    ids = [sample.id for sample in samples]
+    by = tokenizer.fingerprint()
+    if not has_tokens(store):
+        save_tokens(store, ids, tokenise(tokenizer, samples), by)
+    return load_tokens(store, ids, by)
