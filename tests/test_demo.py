@@ -91,7 +91,7 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(demo: Demo) -> N
 
 def test_the_sheet_shows_every_picture_drawn(demo: Demo, model: Vilg) -> None:
     prompts = [prompt["text"] for prompt in FIXED["prompts"]]
-    pictures = model.decode(model.generate_ids(prompts, [FIXED["seed"]] * len(prompts)))
+    pictures = model.pictures(model.draw(prompts, [FIXED["seed"]] * len(prompts)))
     sheet = np.asarray(demo.sheet)
     for i, picture in enumerate(pictures):
         tile = np.asarray(picture.resize((128, 128), Image.Resampling.NEAREST))

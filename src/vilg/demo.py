@@ -106,7 +106,7 @@ def make_demo(model: Vilg, data: Path, say: Callable[[str], None]) -> Demo:
         shown = [_find(samples, data, picture["id"]) for picture in fixed["pictures"]]
     with _timed(f"{len(prompts)} pictures drawn", say):
         seeds = [fixed["seed"]] * len(prompts)
-        pictures = model.decode(model.generate_ids([prompt.text for prompt in prompts], seeds))
+        pictures = model.pictures(model.draw([prompt.text for prompt in prompts], seeds))
     with _timed(f"nearest of {len(train)} training pictures found", say):
         arrays_NYX3 = load_pictures(train, model.image_size)
         indices, distances = nearest(arrays_NYX3, np.stack([to_array(p) for p in pictures]))

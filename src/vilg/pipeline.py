@@ -19,6 +19,7 @@ from torch import Tensor
 from vilg.errors import VilgError
 from vilg.images import open_picture, square, to_array, to_pictures, to_pixels
 from vilg.model.folder import (
+    Decoder,
     Model,
     ModelError,
     SamplingConfig,
@@ -28,7 +29,7 @@ from vilg.model.folder import (
     weights_hash,
 )
 from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
-from vilg.sampling.decode import Progress, generate_images, generate_texts
+from vilg.sampling.decode import Drawn, Progress, draw_images, generate_texts
 from vilg.text import LANGUAGES, TextError, TextTokenizer, guess_language
 
 Picture = Path | str | Image.Image
@@ -115,30 +116,32 @@ class Vilg:
         temperature: float | None = None,
         top_k: int | None = None,
         guidance: float | None = None,
+        decoder: Decoder | str | None = None,
         progress: Progress | None = None,
     ) -> list[Image.Image]:
         """Draw `n` pictures of a prompt, in Chinese or English.
 
         Args:
             seed: picture i has seed `seed + i`, and is the same whatever `n` is.
-            temperature, top_k, guidance: None takes the model's own settings.
+            temperature, top_k, guidance, decoder: None takes the model's own settings.
             progress: called with (tokens done, tokens in all).
 
         Raises:
             TextError: empty or too long a prompt.
-            SettingError: a setting outside its range.
+            SettingError: a setting outside its range, or a decoder that this model has not.
         """
-        ids_NS = self.generate_ids(
+        drawn = self.draw(
             [prompt] * n,
             range(seed, seed + n),
             temperature=temperature,
             top_k=top_k,
             guidance=guidance,
+            decoder=decoder,
             progress=progress,
         )
-        return self.decode(ids_NS)
+        return self.pictures(drawn)
 
-    def generate_ids(
+    def draw(
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
@@ -146,14 +149,16 @@ class Vilg:
         temperature: float | None = None,
         top_k: int | None = None,
         guidance: float | None = None,
+        decoder: Decoder | str | None = None,
         progress: Progress | None = None,
-    ) -> Tensor:
-        """Draw the tokens of one picture a prompt; return image_ids_BN."""
-        settings = self._settings(temperature, top_k, guidance)
+    ) -> Drawn:
+        """Draw the tokens of one picture a prompt; for the end-to-end decoder its states too."""
+        settings = self._settings(temperature, top_k, guidance, decoder)
         _check(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
         texts = [self.encode_text(prompt) for prompt in prompts]
         total = self.generator.config.grid.num_cells * len(texts)
-        drawn: list[Tensor] = []
+        keep_states = settings.decoder is Decoder.END_TO_END
+        drawn: list[Drawn] = []
         for first in range(0, len(texts), _BATCH):
             here = texts[first : first + _BATCH]
 
@@ -162,17 +167,22 @@ class Vilg:
                     progress(first * self.generator.config.grid.num_cells + done * size, total)
 
             drawn.append(
-                generate_images(
+                draw_images(
                     self.generator,
                     here,
                     seeds[first : first + _BATCH],
                     temperature=settings.temperature,
                     top_k=settings.top_k,
                     guidance=settings.guidance,
+                    keep_states=keep_states,
                     progress=report,
                 )
             )
-        return torch.cat(drawn)
+        states = [part.states_BNC for part in drawn if part.states_BNC is not None]
+        return Drawn(
+            torch.cat([part.image_ids_BN for part in drawn]),
+            torch.cat(states) if keep_states else None,
+        )
 
     def caption(
         self,
@@ -197,7 +207,7 @@ class Vilg:
         """
         _check(n >= 1, f"the number of captions must be at least 1, not {n}")
         temperature = (0.0 if n == 1 else 1.0) if temperature is None else temperature
-        settings = self._settings(temperature, top_k, None)
+        settings = self._settings(temperature, top_k)
         language_id = self.text_tokenizer.language_id(lang)
         texts = generate_texts(
             self.generator,
@@ -246,6 +256,16 @@ class Vilg:
         ids_B1HW = image_ids_BN.view(-1, 1, grid.height, grid.width)
         return [to_pictures(self.image_tokenizer.decode(ids_1HW))[0] for ids_1HW in ids_B1HW]
 
+    def pictures(self, drawn: Drawn) -> list[Image.Image]:
+        """Return the pictures of what was drawn: by the reconstructor where states were kept."""
+        if drawn.states_BNC is None:
+            return self.decode(drawn.image_ids_BN)
+        reconstructor, grid = self.model.reconstructor, self.generator.config.grid
+        assert reconstructor is not None
+        with torch.inference_mode():
+            raws = [reconstructor(states_NC[None], grid) for states_NC in drawn.states_BNC]
+            return [to_pictures(self.image_tokenizer.to_image(raw).clamp(-1, 1))[0] for raw in raws]
+
     def encode_text(self, text: str) -> list[int]:
         """Return the ids of a text.
 
@@ -262,7 +282,11 @@ class Vilg:
         return ids
 
     def _settings(
-        self, temperature: float | None, top_k: int | None, guidance: float | None
+        self,
+        temperature: float | None,
+        top_k: int | None,
+        guidance: float | None = None,
+        decoder: Decoder | str | None = None,
     ) -> SamplingConfig:
         own = self.model.sampling
         temperature = own.temperature if temperature is None else temperature
@@ -277,7 +301,16 @@ class Vilg:
             guidance >= 0 and math.isfinite(guidance),
             f"the guidance must be 0 or more, not {guidance}",
         )
-        return SamplingConfig(temperature=temperature, top_k=top_k, guidance=guidance)
+        decoder = own.decoder if decoder is None else decoder
+        _check(decoder in [*Decoder], f"the decoder must be {' or '.join(Decoder)}, not {decoder}")
+        decoder = Decoder(decoder)
+        _check(
+            decoder is Decoder.TWO_STAGE or self.model.reconstructor is not None,
+            "this model has no end-to-end decoder: train one, or take the two-stage decoder",
+        )
+        return SamplingConfig(
+            temperature=temperature, top_k=top_k, guidance=guidance, decoder=decoder
+        )
 
 
 def _check(holds: bool, message: str) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from vilg.model.folder import SamplingConfig
+from vilg.model.folder import Decoder, SamplingConfig
 from vilg.model.patterns import paper_patterns
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.vqgan import VQGANConfig
+from vilg.training.end_to_end import EndToEndConfig
 from vilg.training.generator_job import GeneratorLossConfig
 from vilg.training.inputs import DataConfig
 from vilg.training.loop import LoopConfig, Precision
@@ -287,12 +288,28 @@ def emoji_cpu_tiny() -> Recipe:
     )
 
 
+def emoji_cpu_tiny_e2e() -> Recipe:
+    """The same, and an image reconstructor that learns with the generator (paper section 3.1.3).
+
+    Expected: as `emoji_cpu_tiny`, and `rec` falls.
+    """
+    recipe = emoji_cpu_tiny()
+    assert recipe.generator is not None
+    generator = replace(
+        recipe.generator,
+        end_to_end=EndToEndConfig(),
+        sampling=SamplingConfig(decoder=Decoder.END_TO_END),
+    )
+    return replace(recipe, generator=generator)
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
         emoji_tokenizer,
         emoji_cpu,
         emoji_cpu_tiny,
+        emoji_cpu_tiny_e2e,
         emoji_dvae,
         picture_tokenizer,
         vqgan_f8_8192,

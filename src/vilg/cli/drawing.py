@@ -12,7 +12,7 @@ from pathlib import Path
 import vilg
 from vilg.cli.output import OutputError, check_folder, picture_name, png, read_notes, write
 from vilg.errors import VilgError
-from vilg.model.folder import SamplingConfig
+from vilg.model.folder import Decoder, SamplingConfig
 from vilg.pipeline import Vilg
 from vilg.progress import Progress
 from vilg.text import TextError
@@ -74,7 +74,11 @@ def plan(prompts: Sequence[str], n: int, seed: int, out: str) -> list[Job]:
 
 
 def settings_of(
-    model: Vilg, temperature: float | None, top_k: int | None, guidance: float | None
+    model: Vilg,
+    temperature: float | None,
+    top_k: int | None,
+    guidance: float | None,
+    decoder: str | None,
 ) -> SamplingConfig:
     """Return the model's own settings with those replaced that are given."""
     own = model.model.sampling
@@ -82,6 +86,7 @@ def settings_of(
         temperature=own.temperature if temperature is None else temperature,
         top_k=own.top_k if top_k is None else top_k,
         guidance=own.guidance if guidance is None else guidance,
+        decoder=own.decoder if decoder is None else Decoder(decoder),
     )
 
 
@@ -140,14 +145,12 @@ def draw(model: Vilg, jobs: Sequence[Job], settings: SamplingConfig) -> Iterator
             def report(done: int, _: int, first: int = first) -> None:
                 progress(first * cells + done, len(jobs) * cells)
 
-            ids_BN = model.generate_ids(
+            drawn = model.draw(
                 [job.prompt for job in chunk],
                 [job.seed for job in chunk],
                 **dataclasses.asdict(settings),
                 progress=report,
             )
-            for job, ids_N in zip(chunk, ids_BN, strict=True):
-                # One at a time: in a batch, convolutions may round a pixel the other way.
-                (picture,) = model.decode(ids_N[None])
+            for job, picture in zip(chunk, model.pictures(drawn), strict=True):
                 write(job.path, png(picture, notes(model, job, settings)))
                 yield job.path

@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
@@ -90,6 +90,10 @@ class Generate:
     """draw among the K likeliest tokens only"""
     guidance: Setting = None
     """how much the prompt counts; 1 is the plain model"""
+    decoder: Annotated[
+        Literal["two-stage", "end-to-end"] | None, arg(help_behavior_hint="(default: the model's)")
+    ] = None
+    """pixels from the tokens alone, or from the generator's states (models trained end to end)"""
     out: Annotated[str, arg(aliases=["-o"], metavar="FILE|DIR/")] = "out/"
     """a folder, or for one picture a name that ends in .png"""
     model: ModelName = None
@@ -111,7 +115,9 @@ class Generate:
         )
         jobs = drawing.plan(prompts, self.n, self.seed, self.out)
         model = _load(self.model)
-        settings = drawing.settings_of(model, self.temperature, self.top_k, self.guidance)
+        settings = drawing.settings_of(
+            model, self.temperature, self.top_k, self.guidance, self.decoder
+        )
         drawing.check_prompts(model, prompts)
         if self.prompts:
             jobs = drawing.left_to_do(model, jobs, settings, _say)

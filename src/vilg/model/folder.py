@@ -17,6 +17,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,13 +49,25 @@ class ModelError(VilgError):
     """A model folder that is missing, damaged or of another shape."""
 
 
+class Decoder(StrEnum):
+    """What makes pixels of drawn tokens (paper figure 1: the red path and the green one)."""
+
+    TWO_STAGE = "two-stage"
+    END_TO_END = "end-to-end"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How a model samples unless told otherwise; plain sampling is the paper's (section 4.2)."""
+    """How a model samples unless told otherwise; plain sampling is the paper's (section 4.2).
+
+    Attributes:
+        decoder: the image tokenizer's, from the tokens; or the reconstructor, from the generator's states.
+    """
 
     temperature: float = 1.0
     top_k: int | None = None
     guidance: float = 1.0
+    decoder: Decoder = later_key(Decoder.TWO_STAGE)
 
 
 @dataclass(frozen=True, kw_only=True)
