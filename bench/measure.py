@@ -2,7 +2,6 @@
 
 import multiprocessing
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -31,15 +30,23 @@ def medians(cases: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def _memory(name: str) -> int:
+    """Return a figure of this process in bytes: VmRSS is taken now, VmHWM the most so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
 def _peak(prepare: Callable[..., Callable[[], object]], args: tuple[Any, ...], out: Any) -> None:
     case = prepare(*args)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak begins anew
+    before = _memory("VmRSS")
     case()
-    out.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    out.put(_memory("VmHWM") - before)
 
 
 def peak_bytes(prepare: Callable[..., Callable[[], object]], *args: Any) -> int:
-    """Return by how much running a case once raises the peak memory of a process of its own.
+    """Return how much memory running a case once takes at its peak, in a process of its own (Linux).
 
     Args:
         prepare: builds the case of `args`; what it takes itself does not count.
@@ -48,9 +55,10 @@ def peak_bytes(prepare: Callable[..., Callable[[], object]], *args: Any) -> int:
     out = context.Queue()
     process = context.Process(target=_peak, args=(prepare, args, out))
     process.start()
-    grown = out.get()
     process.join()
-    return int(grown)
+    if process.exitcode != 0:
+        raise MemoryError(f"the measured process ended with {process.exitcode}: out of memory?")
+    return int(out.get())
 
 
 def product_peak() -> float:

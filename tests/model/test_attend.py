@@ -41,9 +41,7 @@ def layouts(grid: Grid, num_text: int) -> dict[str, Layout]:
     }
     return {
         name: Layout(
-            tuple(
-                Segment(Modality(kind), role, length) for kind, role, length in parts if length > 0
-            ),
+            tuple(Segment(Modality(kind), role, length) for kind, role, length in parts),
             grid,
         )
         for name, parts in segments.items()

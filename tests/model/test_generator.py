@@ -201,6 +201,14 @@ def test_on_a_large_grid_the_fast_form_computes_the_same(height: int) -> None:
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
 
 
+def test_a_batch_of_null_prompts_is_read_on_a_large_grid() -> None:
+    generator = toy_generator(patterns=paper_patterns(4), grid_height=24, grid_width=25)
+    images = toy_images(2, cells=600)
+    alone = text_to_image_log_probs(generator, [[], []], images)
+    beside = text_to_image_log_probs(generator, [[], [], TEXT], images[[0, 1, 0]])
+    torch.testing.assert_close(alone, beside[:2], rtol=0, atol=1e-4)
+
+
 # --- Equations 4 and 5 ------------------------------------------------------------------------
 
 

@@ -167,8 +167,15 @@ def test_a_step_trains_all_of_it_and_notes_both_gradients(kind: str) -> None:
     assert all(norm > 0 for norm in noted.values())
     after = job.module.state_dict()
     parts = {name.split(".")[1] for name in after if not torch.equal(after[name], before[name])}
-    expected = {"generator", "reconstructor"}
-    assert expected <= parts and len(job.turns) == (2 if kind == "adversarial" else 1)
+    assert {"generator", "reconstructor"} <= parts
+    discriminated = any(name.startswith("discriminator.") for name in after)
+    assert discriminated == (kind == "adversarial")
+    assert all(
+        not torch.equal(after[name], before[name])
+        for name in after
+        if name.startswith("discriminator.") and name.endswith("weight")
+    )
+    assert len(job.turns) == (2 if kind == "adversarial" else 1)
     now = end_to_end_of(job).image_tokenizer.state_dict()
     assert all(torch.equal(now[name], value) for name, value in lent.items())
 
@@ -182,6 +189,14 @@ def test_the_pictures_are_those_of_the_pairs() -> None:
         made = e2e.reconstructor(states, Grid(3, 3))
     l1 = (made - to_pixels(e2e.pictures_SYX3[ids])).abs().mean()
     assert float(values["l1"]) == pytest.approx(float(l1), rel=1e-5)
+
+
+def test_a_loss_that_is_not_the_tokenizer_s_is_refused() -> None:
+    pictures = np.zeros((7, 6, 6, 3), dtype=np.uint8)
+    for kind, other in (("vqgan", "dvae"), ("dvae", "vqgan")):
+        settings, tokenizer = EndToEndConfig(loss=KINDS[other][1]), build_tokenizer(KINDS[kind][0])
+        with pytest.raises(ConfigError, match="logit_laplace"):
+            EndToEnd(settings, SMALL_GENERATOR, tokenizer, pictures, 0)
 
 
 def test_disturbed_tokens_are_refused() -> None:

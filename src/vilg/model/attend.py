@@ -79,6 +79,8 @@ _Part = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 def _text_part(layout: Layout, i: int, valid_BT: Tensor) -> _Part:
     """Return what the positions of text segment i read: all that their roles allow."""
+    if layout.segments[i].length == 0:  # the null prompt, where a batch has no other
+        return lambda q, k, v: q[i]
     ends = [0, *accumulate(segment.length for segment in layout.segments)]
     see_QT = layout.visible_by_role(slice(ends[i], ends[i + 1])).to(valid_BT.device)
     # No text reads a segment in part, but for its own past; nobody here reads what lies behind these.
@@ -92,6 +94,7 @@ def _text_part(layout: Layout, i: int, valid_BT: Tensor) -> _Part:
 
 def _image_part(pattern: Pattern, layout: Layout, i: int, valid_BT: Tensor) -> _Part:
     """Return what the cells of image segment i read, group by group."""
+    assert sum(s.modality is Modality.IMAGE for s in layout.segments) == 1, "one image a layout"
     causal, grid = layout.segments[i].role is Role.TARGET, layout.grid
     shape, texts = window(pattern, causal=causal), _visible_texts(layout, i)
     valid = valid_BT.split([segment.length for segment in layout.segments], dim=1)

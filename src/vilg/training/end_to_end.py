@@ -17,7 +17,7 @@ from vilg.model.generator import GeneratorConfig
 from vilg.model.reconstructor import Reconstructor
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.training.loop import Turn
-from vilg.training.picture_loss import PictureLoss, PictureLossConfig
+from vilg.training.picture_loss import PictureLoss, PictureLossConfig, check_fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class EndToEnd:
         pictures_SYX3: NDArray[np.uint8],
         seed: int,
     ):
+        check_fits(config.loss, image_tokenizer.config)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.reconstructor = Reconstructor(generator.width, image_tokenizer)

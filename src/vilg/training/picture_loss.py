@@ -14,7 +14,9 @@ from torch import Tensor
 
 from vilg.config import require
 from vilg.parallel import mean_over_processes
+from vilg.tokenizer.build import TokenizerConfig
 from vilg.tokenizer.discriminator import DiscriminatorConfig, PatchDiscriminator
+from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.losses import (
     adaptive_weight,
     discriminator_hinge_loss,
@@ -72,6 +74,19 @@ class PictureLossConfig:
             return lite0_loss()
         assert self.vgg_weights is not None and self.lpips_weights is not None
         return lpips_vgg_loss(self.vgg_weights, self.lpips_weights)
+
+
+def check_fits(loss: PictureLossConfig, tokenizer: TokenizerConfig) -> None:
+    """Refuse a loss that the decoder's output is not made for.
+
+    Raises:
+        ConfigError: a likelihood for a VQGAN, or none for a dVAE.
+    """
+    require(
+        (loss.logit_laplace > 0) == isinstance(tokenizer, DVAEConfig),
+        "a dvae learns by loss.logit_laplace and nothing else does: set it above 0 for a dvae and to 0 "
+        "for a vqgan",
+    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Each stage is finished when its `model/` folder is; resuming skips finished stag
 """
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,15 @@ from vilg.data.pictures import is_data_set, list_pictures, tell
 from vilg.data.shards import load_samples
 from vilg.errors import VilgError
 from vilg.images import to_pictures
-from vilg.model.folder import Model, SamplingConfig, find_model, load_model, read_config, save_model
+from vilg.model.folder import (
+    Decoder,
+    Model,
+    SamplingConfig,
+    find_model,
+    load_model,
+    read_config,
+    save_model,
+)
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import Pattern
 from vilg.text import TextTokenizer
@@ -45,7 +54,7 @@ from vilg.training.inputs import (
 )
 from vilg.training.loop import LoopConfig, train
 from vilg.training.optim import OptimConfig
-from vilg.training.picture_loss import PictureLossConfig
+from vilg.training.picture_loss import PictureLossConfig, check_fits
 from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob
 
 
@@ -104,6 +113,15 @@ class GeneratorRun:
             self.num_heads >= 1 and self.width % self.num_heads == 0,
             f"num_heads {self.num_heads} must divide the width {self.width}",
         )
+        require(
+            self.end_to_end is None or self.loss.disturbed == 0,
+            "end-to-end training shows true tokens only: set generator.loss.disturbed=0",
+        )
+        require(
+            self.end_to_end is not None or self.sampling.decoder is Decoder.TWO_STAGE,
+            "without generator.end_to_end there is no end-to-end decoder: set "
+            "generator.sampling.decoder=two-stage",
+        )
 
     def shape(self, image_tokenizer: TokenizerConfig, vocabulary_size: int) -> GeneratorConfig:
         """Return the generator's shape over these tokens."""
@@ -160,7 +178,12 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
         return _train_stages(recipe, out, log)
     except VilgError:
         # What fails before anything is saved leaves the folder free for the corrected command.
-        if not any(_has_checkpoint(out / stage) for stage in ("tokenizer", "generator")):
+        stages = [out / stage for stage in ("tokenizer", "generator")]
+        for stage in stages:
+            if not _has_checkpoint(stage):
+                (stage / "data.txt").unlink(missing_ok=True)
+                shutil.rmtree(stage / "tokens", ignore_errors=True)
+        if not any(_has_checkpoint(stage) for stage in stages):
             config.unlink()
         raise
 
@@ -188,13 +211,20 @@ def _check_inputs(recipe: Recipe) -> None:
     if recipe.tokenizer:
         read_pictures(recipe.tokenizer.data)
         recipe.tokenizer.loss.perceptual_loss()
+        check_fits(recipe.tokenizer.loss, recipe.tokenizer.model)
         if recipe.tokenizer.init is not None:
             _initial_tokenizer(recipe.tokenizer.init, recipe.tokenizer.model)
     if recipe.generator:
         load_samples(recipe.generator.data.folder, TRAIN, recipe.generator.data.groups)
         TextTokenizer.from_file(recipe.generator.vocabulary)
-        if not recipe.tokenizer:
-            read_config(find_model(recipe.generator.image_tokenizer))
+        kind = (
+            recipe.tokenizer.model
+            if recipe.tokenizer
+            else read_config(find_model(recipe.generator.image_tokenizer)).image_tokenizer
+        )
+        if recipe.generator.end_to_end is not None:
+            check_fits(recipe.generator.end_to_end.loss, kind)
+            recipe.generator.end_to_end.loss.perceptual_loss()
         if recipe.generator.init is not None:
             read_config(find_model(recipe.generator.init))
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vilg.config import ConfigError, require
+from vilg.config import require
 from vilg.data.order import batch_ids
 from vilg.images import contact_sheet, to_pictures, to_pixels
 from vilg.parallel import own_share
@@ -17,9 +17,8 @@ from vilg.randomness import integers, uniforms
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining
-from vilg.tokenizer.dvae import DVAEConfig
 from vilg.training.loop import LoopConfig, Turn
-from vilg.training.picture_loss import PictureLoss, PictureLossConfig
+from vilg.training.picture_loss import PictureLoss, PictureLossConfig, check_fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +89,7 @@ class TokenizerJob:
         held_out_BYX3: NDArray[np.uint8],
         init: ImageTokenizer | None = None,
     ):
-        if (loss.logit_laplace > 0) != isinstance(config, DVAEConfig):
-            raise ConfigError(
-                "a dvae learns by loss.logit_laplace and nothing else does: set it above 0 for a dvae "
-                "and to 0 for a vqgan"
-            )
+        check_fits(loss, config)
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(loop.seed)
             self.tokenizer = build_tokenizer(config)
