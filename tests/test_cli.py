@@ -104,7 +104,12 @@ def test_a_png_name_is_the_file_and_holds_its_own_story(
     assert os.listdir("new") == ["a.png"]
     text = Image.open(path).text  # type: ignore[attr-defined]
     assert (text["prompt"], text["seed"]) == (prompt, "3")
-    assert json.loads(text["settings"]) == {"temperature": 1.0, "top_k": 5, "guidance": 1.0}
+    assert json.loads(text["settings"]) == {
+        "temperature": 1.0,
+        "top_k": 5,
+        "guidance": 1.0,
+        "decoder": "two-stage",
+    }
     assert len(text["model"]) == 16
     assert text["Software"].startswith("vilg ")
 
