@@ -182,8 +182,8 @@ def lite() -> str:
     return (
         f"Machine: {machine()}.\n\nOne training step of `lite_300m`, both directions, batch 1, 1,024 "
         f"image tokens, fp32, AdamW: {sorted(seconds[1:])[1]:.1f} s; it raises the peak memory by "
-        f"{peak / 2**30:.1f} GiB beyond the weights. Four steps on one pair bring the loss from "
-        f"{losses[0]:.2f} to {losses[-1]:.2f} nats.\n"
+        f"{peak / 2**30:.1f} GiB beyond the weights (gradients, moments, activations). Losses of four "
+        f"steps on one pair, without warm-up: {', '.join(f'{loss:.2f}' for loss in losses)} nats.\n"
     )
 
 
