@@ -31,13 +31,6 @@ class Reconstructor(nn.Module):
         self.map = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, code_dim))
         self.decoder = copy.deepcopy(image_tokenizer.decoder).requires_grad_()
 
-    @property
-    def last_layer(self) -> Tensor:
-        """Weight of the last convolution, where the adversarial term is balanced."""
-        weight = self.decoder.get_submodule("conv_out").weight
-        assert isinstance(weight, Tensor)
-        return weight
-
     def forward(self, states_BNC: Tensor, grid: Grid) -> Tensor:
         """Return the decoder's raw output; `ImageTokenizer.to_image` makes pixels of it."""
         codes_BND = self.map(states_BNC)

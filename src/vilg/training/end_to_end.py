@@ -4,7 +4,6 @@ L = L_txt2img + L_img2txt + L_rec, with equal weights: cross-entropy a token, an
 loss a pixel. The image tokenizer stays as it is: its ids are data.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,6 @@ from vilg.images import to_pixels
 from vilg.model.generator import GeneratorConfig
 from vilg.model.reconstructor import Reconstructor
 from vilg.tokenizer.base import ImageTokenizer
-from vilg.training.loop import Turn
 from vilg.training.picture_loss import PictureLoss, PictureLossConfig, check_fits
 
 
@@ -57,11 +55,6 @@ class EndToEnd:
         self.config, self.grid = config, generator.grid
         self.image_tokenizer, self.pictures_SYX3 = image_tokenizer, pictures_SYX3
 
-    @property
-    def turns(self) -> Sequence[Turn]:
-        """What a step updates after the generator and the reconstructor."""
-        return [] if self.picture_loss.discriminator is None else [self.picture_loss.turn()]
-
     def loss(
         self, step: int, states_BNC: Tensor, ids: NDArray[np.int64]
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -76,4 +69,4 @@ class EndToEnd:
         raw = self.reconstructor(states_BNC, self.grid).float()
         made = self.image_tokenizer.to_image(raw)
         pixels = to_pixels(self.pictures_SYX3[ids])
-        return self.picture_loss(step, raw, made, pixels, self.reconstructor.last_layer)
+        return self.picture_loss(step, raw, made, pixels, self.reconstructor.decoder)

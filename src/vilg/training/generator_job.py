@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from vilg.config import ConfigError, require
+from vilg.config import require
 from vilg.data.order import batch_ids
 from vilg.data.shards import DataError, Sample
 from vilg.images import contact_sheet
@@ -58,6 +58,18 @@ class GeneratorLossConfig:
             "image_to_text_share must be more than 0 and at most 1",
         )
         require(0 <= self.disturbed <= 1, "disturbed must be from 0 to 1")
+
+
+def check_true_tokens(loss: GeneratorLossConfig) -> None:
+    """Refuse disturbed tokens, of which a reconstructor would learn to make the wrong pictures.
+
+    Raises:
+        ConfigError: for end-to-end training only.
+    """
+    require(
+        loss.disturbed == 0,
+        "end-to-end training shows true tokens only: set generator.loss.disturbed=0",
+    )
 
 
 @dataclass(frozen=True)
@@ -123,23 +135,18 @@ class GeneratorJob:
             torch.manual_seed(loop.seed)
             self.generator = Generator(config)
         self.module: nn.Module = self.generator
+        self.turns = [Turn("", self.generator, self.loss)]
         self.end_to_end = end_to_end
         if end_to_end is not None:
-            if loss.disturbed > 0:
-                raise ConfigError(
-                    "end-to-end training shows true tokens only: set generator.loss.disturbed=0"
-                )
+            check_true_tokens(loss)
             learner = nn.ModuleDict(
                 {"generator": self.generator, "reconstructor": end_to_end.reconstructor}
             )
-            self.module = nn.ModuleDict({"learner": learner})
+            others = end_to_end.picture_loss.turns
+            self.module = nn.ModuleDict({"learner": learner} | {t.name: t.module for t in others})
+            self.turns = [Turn("", learner, self.loss), *others]
         self.config, self.loop = loss, loop
         self.pairs, self.tokenizer, self.decode = pairs, tokenizer, decode
-        self.turns = [Turn("", self.module, self.loss)]
-        if end_to_end is not None:
-            assert isinstance(self.module, nn.ModuleDict)
-            self.turns = [Turn("", self.module["learner"], self.loss), *end_to_end.turns]
-            self.module.update({turn.name: turn.module for turn in end_to_end.turns})
         # Norms of what the losses of tokens and pixels send back into the generator's last states.
         self._state_grads: dict[str, float] = {}
         self.image_ids_SN = np.stack([pair.image_ids for pair in pairs]).astype(np.int64)

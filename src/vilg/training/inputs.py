@@ -1,6 +1,7 @@
 """What runs are trained on: pictures, their tokens, and proof that they stay the same."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,15 +64,10 @@ def pin_data(folder: Path, digest: str) -> None:
     path.write_text(digest, encoding="utf-8")
 
 
-def digest(data: DataConfig) -> str:
-    """Identify a data set by its bytes, a plain folder by names and sizes of its pictures."""
-    if is_data_set(data.folder):
-        # The manifest holds the hash of every shard, and so of names and keywords too.
-        parts = (data.folder / "manifest.json", data.folder / "splits" / f"{TRAIN}.txt")
-        return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
-    files = list_pictures(data.folder)[0]
-    lines = [f"{file.relative_to(data.folder)} {file.stat().st_size}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+def data_set_digest(folder: Path) -> str:
+    """Identify a data set: the manifest holds the hash of every shard, so of names and keywords too."""
+    parts = (folder / "manifest.json", folder / "splits" / f"{TRAIN}.txt")
+    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
 
 
 def load_pictures(samples: Sequence[Sample], size: int) -> NDArray[np.uint8]:
@@ -88,16 +84,40 @@ def decode_pictures(pictures: Sequence[bytes | Path], size: int) -> NDArray[np.u
     return arrays
 
 
-def read_pictures(data: DataConfig) -> tuple[Sequence[bytes | Path], Sequence[bytes | Path]]:
-    """Return the training pictures and the few that samples show: of a data set or any folder."""
-    if not is_data_set(data.folder):
-        require(data.groups is None, f"{data.folder} is a plain folder, it has no groups")
-        files = list_pictures(data.folder)[0][: data.limit]
-        return files, files[:: max(1, len(files) // NUM_SHOWN)][:NUM_SHOWN]
-    samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
-    shown = SHOWN if SHOWN in list_splits(data.folder) else TRAIN
-    held_out = load_samples(data.folder, shown)[::SHOWN_STRIDE][:NUM_SHOWN]
-    return [sample.picture for sample in samples], [sample.picture for sample in held_out]
+@dataclass(frozen=True)
+class Pictures:
+    """What an image tokenizer is trained on: encoded pictures, or their files.
+
+    Attributes:
+        shown: the few that samples show; held out, if the data set holds any out.
+        digest: of a data set's bytes; of a plain folder, names and sizes of its pictures.
+        left_out: how many other files a plain folder has, by suffix.
+    """
+
+    training: Sequence[bytes | Path]
+    shown: Sequence[bytes | Path]
+    digest: str
+    left_out: Counter[str]
+
+
+def read_pictures(data: DataConfig) -> Pictures:
+    """Find the pictures of a data set or of any folder."""
+    if is_data_set(data.folder):
+        samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
+        split = SHOWN if SHOWN in list_splits(data.folder) else TRAIN
+        shown = load_samples(data.folder, split)[::SHOWN_STRIDE][:NUM_SHOWN]
+        return Pictures(
+            [sample.picture for sample in samples],
+            [sample.picture for sample in shown],
+            data_set_digest(data.folder),
+            Counter(),
+        )
+    require(data.groups is None, f"{data.folder} is a plain folder, it has no groups")
+    found, left_out = list_pictures(data.folder)
+    lines = [f"{file.relative_to(data.folder)} {file.stat().st_size}\n" for file in found]
+    digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    files = found[: data.limit]
+    return Pictures(files, files[:: max(1, len(files) // NUM_SHOWN)][:NUM_SHOWN], digest, left_out)
 
 
 def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np.uint16]:
@@ -112,6 +132,7 @@ def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np
 def stored_tokens(
     tokenizer: ImageTokenizer, samples: Sequence[Sample], store: Path
 ) -> NDArray[np.uint16]:
+    """Return every picture's ids from the store, which is made where there is none."""
     ids = [sample.id for sample in samples]
     by = tokenizer.fingerprint()
     if not has_tokens(store):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vilg.config import require
 from vilg.parallel import mean_over_processes
@@ -116,29 +116,27 @@ class PictureLoss:
         self.perceptual = config.perceptual_loss()
         self._reconstructed: _Reconstructed | None = None
 
-    def turn(self) -> Turn:
-        """Return the discriminator's part of a step."""
-        assert self.discriminator is not None
-        return Turn(
-            "discriminator",
-            self.discriminator,
-            self.discriminator_loss,
-            self.config.adversarial_from,
-        )
+    @property
+    def turns(self) -> list[Turn]:
+        """What a step updates after the decoder: the discriminator, if there is one."""
+        if self.discriminator is None:
+            return []
+        begin = self.config.adversarial_from
+        return [Turn("discriminator", self.discriminator, self.discriminator_loss, begin)]
 
     def __call__(
-        self, step: int, raw: Tensor, made: Tensor, pixels: Tensor, last_layer: Tensor
+        self, step: int, raw: Tensor, made: Tensor, pixels: Tensor, decoder: nn.Module
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step's pictures and its parts.
 
         Args:
             raw: the decoder's output, and `made` the pixels_B3YX it stands for.
-            last_layer: weight of the decoder's last convolution, for the adaptive weight.
+            decoder: whose last convolution is where the adversarial term is balanced.
         """
         self._reconstructed = _Reconstructed(pixels, made.detach())
         total, values = self._reconstruction(raw, made, pixels)
         if self._is_adversarial(step):
-            term, more = self._adversarial_term(total, made, last_layer)
+            term, more = self._adversarial_term(total, made, decoder)
             total, values = total + term, values | more
         return total, values
 
@@ -163,9 +161,11 @@ class PictureLoss:
         return self.discriminator is not None and step >= self.config.adversarial_from
 
     def _adversarial_term(
-        self, reconstruction: Tensor, made: Tensor, last_layer: Tensor
+        self, reconstruction: Tensor, made: Tensor, decoder: nn.Module
     ) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.discriminator is not None
+        last_layer = decoder.get_submodule("conv_out").weight
+        assert isinstance(last_layer, Tensor)
         adversarial = generator_adversarial_loss(self.discriminator(made).float())
         weight, reconstruction_norm, adversarial_norm = adaptive_weight(
             reconstruction, adversarial, last_layer, mean_over_processes

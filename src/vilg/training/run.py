@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from vilg.config import require, to_json
-from vilg.data.pictures import is_data_set, list_pictures, tell
+from vilg.data.pictures import tell
 from vilg.data.shards import load_samples
 from vilg.errors import VilgError
 from vilg.images import to_pictures
@@ -40,13 +40,18 @@ from vilg.tokenizer.build import TokenizerConfig
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.end_to_end import EndToEnd, EndToEndConfig
-from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, tokenise_pair
+from vilg.training.generator_job import (
+    GeneratorJob,
+    GeneratorLossConfig,
+    check_true_tokens,
+    tokenise_pair,
+)
 from vilg.training.inputs import (
     TRAIN,
     DataConfig,
     RunError,
+    data_set_digest,
     decode_pictures,
-    digest,
     load_pictures,
     pin_data,
     read_pictures,
@@ -57,6 +62,8 @@ from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig, check_fits
 from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob
 
+DISCRIMINATOR_OPTIM = OptimConfig(peak_lr=2e-4, betas=(0.5, 0.9))  # VQGAN's betas
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRun:
@@ -64,7 +71,7 @@ class TokenizerRun:
 
     Attributes:
         init: folder or hub id of the model whose image tokenizer to start from; None starts anew.
-        discriminator_optim: for the adversarial term; VQGAN's betas.
+        discriminator_optim: for the adversarial term.
     """
 
     data: DataConfig
@@ -75,7 +82,7 @@ class TokenizerRun:
     augmentation: AugmentConfig = AugmentConfig()
     loop: LoopConfig
     optim: OptimConfig
-    discriminator_optim: OptimConfig = OptimConfig(peak_lr=2e-4, betas=(0.5, 0.9))
+    discriminator_optim: OptimConfig = DISCRIMINATOR_OPTIM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +112,7 @@ class GeneratorRun:
     end_to_end: EndToEndConfig | None = None
     loop: LoopConfig
     optim: OptimConfig
-    discriminator_optim: OptimConfig = OptimConfig(peak_lr=2e-4, betas=(0.5, 0.9))
+    discriminator_optim: OptimConfig = DISCRIMINATOR_OPTIM
 
     def __post_init__(self) -> None:
         # The shape itself is only known with the tokenizers; this much is, before any work.
@@ -113,10 +120,8 @@ class GeneratorRun:
             self.num_heads >= 1 and self.width % self.num_heads == 0,
             f"num_heads {self.num_heads} must divide the width {self.width}",
         )
-        require(
-            self.end_to_end is None or self.loss.disturbed == 0,
-            "end-to-end training shows true tokens only: set generator.loss.disturbed=0",
-        )
+        if self.end_to_end is not None:
+            check_true_tokens(self.loss)
         require(
             self.end_to_end is not None or self.sampling.decoder is Decoder.TWO_STAGE,
             "without generator.end_to_end there is no end-to-end decoder: set "
@@ -234,12 +239,12 @@ def _has_checkpoint(folder: Path) -> bool:
 
 
 def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
-    data = config.data
-    pictures, held_out = read_pictures(data)
-    pin_data(folder, digest(data))
-    print(f"tokenizer: {len(pictures)} pictures", file=log, flush=True)
-    if not is_data_set(data.folder) and (others := list_pictures(data.folder)[1]):
-        print(f"left out, not pictures by their names: {tell(others)}", file=log, flush=True)
+    pictures = read_pictures(config.data)
+    pin_data(folder, pictures.digest)
+    print(f"tokenizer: {len(pictures.training)} pictures", file=log, flush=True)
+    if pictures.left_out:
+        left_out = tell(pictures.left_out)
+        print(f"left out, not pictures by their names: {left_out}", file=log, flush=True)
     resume = _has_checkpoint(folder)
     starts_from_model = config.init is not None and not resume
     job = TokenizerJob(
@@ -248,8 +253,8 @@ def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
         config.codebook,
         config.augmentation,
         config.loop,
-        decode_pictures(pictures, config.model.image_size),
-        decode_pictures(held_out, config.model.image_size),
+        decode_pictures(pictures.training, config.model.image_size),
+        decode_pictures(pictures.shown, config.model.image_size),
         _initial_tokenizer(config.init, config.model) if starts_from_model else None,
     )
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
@@ -273,7 +278,7 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
     text_tokenizer = TextTokenizer.from_file(config.vocabulary)
     data = config.data
     samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
-    pin_data(folder, digest(data))
+    pin_data(folder, data_set_digest(data.folder))
     tokens_SN = stored_tokens(image_tokenizer, samples, folder / "tokens")
     print(f"generator: {len(samples)} pairs", file=log, flush=True)
     grid = image_tokenizer.config.grid_size

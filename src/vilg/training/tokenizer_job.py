@@ -99,12 +99,9 @@ class TokenizerJob:
             self.picture_loss = PictureLoss(loss)
         # A codebook that learns by gradients is a weight of the first turn, like the network's.
         learner = nn.ModuleDict({"tokenizer": self.tokenizer, "codebook": self.codebook})
-        self.module = nn.ModuleDict({"learner": learner})
-        self.turns: Sequence[Turn] = [Turn("", learner, self.loss)]
-        discriminator = self.picture_loss.discriminator
-        if discriminator is not None:
-            self.module["discriminator"] = discriminator
-            self.turns = [*self.turns, self.picture_loss.turn()]
+        others = self.picture_loss.turns
+        self.module = nn.ModuleDict({"learner": learner} | {t.name: t.module for t in others})
+        self.turns: Sequence[Turn] = [Turn("", learner, self.loss), *others]
         self.augmentation, self.loop = augmentation, loop
         self.pictures_NYX3, self.held_out_BYX3 = pictures_NYX3, held_out_BYX3
 
@@ -120,9 +117,7 @@ class TokenizerJob:
         )
         raw = self.tokenizer.decoder(quantized.codes_BDHW).float()
         made = self.tokenizer.to_image(raw)
-        last_layer = self.tokenizer.decoder.get_submodule("conv_out").weight
-        assert isinstance(last_layer, Tensor)
-        total, values = self.picture_loss(step, raw, made, pixels, last_layer)
+        total, values = self.picture_loss(step, raw, made, pixels, self.tokenizer.decoder)
         return total + quantized.loss, values | quantized.values
 
     def after_step(self, step: int) -> dict[str, float]:
