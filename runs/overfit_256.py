@@ -10,7 +10,7 @@ import torch
 from vilg.data.shards import load_samples
 from vilg.images import contact_sheet, to_pictures
 from vilg.model.folder import load_model
-from vilg.sampling.decode import generate_images, generate_texts
+from vilg.sampling.decode import draw_images, generate_texts
 from vilg.text import LANGUAGES
 from vilg.training.inputs import tokenise
 
@@ -31,8 +31,8 @@ def main() -> int:
     for lang in LANGUAGES:
         captions = [sample.captions[lang][0] for sample in samples]
         prompts = [text.encode(caption) for caption in captions]
-        drawn_BN = generate_images(model.generator, prompts, range(len(prompts)), temperature=0.0)
-        agreement_B = (drawn_BN == ids_BN).double().mean(dim=1)
+        drawn = draw_images(model.generator, prompts, range(len(prompts)), temperature=0.0)
+        agreement_B = (drawn.image_ids_BN == ids_BN).double().mean(dim=1)
         language_ids = [text.language_id(lang)] * len(samples)
         written = generate_texts(model.generator, ids_BN, language_ids, range(len(samples)))
         exact = [
@@ -43,7 +43,7 @@ def main() -> int:
             "token_agreement": [round(value, 4) for value in agreement_B.tolist()],
             "captions": sum(exact),
         }
-        rows.append(drawn_BN)
+        rows.append(drawn.image_ids_BN)
     pictures = [
         to_pictures(model.image_tokenizer.decode(row.view(-1, grid.height, grid.width)))
         for row in rows

@@ -153,7 +153,7 @@ class Vilg:
         progress: Progress | None = None,
     ) -> Drawn:
         """Draw the tokens of one picture a prompt; for the end-to-end decoder its states too."""
-        settings = self._settings(temperature, top_k, guidance, decoder)
+        settings = self.settings(temperature, top_k, guidance, decoder)
         _check(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
         texts = [self.encode_text(prompt) for prompt in prompts]
         total = self.generator.config.grid.num_cells * len(texts)
@@ -207,7 +207,7 @@ class Vilg:
         """
         _check(n >= 1, f"the number of captions must be at least 1, not {n}")
         temperature = (0.0 if n == 1 else 1.0) if temperature is None else temperature
-        settings = self._settings(temperature, top_k)
+        settings = self.settings(temperature, top_k)
         language_id = self.text_tokenizer.language_id(lang)
         texts = generate_texts(
             self.generator,
@@ -264,7 +264,7 @@ class Vilg:
         assert reconstructor is not None
         with torch.inference_mode():
             raws = [reconstructor(states_NC[None], grid) for states_NC in drawn.states_BNC]
-            return [to_pictures(self.image_tokenizer.to_image(raw).clamp(-1, 1))[0] for raw in raws]
+            return [to_pictures(self.image_tokenizer.to_image(raw))[0] for raw in raws]
 
     def encode_text(self, text: str) -> list[int]:
         """Return the ids of a text.
@@ -281,13 +281,18 @@ class Vilg:
             )
         return ids
 
-    def _settings(
+    def settings(
         self,
-        temperature: float | None,
-        top_k: int | None,
+        temperature: float | None = None,
+        top_k: int | None = None,
         guidance: float | None = None,
         decoder: Decoder | str | None = None,
     ) -> SamplingConfig:
+        """Return the model's own settings with those replaced that are given.
+
+        Raises:
+            SettingError: one outside its range, or a decoder that this model has not.
+        """
         own = self.model.sampling
         temperature = own.temperature if temperature is None else temperature
         top_k = own.top_k if top_k is None else top_k

@@ -5,6 +5,7 @@ whether every drawn id is the one its number calls for.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,6 @@ from vilg.randomness import uniforms
 from vilg.sampling.decode import (
     decode_step,
     draw_images,
-    generate_images,
     generate_texts,
     prefill,
 )
@@ -64,6 +64,11 @@ def toy_generator(
         if "norm" in name and name.endswith("weight"):
             weight.add_(1)
     return generator
+
+
+def generate_images(*args: Any, **settings: Any) -> Tensor:
+    """Draw, and look at the tokens alone."""
+    return draw_images(*args, **settings).image_ids_BN
 
 
 def toy_images(generator: Generator, count: int) -> Tensor:

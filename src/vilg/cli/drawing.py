@@ -12,7 +12,7 @@ from pathlib import Path
 import vilg
 from vilg.cli.output import OutputError, check_folder, picture_name, png, read_notes, write
 from vilg.errors import VilgError
-from vilg.model.folder import Decoder, SamplingConfig
+from vilg.model.folder import SamplingConfig
 from vilg.pipeline import Vilg
 from vilg.progress import Progress
 from vilg.text import TextError
@@ -71,23 +71,6 @@ def plan(prompts: Sequence[str], n: int, seed: int, out: str) -> list[Job]:
         ]
     check_folder(jobs[0].path.parent)
     return jobs
-
-
-def settings_of(
-    model: Vilg,
-    temperature: float | None,
-    top_k: int | None,
-    guidance: float | None,
-    decoder: str | None,
-) -> SamplingConfig:
-    """Return the model's own settings with those replaced that are given."""
-    own = model.model.sampling
-    return SamplingConfig(
-        temperature=own.temperature if temperature is None else temperature,
-        top_k=own.top_k if top_k is None else top_k,
-        guidance=own.guidance if guidance is None else guidance,
-        decoder=own.decoder if decoder is None else Decoder(decoder),
-    )
 
 
 def check_prompts(model: Vilg, prompts: Sequence[str]) -> None:

@@ -115,10 +115,8 @@ class Generate:
         )
         jobs = drawing.plan(prompts, self.n, self.seed, self.out)
         model = _load(self.model)
-        settings = drawing.settings_of(
-            model, self.temperature, self.top_k, self.guidance, self.decoder
-        )
         drawing.check_prompts(model, prompts)
+        settings = model.settings(self.temperature, self.top_k, self.guidance, self.decoder)
         if self.prompts:
             jobs = drawing.left_to_do(model, jobs, settings, _say)
         for path in drawing.draw(model, jobs, settings):

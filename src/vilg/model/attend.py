@@ -27,7 +27,7 @@ from vilg.model.segments import Grid, Layout, Modality, Role, with_padding
 Read = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # On grids of fewer cells than this the dense form is faster: its groups are too small to be worth a
-# matrix product each (`python -m bench.attention`: 0.4x at 64 cells, 0.9x at 256, 1.8x at 576).
+# matrix product each (docs/decisions/0008: 0.3-0.5x at 64 cells, 0.5-1.1x at 256).
 FEWEST_CELLS = 512
 
 
@@ -57,7 +57,7 @@ def attend(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:
     """Return a pattern's fast form: only scores of a query's neighbourhood and of text are computed."""
     if pattern is Pattern.DENSE:
         return attend_dense(pattern, layout, valid_BT)
-    lengths = [segment.length for segment in layout.segments]
+    lengths = layout.lengths
     parts = [
         _text_part(layout, i, valid_BT)
         if segment.modality is Modality.TEXT
@@ -81,7 +81,7 @@ def _text_part(layout: Layout, i: int, valid_BT: Tensor) -> _Part:
     """Return what the positions of text segment i read: all that their roles allow."""
     if layout.segments[i].length == 0:  # the null prompt, where a batch has no other
         return lambda q, k, v: q[i]
-    ends = [0, *accumulate(segment.length for segment in layout.segments)]
+    ends = [0, *accumulate(layout.lengths)]
     see_QT = layout.visible_by_role(slice(ends[i], ends[i + 1])).to(valid_BT.device)
     # No text reads a segment in part, but for its own past; nobody here reads what lies behind these.
     num_read = max(j for j in range(len(layout.segments)) if see_QT[-1, ends[j]]) + 1
@@ -97,7 +97,7 @@ def _image_part(pattern: Pattern, layout: Layout, i: int, valid_BT: Tensor) -> _
     assert sum(s.modality is Modality.IMAGE for s in layout.segments) == 1, "one image a layout"
     causal, grid = layout.segments[i].role is Role.TARGET, layout.grid
     shape, texts = window(pattern, causal=causal), _visible_texts(layout, i)
-    valid = valid_BT.split([segment.length for segment in layout.segments], dim=1)
+    valid = valid_BT.split(layout.lengths, dim=1)
     see_GQS = window_mask(pattern, grid, causal).to(valid_BT.device)
     (G, Q, _), B = see_GQS.shape, len(valid_BT)
     see_BGQS = torch.cat(
@@ -161,8 +161,7 @@ class Window:
             # A negative pad cuts: the group dimension moves by `up` and keeps its length.
             step = max(-G, min(G, up))
             behind = (0, 0) * (groups.dim() - 2)
-            padded = F.pad(groups, (*behind, step, -step), value=fill) if step else groups
-            shifted.append(padded)
+            shifted.append(F.pad(groups, (*behind, step, -step), value=fill) if step else groups)
         return shifted
 
 
@@ -185,9 +184,9 @@ def window_mask(pattern: Pattern, grid: Grid, causal: bool) -> Tensor:
     Read off `patterns.mask`, so that there is one definition of a pattern.
     """
     shape = window(pattern, causal=causal)
-    cells = torch.arange(grid.num_cells, dtype=torch.float64)[None]
-    queries_GQ = shape.group(cells, grid)[0].long()
-    keys_GS = torch.cat(shape.keys(shape.group(cells, grid), fill=-1.0), dim=2)[0].long()
+    cells_1GQ = shape.group(torch.arange(grid.num_cells, dtype=torch.float64)[None], grid)
+    queries_GQ = cells_1GQ[0].long()
+    keys_GS = torch.cat(shape.keys(cells_1GQ, fill=-1.0), dim=2)[0].long()
     see_NN = pattern_mask(pattern, grid.height, grid.width, causal=causal)
     see_GQS = see_NN[queries_GQ[:, :, None], keys_GS.clamp_min(0)[:, None, :]]
     return see_GQS & (keys_GS >= 0)[:, None, :]

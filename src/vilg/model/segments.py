@@ -70,8 +70,12 @@ class Layout:
             assert segment.modality is Modality.TEXT or segment.length == self.grid.num_cells
 
     @property
+    def lengths(self) -> list[int]:
+        return [segment.length for segment in self.segments]
+
+    @property
     def length(self) -> int:
-        return sum(segment.length for segment in self.segments)
+        return sum(self.lengths)
 
     def spans(self, start: int, stop: int) -> Iterator[tuple[Segment, slice, slice]]:
         """Cut positions [start, stop) into segments.

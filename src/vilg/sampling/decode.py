@@ -169,28 +169,6 @@ def draw_images(
     return Drawn(image_ids_BN, torch.stack(states, dim=1) if keep_states else None)
 
 
-def generate_images(
-    generator: Generator,
-    texts: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    guidance: float = 1.0,
-    progress: Progress | None = None,
-) -> Tensor:
-    """Draw one image a prompt as `draw_images` does; return image_ids_BN."""
-    return draw_images(
-        generator,
-        texts,
-        seeds,
-        temperature=temperature,
-        top_k=top_k,
-        guidance=guidance,
-        progress=progress,
-    ).image_ids_BN
-
-
 @torch.inference_mode()
 def generate_texts(
     generator: Generator,

@@ -23,7 +23,7 @@ from vilg.model.generator import (
 )
 from vilg.parallel import mean_over_processes, own_share
 from vilg.randomness import integers, uniforms
-from vilg.sampling.decode import generate_images, generate_texts
+from vilg.sampling.decode import draw_images, generate_texts
 from vilg.text import LANGUAGES, TextTokenizer
 from vilg.training.end_to_end import EndToEnd
 from vilg.training.loop import LoopConfig, Turn
@@ -240,8 +240,8 @@ class GeneratorJob:
         image_ids_BN = torch.from_numpy(self.image_ids_SN[chosen])
         langs = [LANGUAGES[i % len(LANGUAGES)] for i in range(len(pairs))]
         prompts = [pair.captions[lang] for pair, lang in zip(pairs, langs, strict=True)]
-        drawn_BN = generate_images(self.generator, prompts, range(len(pairs)))
-        contact_sheet([self.decode(image_ids_BN), self.decode(drawn_BN)], scale=2).save(
+        drawn = draw_images(self.generator, prompts, range(len(pairs)))
+        contact_sheet([self.decode(image_ids_BN), self.decode(drawn.image_ids_BN)], scale=2).save(
             folder / f"step-{step:08d}.png"
         )
         language_ids = [self.tokenizer.language_id(lang) for lang in langs]
