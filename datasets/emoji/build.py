@@ -26,6 +26,8 @@ from packages import NAMES, PACKAGES, BuildError, fetch
 from PIL import Image, features
 from splits import SPLITS, split_samples
 
+from vilg.data.pack import add_member, hash_rows
+
 SAMPLES_PER_SHARD = 1000
 COMMAS = {"zh": "，", "en": ", "}
 
@@ -140,14 +142,6 @@ def write_shard(path: Path, pictures: Iterable[Picture]) -> None:
     write_file(path, write)
 
 
-def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add a file whose owner, mode and time are fixed (all zero but the mode)."""
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    member.mode = 0o644
-    archive.addfile(member, io.BytesIO(content))
-
-
 def write_file(path: Path, write: Callable[[io.BufferedWriter], object]) -> None:
     """Write a file under another name first, so that nobody ever reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,16 +180,6 @@ def write_shards(folder: Path, pictures: list[Picture]) -> list[dict[str, Any]]:
     return entries
 
 
-def hash_content(pictures: Iterable[Picture]) -> str:
-    """Hash ids, decoded pixels and captions: what training sees, however the files are packed."""
-    total = hashlib.sha256()
-    for picture in sorted(pictures, key=lambda picture: picture.id):
-        row = [picture.id, hashlib.sha256(picture.pixels).hexdigest(), picture.captions]
-        text = json.dumps(row, ensure_ascii=False, sort_keys=True)
-        total.update(text.encode("utf-8") + b"\n")
-    return total.hexdigest()
-
-
 def count_samples(pictures: list[Picture], split_of: dict[str, str]) -> dict[str, Any]:
     """Count the samples by style, group and split, and within each split by style."""
     by_split = {
@@ -225,7 +209,9 @@ def build(packages: Path, out: Path) -> dict[str, Any]:
         "name": "emoji",
         "picture": {"width": SIZE, "height": SIZE, "mode": "RGB", "encoding": "lossless WebP"},
         "samples": len(pictures),
-        "content_sha256": hash_content(pictures),
+        "content_sha256": hash_rows(
+            (picture.id, picture.pixels, picture.captions) for picture in pictures
+        ),
         "counts": count_samples(pictures, split_of),
         "shards": write_shards(out / "shards", pictures),
         "dropped": dropped,

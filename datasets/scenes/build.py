@@ -39,6 +39,10 @@ GROUNDS = {
     "#e5e7eb": Words("grey", "灰"),
     "#fdba74": Words("orange", "橙"),
 }
+RELATIONS = {  # by kind of scene: the words, and the centres of the first and the second
+    1: (Words("left of", "左边"), [(0.26, 0.5), (0.74, 0.5)]),
+    2: (Words("above", "上边"), [(0.5, 0.26), (0.5, 0.74)]),
+}
 NUMBERS = (Words("two", "两个"), Words("three", "三个"), Words("four", "四个"))  # "three times X"
 
 
@@ -81,18 +85,13 @@ def layout_of(kind: int, first: Words, second: Words, count: int, ground: Words)
             [0],
             Words(f"{first.en} on {ground.en}", f"{ground.zh}色底上的{first.zh}"),
         )
-    if kind == 1:
+    if kind in RELATIONS:
+        relation, centres = RELATIONS[kind]
         caption = Words(
-            f"{first.en} left of {second.en} on {ground.en}",
-            f"{ground.zh}色底上，{first.zh}在{second.zh}左边",
+            f"{first.en} {relation.en} {second.en} on {ground.en}",
+            f"{ground.zh}色底上，{first.zh}在{second.zh}{relation.zh}",
         )
-        return 0.42, [(0.26, 0.5), (0.74, 0.5)], [0, 1], caption
-    if kind == 2:
-        caption = Words(
-            f"{first.en} above {second.en} on {ground.en}",
-            f"{ground.zh}色底上，{first.zh}在{second.zh}上边",
-        )
-        return 0.42, [(0.5, 0.26), (0.5, 0.74)], [0, 1], caption
+        return 0.42, centres, [0, 1], caption
     number = NUMBERS[count - 2]
     corners = [(0.27, 0.27), (0.73, 0.73), (0.73, 0.27), (0.27, 0.73)][:count]
     caption = Words(
@@ -117,7 +116,7 @@ def make_scene(number: int, seed: int, emoji: list[Sample], size: int) -> Sample
         concept=f"scene-{number:06d}",
         style="scene",
         group="scenes",
-        subgroup=("one", "left of", "above", "several")[kind],
+        subgroup=RELATIONS[kind][0].en if kind in RELATIONS else "one" if kind == 0 else "several",
         names={"en": caption.en, "zh": caption.zh},
         captions={"en": (caption.en,), "zh": (caption.zh,)},
         keywords={"en": (), "zh": ()},

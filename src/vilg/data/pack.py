@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -62,11 +62,19 @@ def save_samples(
 
 
 def hash_content(samples: Sequence[Sample]) -> str:
-    """Hash ids, decoded pixels and captions: what training sees, however the files are packed."""
+    """Hash what training sees of samples, however the files are packed."""
+    return hash_rows(
+        (sample.id, to_array(open_picture(sample.picture)).tobytes(), sample.captions)
+        for sample in samples
+    )
+
+
+def hash_rows(rows: Iterable[tuple[str, bytes, Mapping[str, Sequence[str]]]]) -> str:
+    """Hash ids, decoded RGB pixels and captions by language, in the order of the ids."""
+    # Pixels are hashed as they come: all of them at once would fill the memory.
+    hashed = [[id, hashlib.sha256(pixels).hexdigest(), captions] for id, pixels, captions in rows]
     total = hashlib.sha256()
-    for sample in sorted(samples, key=lambda sample: sample.id):
-        pixels = hashlib.sha256(to_array(open_picture(sample.picture)).tobytes()).hexdigest()
-        row = [sample.id, pixels, {lang: list(texts) for lang, texts in sample.captions.items()}]
+    for row in sorted(hashed, key=lambda row: row[0]):
         total.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8") + b"\n")
     return total.hexdigest()
 
@@ -76,9 +84,9 @@ def _shard(samples: Sequence[Sample]) -> bytes:
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for sample in samples:
             fields = asdict(sample)
-            _add(archive, f"{sample.id}.{_suffix(sample)}", fields.pop("picture"))
+            add_member(archive, f"{sample.id}.{_suffix(sample)}", fields.pop("picture"))
             text = json.dumps(fields, ensure_ascii=False, sort_keys=True)
-            _add(archive, f"{sample.id}.json", text.encode("utf-8"))
+            add_member(archive, f"{sample.id}.json", text.encode("utf-8"))
     return stream.getvalue()
 
 
@@ -91,7 +99,7 @@ def _suffix(sample: Sample) -> str:
     raise DataError(f"{sample.id}: the picture is neither WebP, PNG nor JPEG")
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     """Add a file whose owner, mode and time are fixed."""
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o644
