@@ -72,7 +72,7 @@ def hash_content(samples: Sequence[Sample]) -> str:
 def hash_rows(rows: Iterable[tuple[str, bytes, Mapping[str, Sequence[str]]]]) -> str:
     """Hash ids, decoded RGB pixels and captions by language, in the order of the ids."""
     # Pixels are hashed as they come: all of them at once would fill the memory.
-    hashed = [[id, hashlib.sha256(pixels).hexdigest(), captions] for id, pixels, captions in rows]
+    hashed = [(id, hashlib.sha256(pixels).hexdigest(), captions) for id, pixels, captions in rows]
     total = hashlib.sha256()
     for row in sorted(hashed, key=lambda row: row[0]):
         total.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8") + b"\n")
