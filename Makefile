@@ -28,7 +28,7 @@ endif
 	if [ -s .venv/torch-override ]; \
 	then sed '/^torch==/d' constraints.txt; cat .venv/torch-override; \
 	else cat constraints.txt; fi > .venv/constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -c .venv/constraints.txt -e '.[dev,train,eval]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c .venv/constraints.txt -e '.[dev,train,eval,rank]'
 	touch $@
 
 demo: install  ## Run the shipped model: demo/demo.png and demo/index.html
@@ -48,6 +48,8 @@ bench-install:  ## Create bench/.venv with the peers that benchmarks compare wit
 	sed '/^diffusers/d' constraints.txt > bench/.venv/constraints.txt
 	bench/.venv/bin/python -m pip install --disable-pip-version-check \
 		-c bench/.venv/constraints.txt -e . -r bench/requirements.txt
+	bench/.venv/bin/python -m pip install --disable-pip-version-check --no-deps \
+		dalle-pytorch==1.6.6 min-dalle==0.4.11
 
 clean:  ## Remove the demo's output and every cache; .venv and runs stay
 	rm -rf demo build dist

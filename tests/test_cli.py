@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,7 +21,9 @@ from safetensors.torch import save_file
 from tests.tokenizer import published
 from vilg.cli import main
 from vilg.cli.output import picture_name, slug
+from vilg.images import contact_sheet, open_picture, to_array
 from vilg.model.folder import Model, load_model, save_model
+from vilg.pipeline import Vilg
 
 VILG = Path(sys.executable).with_name("vilg")
 
@@ -59,6 +62,20 @@ def generate(run: Run, toy_folder: Path) -> Callable[..., list[Path]]:
         return [Path(line) for line in result.out.splitlines()]
 
     return call
+
+
+@pytest.fixture
+def picture(run: Run) -> Path:
+    """A picture that is neither square nor as large as the model's."""
+    picture = Image.linear_gradient("L").resize((50, 40))
+    picture.convert("RGB").save("picture.png")
+    return Path("picture.png")
+
+
+def notes_of(path: Path | str) -> dict[str, str]:
+    """Return the text chunks of a PNG file."""
+    with Image.open(path) as picture:
+        return dict(picture.text)  # type: ignore[attr-defined]
 
 
 def files_under(folder: Path) -> dict[str, bytes | None]:
@@ -109,6 +126,9 @@ def test_a_png_name_is_the_file_and_holds_its_own_story(
         "top_k": 5,
         "guidance": 1.0,
         "decoder": "two-stage",
+        "top_p": None,
+        "guidance_schedule": "constant",
+        "best_of": 1,
     }
     assert len(text["model"]) == 16
     assert text["Software"].startswith("vilg ")
@@ -176,15 +196,78 @@ def test_a_name_without_letters_has_no_empty_part() -> None:
     assert picture_name(0, "!?", 7) == "000-seed7.png"
 
 
+# edit, best-of, precision, preview
+
+
+def test_the_best_of_some_is_one_of_them(generate: Callable[..., list[Path]]) -> None:
+    """By its own seed and metadata it is drawn again, and best of 1 is the plain picture."""
+    (best,) = generate("red apple", "--seed", "3", "--best-of", "6", "-o", "best.png")
+    assert json.loads(notes_of(best)["settings"])["best_of"] == 6
+    again, one, plain = (
+        generate("red apple", "--seed", "3", *best_of, "-o", f"{i}.png")[0].read_bytes()
+        for i, best_of in enumerate((["--best-of", "6"], ["--best-of", "1"], []))
+    )
+    assert again == best.read_bytes() != plain
+    assert one == plain
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_precision_draws_and_says_so(generate: Callable[..., list[Path]], precision: str) -> None:
+    (path,) = generate("red apple", "--precision", precision, "-o", "a.png")
+    assert json.loads(notes_of(path)["settings"])["precision"] == precision
+
+
+def test_a_preview_ends_as_the_pictures(generate: Callable[..., list[Path]]) -> None:
+    paths = generate("red apple", "-n", "2", "--preview", "new/preview.png")
+    drawn = [to_array(open_picture(path)) for path in paths]
+    assert np.array_equal(
+        to_array(open_picture("new/preview.png")),
+        to_array(contact_sheet([[Image.fromarray(array) for array in drawn]])),
+    )
+
+
+@pytest.mark.parametrize("part", [["--first-row", "2"], ["--share", "0.5"], ["--mask", "m.png"]])
+def test_edits_differ_and_a_second_run_writes_the_same_bytes(
+    run: Run, picture: Path, toy_folder: Path, part: list[str]
+) -> None:
+    mask = Image.new("L", (50, 40))
+    mask.paste(255, (20, 0, 30, 40))
+    mask.save("m.png")
+    command = ("edit", picture, "red apple", *part, "-n", "3", "--model", toy_folder, "-o")
+    first, again = (run(*command, out) for out in ("one/", "two/"))
+    assert (first.status, first.err) == (0, "")
+    pairs = list(zip(first.out.splitlines(), again.out.splitlines(), strict=True))
+    contents = [Path(one).read_bytes() for one, _ in pairs]
+    assert contents == [Path(other).read_bytes() for _, other in pairs]
+    assert len(set(contents)) == 3
+    edited = json.loads(notes_of(pairs[0][0])["edited"])
+    assert set(edited) == {"picture", part[0].strip("-").replace("-", "_")}
+
+
+def test_a_page_shows_every_word_and_needs_nothing_else(
+    run: Run, picture: Path, toy_folder: Path
+) -> None:
+    result = run("score", picture, "red <apple>", "--html", "new/s.html", "--model", toy_folder)
+    assert (result.status, result.err, result.out) == (0, "", "new/s.html\n")
+    page = Path("new/s.html").read_text(encoding="utf-8")
+    words = Vilg.from_pretrained(toy_folder).word_map(picture, "red <apple>")
+    assert len(words) > 3
+    assert page.count('<img src="data:image/png;base64,') == 1 + len(
+        words
+    )  # the picture itself too
+    assert "red &lt;apple&gt;" in page and "<apple>" not in page
+    assert "http" not in page and "$" not in page
+
+
+@pytest.mark.parametrize("how", [["--beam", "3"], ["--best-of", "5"]])
+def test_captions_that_are_searched_or_ranked(
+    run: Run, picture: Path, toy_folder: Path, how: list[str]
+) -> None:
+    result = run("caption", picture, "-n", "2", *how, "--model", toy_folder)
+    assert (result.status, result.out.count("\n")) == (0, 2)
+
+
 # caption, score, data stats, train
-
-
-@pytest.fixture
-def picture(run: Run) -> Path:
-    """A picture that is neither square nor as large as the model's."""
-    picture = Image.linear_gradient("L").resize((50, 40))
-    picture.convert("RGB").save("picture.png")
-    return Path("picture.png")
 
 
 def test_captions_are_one_a_line(run: Run, picture: Path, toy_folder: Path) -> None:
@@ -408,6 +491,8 @@ def laid_out(
     folder = tmp_path_factory.mktemp("bad")
     picture = folder / "picture.png"
     Image.linear_gradient("L").save(picture)
+    Image.new("L", (256, 256)).save(folder / "black.png")
+    Image.new("L", (8, 8), 255).save(folder / "small.png")
     (folder / "broken.png").write_bytes(picture.read_bytes()[:100])
     (folder / "words.png").write_text("no picture")
     (folder / "folder").mkdir()
@@ -477,6 +562,24 @@ BAD_INPUT = {
     "temperature that is no number": ("generate red --temperature nan --model toy", "temperature"),
     "top-k of 0": ("generate red --top-k 0 --model toy", "top-k"),
     "negative guidance": ("generate red --guidance -1 --model toy", "guidance"),
+    "top-p of 0": ("generate red --top-p 0 --model toy", "top-p"),
+    "best of none": ("generate red --best-of 0 --model toy", "best-of must be at least 1"),
+    "ranker that is not there": ("generate red --best-of 2 --rank nowhere --model toy", "nowhere"),
+    "preview in a file": ("generate red --preview taken/a.png --model toy", "taken"),
+    "edit of a missing picture": ("edit missing.png red --first-row 1 --model toy", "missing.png"),
+    "edit with a missing mask": ("edit picture.png red --mask no.png --model toy", "no.png"),
+    "edit of nothing": ("edit picture.png red --model toy", "a mask, a first row and a share"),
+    "edit of too much": (
+        "edit picture.png red --first-row 1 --share 0.5 --model toy",
+        "by one of a mask",
+    ),
+    "mask of another size": ("edit picture.png red --mask small.png --model toy", "8 x 8 pixels"),
+    "black mask": ("edit picture.png red --mask black.png --model toy", "black all over"),
+    "row outside the grid": ("edit picture.png red --first-row 4 --model toy", "0 to 3, not 4"),
+    "share of nothing": ("edit picture.png red --share 0 --model toy", "share"),
+    "edit for an empty prompt": ("edit picture.png  --first-row 1 --model toy", "empty"),
+    "beam under the captions": ("caption picture.png -n 3 --beam 2 --model toy", "beam"),
+    "page in a file": ("score picture.png red --html taken/a.html --model toy", "taken"),
     "no pictures": ("generate red -n 0 --model toy", "at least 1"),
     "several pictures in one file": ("generate red -n 2 -o a.png --model toy", "a.png"),
     "file as output folder": ("generate red -o taken --model toy", "taken"),
@@ -632,7 +735,8 @@ def test_help_works_without_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "generate", "caption", "score", "train", "evaluate", "import", "data stats"]
+    "verb",
+    ["demo", "generate", "edit", "caption", "score", "train", "evaluate", "import", "data stats"],
 )
 def test_every_verb_has_a_summary_and_an_example(run: Run, verb: str) -> None:
     result = run(*verb.split(), "--help")

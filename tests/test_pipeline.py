@@ -1,4 +1,4 @@
-"""The two decoders of drawn tokens: from the tokens alone, or from the generator's states."""
+"""The public face on a model of random weights: decoders, candidates, edits, captions, words."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,13 +6,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.training.conftest import SMALL_GENERATOR, SMALL_VQGAN, VOCABULARY
 from vilg.images import to_array, to_pictures
 from vilg.model.folder import Decoder, Model, SamplingConfig
-from vilg.model.generator import Generator, text_to_image_states
+from vilg.model.generator import (
+    Generator,
+    image_to_text_log_probs,
+    image_token_log_probs,
+    text_to_image_layout,
+    text_to_image_log_probs,
+    text_to_image_states,
+)
 from vilg.model.reconstructor import Reconstructor
+from vilg.model.segments import Grid
 from vilg.pipeline import SettingError, Vilg
+from vilg.sampling.batches import candidate_seeds
+from vilg.sampling.edit import share_of_cells
+from vilg.sampling.images import Kept
+from vilg.sampling.rank import image_scores
+from vilg.sampling.score import words
+from vilg.sampling.texts import generate_texts
+from vilg.text import TextTokenizer
 from vilg.tokenizer.vqgan import VQGAN
 
 PROMPT = "红苹果"
@@ -69,3 +85,196 @@ def test_a_decoder_that_is_not_there_is_said(model: Model) -> None:
         plain.generate(PROMPT, decoder="end-to-end")
     with pytest.raises(SettingError, match="must be two-stage or end-to-end, not one-stage"):
         plain.generate(PROMPT, decoder="one-stage")
+
+
+# --- Candidates -------------------------------------------------------------------------------
+
+
+def test_best_of_keeps_the_candidate_whose_caption_is_likeliest(model: Model) -> None:
+    vilg = Vilg(model)
+    kept = vilg.draw([PROMPT] * 3, [4, 5, 6], best_of=5).image_ids_BN
+    for row, seed in zip(kept, (4, 5, 6), strict=True):
+        seeds = candidate_seeds(seed, 5)
+        ids = vilg.draw([PROMPT] * 5, seeds).image_ids_BN
+        language = model.text_tokenizer.language_id("zh")  # type: ignore[union-attr]
+        log_probs, _ = image_to_text_log_probs(
+            vilg.generator, ids, [language] * 5, [vilg.encode_text(PROMPT)] * 5
+        )
+        assert torch.equal(row, ids[log_probs.sum(dim=1).argmax()])
+    assert torch.equal(vilg.draw([PROMPT], [5], best_of=5).image_ids_BN[0], kept[1])
+    plain = vilg.draw([PROMPT] * 3, [4, 5, 6]).image_ids_BN
+    assert torch.equal(vilg.draw([PROMPT] * 3, [4, 5, 6], best_of=1).image_ids_BN, plain)
+
+
+def test_another_ranker_sees_the_pictures_and_decides(model: Model) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def darkest(prompt: str, pictures: list) -> list[float]:
+        seen.append((prompt, len(pictures)))
+        return [-float(to_array(picture).mean()) for picture in pictures]
+
+    vilg = Vilg(model)
+    (found,) = vilg.generate(PROMPT, seed=4, best_of=5, rank=darkest)
+    candidates = arrays(vilg.decode(vilg.draw([PROMPT] * 5, candidate_seeds(4, 5)).image_ids_BN))
+    darkness = candidates.reshape(5, -1).mean(axis=1)
+    assert np.array_equal(to_array(found), candidates[darkness.argmin()])
+    assert seen == [(PROMPT, 5)]
+
+
+def test_progress_counts_candidates_and_previews_grow(model: Model) -> None:
+    calls: list[tuple[int, int]] = []
+    shown: list[np.ndarray] = []
+    vilg = Vilg(model)
+    vilg.generate(
+        PROMPT,
+        2,
+        best_of=3,
+        progress=lambda done, total: calls.append((done, total)),
+        preview=lambda pictures: shown.append(arrays(pictures)),
+    )
+    assert calls == [(6 * k, 54) for k in range(1, 10)]
+    assert len(shown) == 3 and shown[0].shape[0] == 6
+    assert (shown[0][:, 2:] == 255).all() and (shown[1][:, 4:] == 255).all()
+    whole = arrays(vilg.decode(vilg.draw([PROMPT] * 3, candidate_seeds(0, 3)).image_ids_BN))
+    assert np.array_equal(shown[2][:3], whole)
+
+
+def test_a_callback_that_raises_ends_the_drawing_and_harms_nothing(model: Model) -> None:
+    vilg = Vilg(model)
+    before = arrays(vilg.generate(PROMPT, 2))
+
+    def stop(done: int, total: int) -> None:
+        if done > 6:
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        vilg.generate(PROMPT, 2, progress=stop)
+    assert np.array_equal(arrays(vilg.generate(PROMPT, 2)), before)
+
+
+# --- Edits ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+@pytest.mark.parametrize(
+    "part", [{"first_row": 1}, {"share": 0.5}, {"mask": "a mask"}], ids=lambda part: str(part)
+)
+def test_an_edit_keeps_tokens_and_pixels(model: Model, picture: Image.Image, part: dict) -> None:
+    vilg = Vilg(model)
+    if "mask" in part:
+        mask = Image.new("L", (6, 6))
+        mask.paste(255, (3, 2, 6, 3))  # half a cell, and a cell
+        part = {"mask": mask}
+    edited = vilg.edit(picture, PROMPT, 4, seed=3, **part)
+    raw = vilg.edit(picture, PROMPT, 4, seed=3, raw=True, **part)
+    before = vilg.encode([picture])[0]
+    assert len(edited) == 4
+    for i, (image, decoded) in enumerate(zip(edited, raw, strict=True)):
+        redrawn = {
+            "first_row": torch.arange(9) >= 3,
+            "share": share_of_cells(0.5, [3 + i], Grid(3, 3))[0],
+            "mask": torch.isin(torch.arange(9), torch.tensor([4, 5])),
+        }[next(iter(part))]
+        pixels = np.array(part["mask"]) > 0 if "mask" in part else redrawn.view(3, 3).numpy()
+        if "mask" not in part:
+            pixels = pixels.repeat(2, axis=0).repeat(2, axis=1)
+        assert np.array_equal(to_array(image)[~pixels], to_array(picture)[~pixels])
+        assert np.array_equal(to_array(image)[pixels], to_array(decoded)[pixels])
+        ids = vilg.draw([PROMPT], [3 + i], kept=Kept(before[None], ~redrawn[None])).image_ids_BN
+        assert torch.equal(ids[0][~redrawn], before[~redrawn])
+        assert np.array_equal(to_array(decoded), arrays(vilg.decode(ids))[0])
+    assert len({image.tobytes() for image in edited}) > 1
+
+
+def test_candidates_of_an_edit_are_ranked_by_what_was_kept(
+    model: Model, picture: Image.Image
+) -> None:
+    vilg = Vilg(model)
+    redrawn = torch.isin(torch.arange(9), torch.tensor([1, 2]))
+    kept = Kept(vilg.encode([picture]), ~redrawn[None])
+    found = vilg.draw([PROMPT], [7], kept=kept, best_of=6).image_ids_BN[0]
+    six = Kept(kept.image_ids_GN.expand(6, -1), kept.keep_GN.expand(6, -1))
+    ids = vilg.draw([PROMPT] * 6, candidate_seeds(7, 6), kept=six).image_ids_BN
+    log_probs = text_to_image_log_probs(vilg.generator, [vilg.encode_text(PROMPT)] * 6, ids)
+    assert torch.equal(found, ids[(log_probs * ~redrawn).sum(dim=1).argmax()])
+
+
+def test_an_edit_says_one_thing(model: Model, picture: Image.Image) -> None:
+    vilg = Vilg(model)
+    for part in ({}, {"first_row": 1, "share": 0.5}):
+        with pytest.raises(SettingError, match="by one of a mask, a first row and a share"):
+            vilg.edit(picture, PROMPT, **part)
+    with pytest.raises(SettingError, match="above 0, at most 1, not 0"):
+        vilg.edit(picture, PROMPT, share=0)
+
+
+# --- Captions and words -----------------------------------------------------------------------
+
+
+def test_the_best_captions_make_the_picture_likeliest(model: Model, picture: Image.Image) -> None:
+    vilg = Vilg(model)
+    drawn = vilg.caption(picture, "en", 6, seed=2)
+    found = vilg.caption(picture, "en", 2, seed=2, best_of=6)
+    ids = vilg.encode([picture]).expand(6, -1)
+    texts = generate_texts(
+        vilg.generator, ids[:1], [vilg.text_tokenizer.language_id("en")], range(2, 8), temperature=1
+    )
+    order = image_scores(vilg.generator, texts, ids).argsort(descending=True)
+    assert found == [drawn[i] for i in order[:2]]
+
+
+def test_a_beam_is_at_least_as_likely_as_greedy(model: Model, picture: Image.Image) -> None:
+    vilg = Vilg(model)
+    assert vilg.caption(picture, beam=1) == vilg.caption(picture)
+    assert len(set(vilg.caption(picture, n=3, beam=4))) == 3
+    with pytest.raises(SettingError, match="the beam must be at least 3"):
+        vilg.caption(picture, n=3, beam=2)
+    with pytest.raises(SettingError, match="goes without a beam"):
+        vilg.caption(picture, n=1, beam=2, best_of=2)
+
+
+def test_a_word_speaks_for_what_it_makes_likelier(model: Model, picture: Image.Image) -> None:
+    """Against the plain model, with the word's place left empty."""
+    vilg = Vilg(model)
+    ids, image = vilg.encode_text(PROMPT), vilg.encode([picture])[0]
+    words = vilg.word_map(picture, PROMPT)
+    assert "".join(word for word, _ in words) == PROMPT
+    whole = text_to_image_log_probs(vilg.generator, [ids], image[None])[0]
+    layout = text_to_image_layout(len(ids), Grid(3, 3))
+    for hidden, (_, gains) in enumerate(words):
+        valid = torch.ones(1, layout.length, dtype=torch.bool)
+        valid[0, hidden] = False
+        sequence = torch.tensor([[*ids, TextTokenizer.boi_id, *image.tolist()]])
+        states = vilg.generator(layout, sequence, vilg.generator.reads(layout, valid))
+        without = image_token_log_probs(vilg.generator, states[:, len(ids) :], image[None])[0]
+        torch.testing.assert_close(torch.tensor(gains), whole - without, rtol=0, atol=1e-5)
+
+
+def test_words_are_tokens_with_the_pieces_that_go_on_with_them() -> None:
+    assert words(["red", "app", "##le", "##s", "红"]) == [range(1), range(1, 4), range(4, 5)]
+    assert words(["##odd"]) == [range(1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"top_p": 0}, "top-p must be above 0, at most 1, not 0"),
+        ({"best_of": 0}, "best-of must be at least 1, not 0"),
+        ({"guidance_schedule": "odd"}, "constant or rising or falling, not odd"),
+        ({"colour": 3}, "no setting is called colour; there are temperature"),
+    ],
+)
+def test_a_setting_outside_its_range_is_said(model: Model, change: dict, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        Vilg(model).generate(PROMPT, **change)
+
+
+def test_an_unknown_precision_is_said(model: Model) -> None:
+    with pytest.raises(SettingError, match="fp32 or bf16 or int8, not fp8"):
+        Vilg(model, precision="fp8")
+    assert len(Vilg(model, precision="int8").generate(PROMPT)) == 1

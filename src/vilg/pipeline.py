@@ -6,17 +6,14 @@ m.generate("red apple, 3D render", n=4, seed=7)[0].save("apple.png")
 m.caption("apple.png", lang="zh")
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vilg.errors import VilgError
 from vilg.images import open_picture, square, to_array, to_pictures, to_pixels
 from vilg.model.folder import (
     Decoder,
@@ -29,74 +26,86 @@ from vilg.model.folder import (
     weights_hash,
 )
 from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
-from vilg.sampling.decode import Drawn, Progress, draw_images, generate_texts
+from vilg.sampling.batches import candidate_seeds, draw_in_batches
+from vilg.sampling.edit import (
+    cells_below,
+    masked_cells,
+    paste,
+    pixels_of_cells,
+    read_mask,
+    share_of_cells,
+)
+from vilg.sampling.images import Drawn, Kept
+from vilg.sampling.precision import Precision, prepared
+from vilg.sampling.rank import Ranker, caption_scores, image_scores
+from vilg.sampling.score import Score, word_gains, words
+from vilg.sampling.settings import Changes, SettingError, check, settings_with
+from vilg.sampling.texts import generate_texts, search_text
 from vilg.text import LANGUAGES, TextError, TextTokenizer, guess_language
 
 Picture = Path | str | Image.Image
-
-# Images drawn at once: enough to fill the cores, little enough for any memory.
-_BATCH = 32
-
-
-class SettingError(VilgError):
-    """A sampling setting outside its range."""
+Progress = Callable[[int, int], None]  # called with (tokens done, tokens in all)
+Preview = Callable[[list[Image.Image]], None]  # called with the pictures under way
 
 
-@dataclass(frozen=True)
-class Score:
-    """How likely a picture and a text make each other, in nats (log probabilities).
+class DrawOptions(Changes, total=False):
+    """How pictures are drawn: settings in place of the model's own, and who is told.
 
     Attributes:
-        image_log_probs: log P(z_k | text, z_<k), one an image token in raster order.
-        text_log_probs: log P(t_k | image, t_<k), one a text token, the end token last.
-        text_tokens: what those text tokens are.
-        unconditional_image_log_probs: log P(z_k | z_<k), the same with the null prompt; the difference
-            is what the text says about the picture.
+        rank: chooses among the candidates of `best_of`; None asks the model itself how likely the
+            prompt is as a caption.
+        progress: called with (tokens done, tokens in all).
+        preview: called after every row of tokens with the pictures as they stand, white below.
     """
 
-    image_log_probs: list[float]
-    text_log_probs: list[float]
-    text_tokens: list[str]
-    unconditional_image_log_probs: list[float]
-
-    @property
-    def image_given_text(self) -> float:
-        """Mean log probability of an image token."""
-        return sum(self.image_log_probs) / len(self.image_log_probs)
-
-    @property
-    def text_given_image(self) -> float:
-        """Mean log probability of a text token."""
-        return sum(self.text_log_probs) / len(self.text_log_probs)
+    rank: Ranker | None
+    progress: Progress | None
+    preview: Preview | None
 
 
 class Vilg:
     """A trained model with its two tokenizers.
 
+    Args:
+        precision: how the generator's weights are held; `Precision` says what each costs.
+
     Attributes:
+        generator: the model's, made ready for decoding; the model itself is left as it is.
         weights_hash: identifies the weights; None for a model that is not from a folder.
     """
 
-    def __init__(self, model: Model, weights_hash: str | None = None):
+    def __init__(
+        self,
+        model: Model,
+        weights_hash: str | None = None,
+        precision: Precision | str = Precision.FP32,
+    ):
         if model.generator is None or model.text_tokenizer is None:
             raise ModelError(
                 "this model is an image tokenizer only: train a generator for it first"
             )
         self.model = model
-        self.generator = model.generator
+        check(
+            precision in [*Precision],
+            f"the precision must be {' or '.join(Precision)}, not {precision}",
+        )
+        self.generator = prepared(model.generator, Precision(precision))
         self.image_tokenizer = model.image_tokenizer
         self.text_tokenizer: TextTokenizer = model.text_tokenizer
         self.weights_hash = weights_hash
 
     @classmethod
-    def from_pretrained(cls, model: str | Path | None = None) -> Self:
+    def from_pretrained(
+        cls, model: str | Path | None = None, *, precision: Precision | str = Precision.FP32
+    ) -> Self:
         """Load a folder, a hub id "owner/name", or, for None, the shipped model.
 
         Raises:
             ModelError: nothing there, or not a whole model.
+            SettingError: an unknown precision.
         """
         folder = find_model(model)
-        return cls(load_model(folder), weights_hash(folder))
+        return cls(load_model(folder), weights_hash(folder), precision)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a folder that `from_pretrained` reads, in half precision."""
@@ -108,81 +117,130 @@ class Vilg:
         return self.image_tokenizer.config.image_size
 
     def generate(
-        self,
-        prompt: str,
-        n: int = 1,
-        *,
-        seed: int = 0,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        guidance: float | None = None,
-        decoder: Decoder | str | None = None,
-        progress: Progress | None = None,
+        self, prompt: str, n: int = 1, *, seed: int = 0, **options: Unpack[DrawOptions]
     ) -> list[Image.Image]:
         """Draw `n` pictures of a prompt, in Chinese or English.
 
         Args:
             seed: picture i has seed `seed + i`, and is the same whatever `n` is.
-            temperature, top_k, guidance, decoder: None takes the model's own settings.
-            progress: called with (tokens done, tokens in all).
+            options: `DrawOptions`, among them the settings that differ from the model's own, such as
+                `guidance=3, best_of=16`.
 
         Raises:
             TextError: empty or too long a prompt.
             SettingError: a setting outside its range, or a decoder that this model has not.
         """
-        drawn = self.draw(
-            [prompt] * n,
-            range(seed, seed + n),
-            temperature=temperature,
-            top_k=top_k,
-            guidance=guidance,
-            decoder=decoder,
-            progress=progress,
-        )
-        return self.pictures(drawn)
+        check(n >= 1, f"the number of pictures must be at least 1, not {n}")
+        return self.pictures(self.draw([prompt] * n, range(seed, seed + n), **options))
 
     def draw(
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
         *,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        guidance: float | None = None,
-        decoder: Decoder | str | None = None,
+        kept: Kept | None = None,
+        rank: Ranker | None = None,
         progress: Progress | None = None,
+        preview: Preview | None = None,
+        **changes: Unpack[Changes],
     ) -> Drawn:
-        """Draw the tokens of one picture a prompt; for the end-to-end decoder its states too."""
-        settings = self.settings(temperature, top_k, guidance, decoder)
-        _check(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
+        """Draw the tokens of one picture a prompt and seed; for the end-to-end decoder its states too.
+
+        Args:
+            kept: tokens that stay, one row a picture. Candidates are then ranked by how likely they make
+                the kept tokens behind them, unless `rank` is given.
+            rank, progress, preview, changes: `DrawOptions`.
+        """
+        settings = self.settings(**changes)
+        check(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
         texts = [self.encode_text(prompt) for prompt in prompts]
-        total = self.generator.config.grid.num_cells * len(texts)
-        keep_states = settings.decoder is Decoder.END_TO_END
-        drawn: list[Drawn] = []
-        for first in range(0, len(texts), _BATCH):
-            here = texts[first : first + _BATCH]
+        candidates = [x for seed in seeds for x in candidate_seeds(seed, settings.best_of)]
+        grid = self.generator.config.grid
+        total = grid.num_cells * len(candidates)
 
-            def report(done: int, _: int, first: int = first, size: int = len(here)) -> None:
-                if progress:
-                    progress(first * self.generator.config.grid.num_cells + done * size, total)
+        def watch(num_finished: int, image_ids_Bk: Tensor) -> None:
+            B, k = image_ids_Bk.shape
+            if progress:
+                progress(grid.num_cells * num_finished + B * k, total)
+            if preview and k % grid.width == 0:
+                preview(self._unfinished(image_ids_Bk))
 
-            drawn.append(
-                draw_images(
-                    self.generator,
-                    here,
-                    seeds[first : first + _BATCH],
-                    temperature=settings.temperature,
-                    top_k=settings.top_k,
-                    guidance=settings.guidance,
-                    keep_states=keep_states,
-                    progress=report,
-                )
-            )
-        states = [part.states_BNC for part in drawn if part.states_BNC is not None]
-        return Drawn(
-            torch.cat([part.image_ids_BN for part in drawn]),
-            torch.cat(states) if keep_states else None,
+        drawn = draw_in_batches(self.generator, texts, candidates, settings, kept=kept, watch=watch)
+        if settings.best_of == 1:
+            return drawn
+        scores_GC = self._rank(prompts, drawn, rank).view(len(prompts), settings.best_of)
+        best_G = scores_GC.argmax(dim=1) + settings.best_of * torch.arange(len(prompts))
+        return drawn.chosen(best_G.tolist())
+
+    def _rank(self, prompts: Sequence[str], drawn: Drawn, rank: Ranker | None) -> Tensor:
+        """Return the score of every candidate."""
+        if rank is None and drawn.kept_log_prob_B is not None:
+            return drawn.kept_log_prob_B
+        count = len(drawn.image_ids_BN) // len(prompts)
+        if rank is not None:
+            pictures = self.pictures(drawn)
+            groups = [pictures[i * count : (i + 1) * count] for i in range(len(prompts))]
+            scores = [rank(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
+            return torch.tensor(scores, dtype=torch.float64).flatten()
+        each = [prompt for prompt in prompts for _ in range(count)]
+        languages = [self.text_tokenizer.language_id(guess_language(prompt)) for prompt in each]
+        texts = [self.encode_text(prompt) for prompt in each]
+        return caption_scores(self.generator, drawn.image_ids_BN, languages, texts)
+
+    def edit(
+        self,
+        image: Picture,
+        prompt: str,
+        n: int = 1,
+        *,
+        mask: Picture | None = None,
+        first_row: int | None = None,
+        share: float | None = None,
+        seed: int = 0,
+        raw: bool = False,
+        **options: Unpack[DrawOptions],
+    ) -> list[Image.Image]:
+        """Draw part of a picture anew, `n` times; all other tokens stay as they are.
+
+        Which part is said by one of three:
+
+        Args:
+            mask: a picture of the same size, white where the prompt is to be drawn.
+            first_row: the rows of tokens from this one on, counted from 0; those above are kept.
+            share: about this share of the tokens, others for every seed: variations.
+            raw: return what the tokens decode to; else pixels that are not drawn anew are the picture's.
+            options: as `generate` has them. Candidates of `best_of` are ranked by how likely they make
+                the kept tokens behind them, unless `rank` is given.
+
+        Raises:
+            ImageError, TextError: as `caption` and `generate` do.
+            SettingError: a mask of another size, or all black; or as `generate` does.
+        """
+        check(n >= 1, f"the number of pictures must be at least 1, not {n}")
+        given = [part is not None for part in (mask, first_row, share)]
+        check(sum(given) == 1, "say what to draw anew by one of a mask, a first row and a share")
+        picture, grid, seeds = (
+            open_picture(image),
+            self.generator.config.grid,
+            range(seed, seed + n),
         )
+        if mask is not None:
+            mask_YX = read_mask(open_picture(mask), picture, self.image_size)
+            redraw_GN, masks = masked_cells(mask_YX, grid).expand(n, -1), [mask_YX] * n
+        else:
+            redraw_GN = (
+                cells_below(first_row, grid).expand(n, -1)
+                if first_row is not None
+                else share_of_cells(share or 0, seeds, grid)
+            )
+            masks = [pixels_of_cells(row_N, grid, self.image_size) for row_N in redraw_GN]
+        original = square(picture, self.image_size)
+        kept = Kept(self.encode([original]).expand(n, -1), ~redraw_GN)
+        pictures = self.pictures(self.draw([prompt] * n, seeds, kept=kept, **options))
+        if raw:
+            return pictures
+        pairs = zip(pictures, masks, strict=True)
+        return [paste(drawn, original, mask_YX) for drawn, mask_YX in pairs]
 
     def caption(
         self,
@@ -193,30 +251,50 @@ class Vilg:
         seed: int = 0,
         temperature: float | None = None,
         top_k: int | None = None,
+        top_p: float | None = None,
+        beam: int | None = None,
+        best_of: int = 1,
     ) -> list[str]:
         """Describe a picture `n` times.
 
         Args:
             temperature: None takes the likeliest word each time for one caption, and 1 for several,
                 which would be equal otherwise.
+            beam: search for the likeliest captions instead of drawing them, this many at a time.
+            best_of: draw this many captions and return the `n` that make the picture likeliest.
 
         Raises:
             ImageError: the picture cannot be read.
             TextError: an unknown language.
             SettingError: a setting outside its range.
         """
-        _check(n >= 1, f"the number of captions must be at least 1, not {n}")
-        temperature = (0.0 if n == 1 else 1.0) if temperature is None else temperature
-        settings = self.settings(temperature, top_k)
-        language_id = self.text_tokenizer.language_id(lang)
-        texts = generate_texts(
-            self.generator,
-            self.encode([image]).repeat(n, 1),
-            [language_id] * n,
-            range(seed, seed + n),
-            temperature=settings.temperature,
-            top_k=settings.top_k,
+        check(n >= 1, f"the number of captions must be at least 1, not {n}")
+        check(beam is None or beam >= n, f"the beam must be at least {n}, the captions, not {beam}")
+        check(
+            best_of == 1 or (best_of >= n and beam is None),
+            f"best-of must be at least {n}, the captions, and goes without a beam, not {best_of}",
         )
+        language_id = self.text_tokenizer.language_id(lang)
+        image_ids_1N = self.encode([image])
+        if beam is not None:
+            texts = search_text(self.generator, image_ids_1N[0], language_id, beam)[:n]
+        else:
+            count = max(n, best_of)
+            if temperature is None:
+                temperature = 0.0 if count == 1 else 1.0
+            settings = self.settings(temperature=temperature, top_k=top_k, top_p=top_p)
+            texts = generate_texts(
+                self.generator,
+                image_ids_1N,
+                [language_id],
+                range(seed, seed + count),
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
+            )
+            if best_of > 1:
+                scores_B = image_scores(self.generator, texts, image_ids_1N.expand(count, -1))
+                texts = [texts[i] for i in scores_B.argsort(descending=True, stable=True)[:n]]
         return [self.text_tokenizer.decode(text) for text in texts]
 
     @torch.inference_mode()
@@ -241,6 +319,21 @@ class Vilg:
             both_BN[1].tolist(),
         )
 
+    def word_map(self, image: Picture, text: str) -> list[tuple[str, list[float]]]:
+        """Return each word of a text with how much it helps every image token, in nats.
+
+        That is log P(z_k | text, z_<k) less the same with the word hidden.
+
+        Raises:
+            ImageError, TextError: as `caption` and `generate` do.
+        """
+        ids = self.encode_text(text)
+        tokens = self.text_tokenizer.token_strings(ids)
+        places = words(tokens)
+        gains_WN = word_gains(self.generator, ids, places, self.encode([image])[0])
+        names = ["".join(tokens[i].removeprefix("##") for i in place) for place in places]
+        return list(zip(names, gains_WN.tolist(), strict=True))
+
     def encode(self, images: Sequence[Picture]) -> Tensor:
         """Return image_ids_BN of pictures, centre-cropped and resized to the model's size."""
         arrays = [to_array(square(open_picture(image), self.image_size)) for image in images]
@@ -255,6 +348,18 @@ class Vilg:
         grid = self.generator.config.grid
         ids_B1HW = image_ids_BN.view(-1, 1, grid.height, grid.width)
         return [to_pictures(self.image_tokenizer.decode(ids_1HW))[0] for ids_1HW in ids_B1HW]
+
+    def _unfinished(self, image_ids_Bk: Tensor) -> list[Image.Image]:
+        """Return the pictures of the first rows of tokens, white below."""
+        grid = self.generator.config.grid
+        B, k = image_ids_Bk.shape
+        # Some code has to stand below; the last row's make the least of an edge.
+        missing = image_ids_Bk[:, -grid.width :].repeat(1, grid.height - k // grid.width)
+        pictures = self.decode(torch.cat([image_ids_Bk, missing], dim=1))
+        done = self.image_size * k // grid.num_cells
+        for picture in pictures:
+            picture.paste("white", (0, done, self.image_size, self.image_size))
+        return pictures
 
     def pictures(self, drawn: Drawn) -> list[Image.Image]:
         """Return the pictures of what was drawn: by the reconstructor where states were kept."""
@@ -281,46 +386,18 @@ class Vilg:
             )
         return ids
 
-    def settings(
-        self,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        guidance: float | None = None,
-        decoder: Decoder | str | None = None,
-    ) -> SamplingConfig:
+    def settings(self, **changes: Unpack[Changes]) -> SamplingConfig:
         """Return the model's own settings with those replaced that are given.
 
         Raises:
             SettingError: one outside its range, or a decoder that this model has not.
         """
-        own = self.model.sampling
-        temperature = own.temperature if temperature is None else temperature
-        top_k = own.top_k if top_k is None else top_k
-        guidance = own.guidance if guidance is None else guidance
-        _check(
-            temperature >= 0 and math.isfinite(temperature),
-            f"the temperature must be 0 or more, not {temperature}",
-        )
-        _check(top_k is None or top_k >= 1, f"top-k must be at least 1, not {top_k}")
-        _check(
-            guidance >= 0 and math.isfinite(guidance),
-            f"the guidance must be 0 or more, not {guidance}",
-        )
-        decoder = own.decoder if decoder is None else decoder
-        _check(decoder in [*Decoder], f"the decoder must be {' or '.join(Decoder)}, not {decoder}")
-        decoder = Decoder(decoder)
-        _check(
-            decoder is Decoder.TWO_STAGE or self.model.reconstructor is not None,
+        settings = settings_with(self.model.sampling, **changes)
+        check(
+            settings.decoder is Decoder.TWO_STAGE or self.model.reconstructor is not None,
             "this model has no end-to-end decoder: train one, or take the two-stage decoder",
         )
-        return SamplingConfig(
-            temperature=temperature, top_k=top_k, guidance=guidance, decoder=decoder
-        )
-
-
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise SettingError(message)
+        return settings
 
 
 __all__ = ["LANGUAGES", "Score", "SettingError", "Vilg"]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vilg.model.folder import Decoder, SamplingConfig
 from vilg.model.generator import (
     Generator,
     GeneratorConfig,
@@ -23,12 +24,9 @@ from vilg.model.generator import (
 from vilg.model.patterns import Pattern, paper_patterns
 from vilg.model.segments import Layout, Modality, Role, Segment
 from vilg.randomness import uniforms
-from vilg.sampling.decode import (
-    decode_step,
-    draw_images,
-    generate_texts,
-    prefill,
-)
+from vilg.sampling.decode import decode_step, prefill
+from vilg.sampling.images import draw_images
+from vilg.sampling.texts import generate_texts
 from vilg.text import TextTokenizer
 
 BOI, EOS = TextTokenizer.boi_id, TextTokenizer.eos_id
@@ -68,7 +66,8 @@ def toy_generator(
 
 def generate_images(*args: Any, **settings: Any) -> Tensor:
     """Draw, and look at the tokens alone."""
-    return draw_images(*args, **settings).image_ids_BN
+    watch = settings.pop("watch", None)
+    return draw_images(*args, SamplingConfig(**settings), watch=watch).image_ids_BN
 
 
 def toy_images(generator: Generator, count: int) -> Tensor:
@@ -309,20 +308,22 @@ def test_the_states_of_a_drawn_image_are_those_of_reading_it(guidance: float) ->
     """Of the prompt, never of the null prompt, and each has seen its own token: the last one too."""
     generator = toy_generator()
     plain = generate_images(generator, PROMPTS, range(5), guidance=guidance)
-    drawn = draw_images(generator, PROMPTS, range(5), guidance=guidance, keep_states=True)
+    settings = SamplingConfig(guidance=guidance, decoder=Decoder.END_TO_END)
+    drawn = draw_images(generator, PROMPTS, range(5), settings)
     assert torch.equal(drawn.image_ids_BN, plain)
     assert drawn.states_BNC is not None
     read_BTC = text_to_image_states(generator, PROMPTS, drawn.image_ids_BN)
     torch.testing.assert_close(drawn.states_BNC, read_BTC[:, 1:], rtol=0, atol=1e-4)
-    assert draw_images(generator, PROMPTS, range(5)).states_BNC is None
+    assert draw_images(generator, PROMPTS, range(5), SamplingConfig()).states_BNC is None
 
 
-def test_progress_counts_the_tokens() -> None:
-    calls: list[tuple[int, int]] = []
-    generate_images(
-        toy_generator(), [[6]], [0], progress=lambda done, total: calls.append((done, total))
+def test_a_watcher_sees_every_token_when_it_stands() -> None:
+    seen: list[Tensor] = []
+    drawn = generate_images(
+        toy_generator(), PROMPTS, range(5), guidance=2, watch=lambda ids: seen.append(ids.clone())
     )
-    assert calls == [(k, 12) for k in range(1, 13)]
+    assert [ids.shape for ids in seen] == [(5, k) for k in range(1, 13)]
+    assert all(torch.equal(ids, drawn[:, : ids.shape[1]]) for ids in seen)
 
 
 # --- Captions ---------------------------------------------------------------------------------

@@ -13,34 +13,39 @@ ORDER = [2, 5, 3, 0, 1, 4]  # likeliest first
 ALMOST_ONE = 1 - 2.0**-53  # the largest number that `uniforms` can return
 
 
-def frequencies(logits: Tensor, *, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+def frequencies(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
     """Return each id's share of a regular grid of numbers: exact to half a step of the grid."""
     steps = 20_000
     grid = (torch.arange(steps, dtype=torch.double) + 0.5) / steps
-    ids = draw(logits.expand(steps, -1), grid, temperature=temperature, top_k=top_k)
+    ids = draw(logits.expand(steps, -1), grid, temperature=temperature, top_k=top_k, top_p=top_p)
     assert (ids.dtype, ids.shape) == (torch.long, (steps,))
     return torch.bincount(ids, minlength=logits.shape[-1]) / steps
 
 
 def test_a_number_depends_on_seed_and_step_alone() -> None:
-    numbers = draw_uniforms([3, 14, 3, 15], 7)
-    assert numbers.dtype == torch.double
-    assert numbers[0] == numbers[2]
-    assert len(numbers.unique()) == 3
-    assert torch.equal(draw_uniforms([15, 3], 7), numbers[[3, 0]])
-    assert torch.equal(draw_uniforms([3, 14, 3, 15], 7), numbers)
-    assert not torch.isin(draw_uniforms([3, 14, 15], 8), numbers).any()
-    assert draw_uniforms([2**40, 0], 0).shape == (2,)
+    numbers_BN = draw_uniforms([3, 14, 3, 15], 8)
+    assert (numbers_BN.dtype, numbers_BN.shape) == (torch.double, (4, 8))
+    assert torch.equal(numbers_BN[0], numbers_BN[2])
+    assert len(numbers_BN.unique()) == 3 * 8
+    assert torch.equal(draw_uniforms([15, 3], 8), numbers_BN[[3, 0]])
+    assert torch.equal(draw_uniforms([3, 14, 3, 15], 5), numbers_BN[:, :5])
+    assert draw_uniforms([2**40, 0], 1).shape == (2, 1)
 
 
 def test_numbers_are_those_of_the_purpose_draw() -> None:
     """Pictures of a seed stay the same from release to release only if this does."""
-    numbers = draw_uniforms([5, 6], 9).tolist()
-    assert numbers == [float(uniforms(5, "draw", 9)), float(uniforms(6, "draw", 9))]
+    expected = [[float(uniforms(seed, "draw", step)) for step in range(9)] for seed in (5, 6)]
+    assert draw_uniforms([5, 6], 9).tolist() == expected
 
 
 def test_numbers_of_neighbours_are_unrelated() -> None:
-    numbers = torch.stack([draw_uniforms(range(60), step) for step in range(60)])
+    numbers = draw_uniforms(range(60), 60)
     assert abs(float(numbers.mean()) - 0.5) < 0.02
     assert abs(float(torch.corrcoef(numbers.flatten().unfold(0, 2, 1).T)[0, 1])) < 0.06
     assert abs(float(torch.corrcoef(numbers.T.flatten().unfold(0, 2, 1).T)[0, 1])) < 0.06
@@ -146,3 +151,33 @@ def test_drawing_leaves_the_logits_alone() -> None:
     logits = LOGITS[None].clone()
     draw(logits, torch.tensor([0.3], dtype=torch.double), temperature=0.7, top_k=2)
     assert torch.equal(logits[0], LOGITS)
+
+
+# --- top-p ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("top_p", [0.01, 0.4, 0.6, 0.9, 0.999, 1.0])
+def test_top_p_draws_among_the_fewest_that_have_so_much(top_p: float, temperature: float) -> None:
+    shares = torch.exp(LOGITS / temperature)
+    shares = shares / shares.sum()
+    kept: list[int] = []
+    for id in ORDER:
+        kept.append(id)
+        if float(shares[kept].sum()) >= top_p:
+            break
+    expected = torch.zeros(6)
+    expected[kept] = shares[kept]
+    found = frequencies(LOGITS, temperature=temperature, top_p=top_p)
+    torch.testing.assert_close(found, expected / expected.sum(), rtol=0, atol=1e-4)
+
+
+def test_top_p_counts_what_top_k_has_left() -> None:
+    """Of two that are left, one has 52.5%: enough for a half, not for three fifths."""
+    assert (frequencies(LOGITS, top_k=2, top_p=0.5) > 0).tolist().count(True) == 1
+    assert (frequencies(LOGITS, top_k=2, top_p=0.6) > 0).tolist().count(True) == 2
+
+
+def test_equals_at_the_edge_of_top_p_stay() -> None:
+    found = frequencies(torch.zeros(4), top_p=0.5)
+    torch.testing.assert_close(found, torch.full((4,), 0.25), rtol=0, atol=1e-4)

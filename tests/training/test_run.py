@@ -31,7 +31,8 @@ from vilg.model.folder import Model, SamplingConfig, load_model, save_model
 from vilg.model.generator import Generator
 from vilg.model.patterns import paper_patterns
 from vilg.recipes import RECIPES
-from vilg.sampling.decode import draw_images, generate_texts
+from vilg.sampling.images import draw_images
+from vilg.sampling.texts import generate_texts
 from vilg.text import TextTokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.dvae import DVAE
@@ -170,7 +171,9 @@ def test_a_recipe_ends_with_a_model_that_works(finished: Finished) -> None:
     assert model.sampling == SamplingConfig(guidance=2.0)
     assert model.generator.config.grid_height == model.generator.config.grid_width == 4
     words = model.text_tokenizer
-    drawn_BN = draw_images(model.generator, [words.encode("apple")], [0]).image_ids_BN
+    drawn_BN = draw_images(
+        model.generator, [words.encode("apple")], [0], SamplingConfig()
+    ).image_ids_BN
     assert model.image_tokenizer.decode(drawn_BN.view(1, 4, 4)).shape == (1, 3, 16, 16)
     assert len(generate_texts(model.generator, drawn_BN, [words.language_id("zh")], [0])) == 1
 

@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    from vilg.cli.verbs import APP
+    from vilg.cli import sampling, verbs  # noqa: F401 - importing registers them
+    from vilg.cli.options import APP
 
     try:
         verb = APP.cli(prog="vilg", description=_SUMMARY, args=argv)

@@ -1,39 +1,18 @@
-"""The verbs: each a dataclass of its options, with `run`.
+"""The verbs that look after models and data, each a dataclass of its options, with `run`.
 
-Results go to stdout, everything else to stderr. Torch is imported inside `run`.
+Results go to stdout, everything else to stderr. Torch is imported inside `run`. The verbs that draw
+and describe are in `sampling`.
 """
 
-import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated
 
-from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
+from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
-from vilg.errors import VilgError
-
-if TYPE_CHECKING:
-    from vilg.pipeline import Vilg
-
-EMOJI = Path("datasets/emoji")
-
-APP = SubcommandApp()
-
-ModelName = Annotated[
-    str | None,
-    arg(metavar="FOLDER|HUB_ID", help_behavior_hint="(default: the shipped model)"),
-]
-Setting = Annotated[float | None, arg(metavar="X", help_behavior_hint="(default: the model's)")]
-Count = Annotated[int | None, arg(metavar="K", help_behavior_hint="(default: the model's)")]
-Number = Annotated[int, arg(name="n", aliases=["-n"], metavar="K")]
-Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
-
-
-class UsageError(VilgError):
-    """Arguments that are well formed but make no sense together."""
+from vilg.cli.options import APP, EMOJI, Flag, ModelName, UsageError, load, say
 
 
 @APP.command(name="demo")
@@ -58,144 +37,14 @@ class Demo:
         if not (self.data / "manifest.json").is_file():
             raise UsageError(f"no data set at {self.data}: pass the folder of one with --data")
         check_folder(self.out)
-        model = _load(self.model)
-        made = make_demo(model, self.data, _say)
+        model = load(self.model)
+        made = make_demo(model, self.data, say)
         for name, content in (
             ("demo.png", png(made.sheet, {})),
             ("index.html", made.page.encode()),
         ):
             write(self.out / name, content)
             print(self.out / name)
-
-
-@APP.command(name="generate")
-@dataclass(frozen=True, kw_only=True)
-class Generate:
-    """Draw pictures of prompts, in Chinese or English, as PNG files.
-
-    Example: vilg generate "red apple, 3D render" -n 4 --seed 7 -o out/
-    """
-
-    prompt: Annotated[
-        tuple[str, ...], Positional, arg(metavar="PROMPT...", help_behavior_hint="")
-    ] = ()
-    """what to draw; several prompts are drawn one after the other"""
-    n: Number = 1
-    """pictures of each prompt"""
-    seed: Annotated[int, arg(metavar="S")] = 0
-    """seed of a prompt's first picture; the next one has S + 1"""
-    temperature: Setting = None
-    """0 takes the likeliest token each time"""
-    top_k: Count = None
-    """draw among the K likeliest tokens only"""
-    guidance: Setting = None
-    """how much the prompt counts; 1 is the plain model"""
-    decoder: Annotated[
-        Literal["two-stage", "end-to-end"] | None, arg(help_behavior_hint="(default: the model's)")
-    ] = None
-    """pixels from the tokens alone, or from the generator's states (models trained end to end)"""
-    out: Annotated[str, arg(aliases=["-o"], metavar="FILE|DIR/")] = "out/"
-    """a folder, or for one picture a name that ends in .png"""
-    model: ModelName = None
-    """a model folder, or a Hugging Face Hub id"""
-    prompts: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """a file of prompts, one a line; pictures that are there already are left as they are"""
-
-    def run(self) -> None:
-        from vilg.cli import drawing
-
-        if bool(self.prompt) == bool(self.prompts):
-            raise UsageError('give prompts or --prompts FILE, as in: vilg generate "red apple"')
-        _check_number(self.n)
-        prompts = (
-            drawing.read_prompts(self.prompts)
-            if self.prompts
-            # Arguments that are no UTF-8 have lone surrogates, which no PNG file can hold.
-            else [prompt.encode("utf-8", "replace").decode() for prompt in self.prompt]
-        )
-        jobs = drawing.plan(prompts, self.n, self.seed, self.out)
-        model = _load(self.model)
-        drawing.check_prompts(model, prompts)
-        settings = model.settings(self.temperature, self.top_k, self.guidance, self.decoder)
-        if self.prompts:
-            jobs = drawing.left_to_do(model, jobs, settings, _say)
-        for path in drawing.draw(model, jobs, settings):
-            print(path, flush=True)
-
-
-@APP.command(name="caption")
-@dataclass(frozen=True, kw_only=True)
-class Caption:
-    """Describe pictures in Chinese or English, one caption a line.
-
-    Example: vilg caption apple.png --lang en
-    """
-
-    image: Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGE...", help_behavior_hint="")]
-    """picture files; all are looked at before any is described"""
-    lang: Annotated[str, arg(metavar="zh|en")] = "zh"
-    """language of the captions"""
-    n: Number = 1
-    """captions of each picture"""
-    seed: Annotated[int, arg(metavar="S")] = 0
-    """seed of a picture's first caption; the next one has S + 1"""
-    temperature: Annotated[
-        float | None, arg(metavar="X", help_behavior_hint="(default: 0 for one caption, else 1)")
-    ] = None
-    """0 takes the likeliest word each time"""
-    json: Flag = False
-    """print one JSON object a picture"""
-    model: ModelName = None
-    """a model folder, or a Hugging Face Hub id"""
-
-    def run(self) -> None:
-        from vilg.images import open_picture, square
-
-        if not self.image:
-            raise UsageError("name a picture, as in: vilg caption apple.png")
-        _check_number(self.n)
-        model = _load(self.model)
-        pictures = [square(open_picture(path), model.image_size) for path in self.image]
-        for path, picture in zip(self.image, pictures, strict=True):
-            texts = model.caption(
-                picture, self.lang, self.n, seed=self.seed, temperature=self.temperature
-            )
-            # A model may write any byte, a line break too.
-            captions = [" ".join(text.split()) for text in texts]
-            if self.json:
-                _print_json({"image": str(path), "lang": self.lang, "captions": captions})
-            else:
-                print(*captions, sep="\n", flush=True)
-
-
-@APP.command(name="score")
-@dataclass(frozen=True, kw_only=True)
-class ScorePair:
-    """Say how likely a picture and a text make each other, token by token.
-
-    Example: vilg score apple.png "red apple, 3D render"
-    """
-
-    image: Annotated[Path, Positional, arg(metavar="IMAGE", help_behavior_hint="")]
-    """a picture file"""
-    text: Annotated[str, Positional, arg(metavar="TEXT", help_behavior_hint="")]
-    """a text in Chinese or English"""
-    lang: Annotated[str | None, arg(metavar="zh|en", help_behavior_hint="")] = None
-    """language of the text; without it, Chinese characters decide"""
-    json: Flag = False
-    """print one JSON object"""
-    model: ModelName = None
-    """a model folder, or a Hugging Face Hub id"""
-
-    def run(self) -> None:
-        from vilg.cli.tables import score_table
-
-        model = _load(self.model)
-        score = model.score(self.image, self.text, self.lang)
-        if self.json:
-            _print_json({"image": str(self.image), "text": self.text, **dataclasses.asdict(score)})
-        else:
-            print(score_table(score, model.generator.config.grid_width))
 
 
 @APP.command(name="train")
@@ -234,20 +83,20 @@ class Train:
         check_folder(out)
         keep_freed_memory()
         folder = run(recipe, out, resume=self.resume, log=sys.stderr)
-        _say(f"done; the verbs read this model with --model {folder}")
+        say(f"done; the verbs read this model with --model {folder}")
         print(folder)
 
 
 @APP.command(name="evaluate")
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a model; the suites are tokenizer and generator.
+    """Measure a model; the suites are tokenizer, generator and drawing.
 
     Example: vilg evaluate generator --limit 100
     """
 
     suite: Annotated[str, Positional, arg(metavar="SUITE", help_behavior_hint="")]
-    """tokenizer, which needs pip install "vilg[eval]", or generator"""
+    """generator; or tokenizer or drawing, which need pip install "vilg[eval]" for the judge"""
     model: ModelName = None
     """a model folder, or a Hugging Face Hub id"""
     data: Annotated[Path, arg(metavar="DIR")] = EMOJI
@@ -319,7 +168,7 @@ class Import:
         if imported.left_out:
             first, *others = imported.left_out
             more = f" and {len(others)} more" if others else ""
-            _say(f"left out what only training needs: {first}{more}")
+            say(f"left out what only training needs: {first}{more}")
         shape, weights = imported.config, sum(value.numel() for value in imported.state.values())
         print(
             f"{self.out}: VQGAN f{shape.image_size // shape.grid_size}, {shape.num_codes} codes of "
@@ -354,22 +203,3 @@ class DataStats:
         samples = load_samples(self.source)
         splits = {name: load_split(self.source, name) for name in list_splits(self.source)}
         print(stats_table(describe(samples, splits)))
-
-
-def _load(name: str | None) -> "Vilg":
-    from vilg.pipeline import Vilg
-
-    return Vilg.from_pretrained(name)
-
-
-def _check_number(n: int) -> None:
-    if n < 1:
-        raise UsageError(f"-n must be at least 1, not {n}")
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    print(json.dumps(values, ensure_ascii=False), flush=True)

@@ -22,7 +22,7 @@ from vilg.data.shards import Sample
 from vilg.evaluation.samples import TRAIN, Splits, positions_by_style
 from vilg.pipeline import Vilg
 from vilg.progress import in_batches
-from vilg.sampling.decode import generate_texts
+from vilg.sampling.texts import generate_texts
 from vilg.text import LANGUAGES, normalise
 
 COMMAS = {"zh": "，", "en": ","}

@@ -13,6 +13,7 @@ node and the token that may follow it), W names, C width, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from vilg.evaluation.samples import Splits
 from vilg.model.generator import Generator, image_to_text_layout, pad_texts
 from vilg.pipeline import Vilg
 from vilg.progress import in_batches
+from vilg.sampling.cache import read_both
 from vilg.sampling.decode import prefill
 from vilg.text import LANGUAGES
 
@@ -95,17 +97,13 @@ class NameScorer:
         """Return log P(name and its closing token | image, [lang]), shape (B, W)."""
         B, N = image_ids_BN.shape
         generator = self.generator
-        room = max(len(part.see_TT) for part in self._parts)
-        layout = image_to_text_layout(room, generator.config.grid)
-        valid_BT = torch.ones(B, layout.length, dtype=torch.bool)
-        state, _ = prefill(generator, layout, image_ids_BN, valid_BT)
+        layout = image_to_text_layout(1, generator.config.grid)
+        state, _ = prefill(generator, layout, image_ids_BN, torch.ones(B, N + 1, dtype=torch.bool))
 
         log_probs_BW = torch.zeros(B, self.num_names)
         for part in self._parts:
-            T = len(part.see_TT)
-            see_11TS = torch.cat([torch.ones(T, N, dtype=torch.bool), part.see_TT], 1)[None, None]
-            # Each part overwrites the keys of the part before; those of the image stay.
-            reads = [cache.read(see_11TS, N) for cache in state.caches]
+            hidden_TT = torch.zeros(part.see_TT.shape).masked_fill(~part.see_TT, -torch.inf)
+            reads = [partial(read_both, cache.prefix, bias_TS=hidden_TT) for cache in state.caches]
             states_BTC = generator.transformer(part.x_TC.expand(B, -1, -1), reads)
             logits_BTV = generator.text_logits(states_BTC).float()
             log_probs_BE = (

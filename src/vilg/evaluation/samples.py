@@ -25,6 +25,7 @@ class Settings:
         limit: pictures a split for every score; None takes the numbers below.
         num_train: pictures of the train split; the other splits are small and taken whole.
         num_ranked: pictures a split whose names are ranked, which costs the most.
+        num_drawn: prompts a split that are drawn, 60 candidates each.
         num_pairs: pairs of the train split that are compared with shuffled ones.
         choice_seed: which pictures.
         shuffle_seed: who is paired with whom.
@@ -35,6 +36,7 @@ class Settings:
     limit: int | None = None
     num_train: int = 500
     num_ranked: int = 50
+    num_drawn: int = 50
     num_pairs: int = 500
     choice_seed: int = 0
     shuffle_seed: int = 0

@@ -11,19 +11,20 @@ import torch
 
 from vilg.errors import VilgError
 from vilg.evaluation.captions import score_captions
+from vilg.evaluation.drawing import score_drawing
 from vilg.evaluation.judge import load_judge
 from vilg.evaluation.manifest import manifest
 from vilg.evaluation.matching import score_likelihoods
 from vilg.evaluation.ranking import score_top1
 from vilg.evaluation.samples import Settings, Splits, read_splits
-from vilg.evaluation.tables import generator_tables, tokenizer_tables
+from vilg.evaluation.tables import drawing_tables, generator_tables, tokenizer_tables
 from vilg.evaluation.tokenizer import reconstruction_sheet, score_tokenizer
 from vilg.model.folder import find_model, load_model, weights_hash
 from vilg.pipeline import Vilg
 from vilg.progress import in_batches
 from vilg.training.inputs import tokenise
 
-SUITES = ("tokenizer", "generator")
+SUITES = ("tokenizer", "generator", "drawing")
 
 _BATCH = 50
 _DIGITS = 6  # what is written; the last digits of a float depend on the number of threads
@@ -48,7 +49,7 @@ def evaluate(
     The suite "tokenizer" also writes OUT/tokenizer.png, unseen concepts over their reconstructions.
 
     Args:
-        suite: "tokenizer" or "generator".
+        suite: "tokenizer", "generator" or "drawing".
         model: folder or hub id; None is the shipped model.
         data: folder of a data set.
         limit: at most this many pictures a split for every score; None takes `Settings`' numbers.
@@ -58,7 +59,7 @@ def evaluate(
     Raises:
         EvaluationError: an unknown suite, a limit under 1, or an output that cannot be written.
         ModelError, DataError: from reading the model and the data.
-        MissingExtra: the suite "tokenizer" without the packages of the extra `eval`.
+        MissingExtra: a suite with the judge, without the packages of the extra `eval`.
     """
     if suite not in SUITES:
         raise EvaluationError(f"no suite is called {suite!r}; the suites are {', '.join(SUITES)}")
@@ -69,15 +70,16 @@ def evaluate(
     loaded = load_model(folder)
     weights = weights_hash(folder)
     # Before the data is read: a missing generator, or a missing package, is said at once.
-    vilg = Vilg(loaded, weights) if suite == "generator" else None
-    judge = load_judge() if suite == "tokenizer" else None
+    vilg = Vilg(loaded, weights) if suite != "tokenizer" else None
+    judge = load_judge() if suite != "generator" else None
     splits = read_splits(data, settings)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EvaluationError(f"cannot write to {out}: {error.strerror}") from error
 
-    if judge:
+    if vilg is None:
+        assert judge
         scores = score_tokenizer(loaded.image_tokenizer, judge, splits, settings.subset_seed)
         text = tokenizer_tables(scores)
         sheet = out / "tokenizer.png"
@@ -85,8 +87,11 @@ def evaluate(
             reconstruction_sheet(loaded.image_tokenizer, splits).save(sheet)
         except OSError as error:
             raise EvaluationError(f"cannot write {sheet}: {error.strerror}") from error
+    elif judge:
+        num_prompts = settings.limit or settings.num_drawn
+        scores = score_drawing(vilg, judge, splits, num_prompts, settings.shuffle_seed)
+        text = drawing_tables(scores)
     else:
-        assert vilg
         scores = score_generator(vilg, splits, settings)
         text = generator_tables(scores)
     about = manifest(suite, loaded, weights, judge, data, splits, settings)

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from vilg.text import LANGUAGES
+
 Row = Sequence[str]
 
 
@@ -42,6 +44,27 @@ def generator_tables(scores: dict[str, Any]) -> str:
             _nll(scores["nll_per_token"]),
         ]
     )
+
+
+def drawing_tables(scores: dict[str, Any]) -> str:
+    """Lay out what `score_drawing` returns."""
+    rows: list[Row] = []
+    for split, part in scores.items():
+        if split == "sampling":
+            continue
+        rows.append([split, str(part["num"]), *_top_1_and_5(part["ceiling"]), "ceiling"])
+        for lang in LANGUAGES:
+            rows.append([f"  {lang}, floor", "", *_top_1_and_5(part[lang]["floor"]), ""])
+            for num, best in part[lang]["best_of"].items():
+                gain = best["gain"]["top5"]
+                more = f"{gain['mean']:+.1%} ± {gain['standard_error']:.1%}" if num != "1" else ""
+                rows.append([f"  {lang}, best of {num}", "", *_top_1_and_5(best), more])
+    header = ["", "prompts", "top-1", "top-5", "top-5 over best of 1"]
+    return table("Drawings that find their picture among those of its style", header, rows)
+
+
+def _top_1_and_5(part: dict[str, Any]) -> list[str]:
+    return [_percent(part["top1"]), _percent(part["top5"])]
 
 
 def _captions(lang: str, scores: dict[str, Any]) -> str:

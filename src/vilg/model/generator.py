@@ -93,6 +93,14 @@ class Generator(nn.Module):
             if isinstance(part, nn.Linear):
                 nn.init.zeros_(part.bias)
 
+    @property
+    def device(self) -> torch.device:
+        return self.text_embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.text_embedding.weight.dtype
+
     def embed(self, layout: Layout, ids_BT: Tensor, start: int = 0) -> Tensor:
         """Return x_BTC for the ids at positions from `start` on, each of its own vocabulary."""
         width = self.config.grid_width

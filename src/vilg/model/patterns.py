@@ -1,12 +1,15 @@
 """Which image cells an image cell may attend to, layer by layer (paper section 3.1.2, figure 2).
 
 A pattern is a relation between the cells of an H x W grid in raster order. `mask` is its reference
-form, a boolean matrix. Layers count from 1, as in DALL-E (arXiv 2102.12092, appendix B.1).
+form, a boolean matrix; `decode_window` is what sampling keeps and reads of it, and `attend` its fast form
+for whole sequences. Layers count from 1, as in DALL-E (arXiv 2102.12092, appendix B.1).
 
 Shape letters: Q query cells, N key cells, both H*W in raster order.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -72,3 +75,43 @@ def window_offsets(width: int) -> Tensor:
     left = torch.arange(-reach, reach + 1)[None, :]
     offsets = (up * width + left).flatten().unique()
     return offsets[offsets >= 0]
+
+
+@dataclass(frozen=True)
+class DecodeWindow:
+    """What a layer keeps of the cells of a growing image, and which of it the next cell reads.
+
+    Attributes:
+        num_slots: places for keys; fewer than cells where the pattern forgets.
+        slots: of each cell, where its key is kept.
+        reads: of each cell, the slots that it reads, its own among them; a slice where they are
+            neighbours, which costs no copy.
+    """
+
+    num_slots: int
+    slots: tuple[int, ...]
+    reads: tuple[slice | Tensor, ...]
+
+
+@lru_cache(maxsize=64)
+def decode_window(pattern: Pattern, height: int, width: int) -> DecodeWindow:
+    """Return the window of the causal form, read off `mask`.
+
+    Rows and the convolution keep a ring as long as they reach back: W + 1 and 5W + 6 cells. A column's
+    keys lie n cells apart, so nothing is forgotten there; they are kept column by column.
+    """
+    see_QN = mask(pattern, height, width, causal=True)
+    cell = torch.arange(height * width)
+    if pattern is Pattern.COLUMN:
+        num_slots = height * width
+        slot = cell % width * height + cell // width
+    else:
+        num_slots = int((cell - see_QN.int().argmax(dim=1)).max()) + 1
+        slot = cell % num_slots
+    reads = [_as_slice(slot[see].sort().values) for see in see_QN]
+    return DecodeWindow(num_slots, tuple(slot.tolist()), tuple(reads))
+
+
+def _as_slice(slots: Tensor) -> slice | Tensor:
+    first, last = int(slots[0]), int(slots[-1])
+    return slice(first, last + 1) if last - first + 1 == len(slots) else slots

@@ -11,7 +11,7 @@ Shape letters: B batch, T positions, Q query positions, S key positions.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -76,6 +76,24 @@ class Layout:
     @property
     def length(self) -> int:
         return sum(self.lengths)
+
+    def beginning(self, stop: int) -> "Layout":
+        """Return the layout of the first `stop` positions; inside an image, up to the end of their row.
+
+        An image that is cut off is a target, whose rows look the same on a grid of fewer rows.
+        """
+        segments, grid, first = [], Grid(1, 1), 0
+        for segment in self.segments:
+            if first >= stop:
+                break
+            length = min(segment.length, stop - first)
+            if segment.modality is Modality.IMAGE:
+                assert length == segment.length or segment.role is Role.TARGET
+                grid = Grid(-(-length // self.grid.width), self.grid.width)
+                length = grid.num_cells
+            segments.append(replace(segment, length=length))
+            first += length
+        return Layout(tuple(segments), grid)
 
     def spans(self, start: int, stop: int) -> Iterator[tuple[Segment, slice, slice]]:
         """Cut positions [start, stop) into segments.

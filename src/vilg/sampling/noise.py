@@ -15,10 +15,10 @@ from torch import Tensor
 from vilg.randomness import uniforms
 
 
-def draw_uniforms(seeds: Sequence[int], step: int) -> Tensor:
-    """Return one number in [0, 1) a sequence, for a step of its generation."""
-    drawn = [float(uniforms(seed, "draw", step)) for seed in seeds]
-    return torch.from_numpy(np.array(drawn))
+def draw_uniforms(seeds: Sequence[int], num_steps: int) -> Tensor:
+    """Return uniforms_BN in [0, 1): one number a sequence and step of its generation."""
+    steps = np.arange(num_steps)
+    return torch.from_numpy(np.stack([uniforms(seed, "draw", steps) for seed in seeds]))
 
 
 def keep_top_k(logits_BK: Tensor, top_k: int) -> Tensor:
@@ -29,14 +29,31 @@ def keep_top_k(logits_BK: Tensor, top_k: int) -> Tensor:
     return logits_BK.masked_fill(logits_BK < edge_B1, -torch.inf)
 
 
+def keep_top_p(probabilities_BK: Tensor, top_p: float) -> Tensor:
+    """Put all to zero but the fewest probabilities that sum to `top_p`; ties at the edge stay."""
+    sorted_BK = probabilities_BK.sort(dim=-1, descending=True).values
+    # The last that is needed: everything before it falls short.
+    falls_short_BK = sorted_BK.cumsum(dim=-1) < top_p
+    edge_B1 = sorted_BK.gather(
+        1, falls_short_BK.sum(dim=-1, keepdim=True).clamp_max(sorted_BK.shape[1] - 1)
+    )
+    return probabilities_BK.masked_fill(probabilities_BK < edge_B1, 0.0)
+
+
 def draw(
-    logits_BK: Tensor, uniforms_B: Tensor, *, temperature: float = 1.0, top_k: int | None = None
+    logits_BK: Tensor,
+    uniforms_B: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> Tensor:
     """Return one id a row: the first whose cumulative probability exceeds the row's number.
 
     Args:
         temperature: 1 samples the model as it is (the paper's choice), 0 takes the likeliest id.
         top_k: draw among the k likeliest only.
+        top_p: then among the fewest that have this much of what is left, at this temperature.
     """
     # Minus infinity forbids an id; NaN, or a row of nothing else, is a broken model.
     assert bool(logits_BK.amax(dim=-1).isfinite().all()), "the model's logits are not finite"
@@ -46,7 +63,10 @@ def draw(
         logits_BK = keep_top_k(logits_BK, top_k)
     # The maximum goes first: the smallest temperatures would overflow.
     below_BK = logits_BK.double() - logits_BK.max(dim=-1, keepdim=True).values
-    cumulative_BK = (below_BK / temperature).softmax(dim=-1).cumsum(dim=-1)
+    probabilities_BK = (below_BK / temperature).softmax(dim=-1)
+    if top_p is not None:
+        probabilities_BK = keep_top_p(probabilities_BK, top_p)
+    cumulative_BK = probabilities_BK.cumsum(dim=-1)
     # The last sum may fall short of 1 by rounding: scale the number instead of drawing outside.
     target_B1 = uniforms_B.to(cumulative_BK)[:, None] * cumulative_BK[:, -1:]
     return torch.searchsorted(cumulative_BK, target_B1, right=True).squeeze(-1)

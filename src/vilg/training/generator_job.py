@@ -14,6 +14,7 @@ from vilg.config import require
 from vilg.data.order import batch_ids
 from vilg.data.shards import DataError, Sample
 from vilg.images import contact_sheet
+from vilg.model.folder import SamplingConfig
 from vilg.model.generator import (
     Generator,
     GeneratorConfig,
@@ -23,7 +24,8 @@ from vilg.model.generator import (
 )
 from vilg.parallel import mean_over_processes, own_share
 from vilg.randomness import integers, uniforms
-from vilg.sampling.decode import draw_images, generate_texts
+from vilg.sampling.images import draw_images
+from vilg.sampling.texts import generate_texts
 from vilg.text import LANGUAGES, TextTokenizer
 from vilg.training.end_to_end import EndToEnd
 from vilg.training.loop import LoopConfig, Turn
@@ -240,7 +242,7 @@ class GeneratorJob:
         image_ids_BN = torch.from_numpy(self.image_ids_SN[chosen])
         langs = [LANGUAGES[i % len(LANGUAGES)] for i in range(len(pairs))]
         prompts = [pair.captions[lang] for pair, lang in zip(pairs, langs, strict=True)]
-        drawn = draw_images(self.generator, prompts, range(len(pairs)))
+        drawn = draw_images(self.generator, prompts, range(len(pairs)), SamplingConfig())
         contact_sheet([self.decode(image_ids_BN), self.decode(drawn.image_ids_BN)], scale=2).save(
             folder / f"step-{step:08d}.png"
         )

@@ -1,0 +1,51 @@
+"""What verbs share: the app they register with, types of options, and a line to stderr."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import FlagCreatePairsOff, arg
+from tyro.extras import SubcommandApp
+
+from vilg.errors import VilgError
+
+if TYPE_CHECKING:
+    from vilg.pipeline import Vilg
+
+EMOJI = Path("datasets/emoji")
+
+APP = SubcommandApp()
+
+ModelName = Annotated[
+    str | None,
+    arg(metavar="FOLDER|HUB_ID", help_behavior_hint="(default: the shipped model)"),
+]
+Setting = Annotated[float | None, arg(metavar="X", help_behavior_hint="(default: the model's)")]
+Count = Annotated[int | None, arg(metavar="K", help_behavior_hint="(default: the model's)")]
+Number = Annotated[int, arg(name="n", aliases=["-n"], metavar="K")]
+Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
+
+
+class UsageError(VilgError):
+    """Arguments that are well formed but make no sense together."""
+
+
+def load(name: str | None, precision: str = "fp32") -> "Vilg":
+    from vilg.pipeline import Vilg
+    from vilg.sampling.precision import Precision
+
+    return Vilg.from_pretrained(name, precision=Precision(precision))
+
+
+def check_number(n: int) -> None:
+    if n < 1:
+        raise UsageError(f"-n must be at least 1, not {n}")
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(values: dict[str, Any]) -> None:
+    print(json.dumps(values, ensure_ascii=False), flush=True)

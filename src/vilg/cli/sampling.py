@@ -1,0 +1,265 @@
+"""The verbs that draw and describe, each a dataclass of its options, with `run`.
+
+Results go to stdout, everything else to stderr. Torch is imported inside `run`.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from vilg.cli.options import (
+    APP,
+    Count,
+    Flag,
+    ModelName,
+    Number,
+    Setting,
+    UsageError,
+    check_number,
+    load,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from vilg.model.folder import SamplingConfig
+    from vilg.pipeline import Vilg
+    from vilg.sampling.rank import Ranker
+
+Precision = Annotated[Literal["fp32", "bf16", "int8"], arg(help_behavior_hint="(default: fp32)")]
+Out = Annotated[str, arg(aliases=["-o"], metavar="FILE|DIR/")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """Options of all verbs that draw."""
+
+    n: Number = 1
+    """pictures of each prompt"""
+    seed: Annotated[int, arg(metavar="S")] = 0
+    """seed of a prompt's first picture; the next one has S + 1"""
+    best_of: Count = None
+    """candidates drawn for each picture, of which the best is kept"""
+    rank: Annotated[
+        str | None,
+        arg(metavar="FOLDER|HUB_ID", help_behavior_hint="(default: by the model's own captions)"),
+    ] = None
+    """a CLIP or Chinese-CLIP that says which candidate is best"""
+    temperature: Setting = None
+    """0 takes the likeliest token each time"""
+    top_k: Count = None
+    """draw among the K likeliest tokens only"""
+    top_p: Setting = None
+    """draw among the fewest tokens that have this much probability"""
+    guidance: Setting = None
+    """how much the prompt counts; 1 is the plain model"""
+    guidance_schedule: Annotated[
+        Literal["constant", "rising", "falling"] | None,
+        arg(help_behavior_hint="(default: the model's)"),
+    ] = None
+    """how guidance goes from the first token to the last: from 1, or to 1"""
+    decoder: Annotated[
+        Literal["two-stage", "end-to-end"] | None, arg(help_behavior_hint="(default: the model's)")
+    ] = None
+    """pixels from the tokens alone, or from the generator's states (models trained end to end)"""
+    precision: Precision = "fp32"
+    """how weights are held; int8 and bf16 are faster and not quite the same"""
+    preview: Annotated[Path | None, arg(metavar="FILE.png", help_behavior_hint="")] = None
+    """a file that shows the pictures while they are drawn"""
+    out: Out = "out/"
+    """a folder, or for one picture a name that ends in .png"""
+    model: ModelName = None
+    """a model folder, or a Hugging Face Hub id"""
+
+    def settings(self, model: "Vilg") -> "SamplingConfig":
+        return model.settings(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            guidance=self.guidance,
+            guidance_schedule=self.guidance_schedule,
+            decoder=self.decoder,
+            best_of=self.best_of,
+        )
+
+    def ranker(self) -> "Ranker | None":
+        if self.rank is None:
+            return None
+        from vilg.sampling.clip import ClipRanker
+
+        return ClipRanker.from_pretrained(self.rank)
+
+
+@APP.command(name="generate")
+@dataclass(frozen=True, kw_only=True)
+class Generate(Drawing):
+    """Draw pictures of prompts, in Chinese or English, as PNG files.
+
+    Example: vilg generate "red apple, 3D render" -n 4 --seed 7 -o out/
+    """
+
+    prompt: Annotated[
+        tuple[str, ...], Positional, arg(metavar="PROMPT...", help_behavior_hint="")
+    ] = ()
+    """what to draw; several prompts are drawn one after the other"""
+    prompts: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """a file of prompts, one a line; pictures that are there already are left as they are"""
+
+    def run(self) -> None:
+        from vilg.cli import drawing
+
+        if bool(self.prompt) == bool(self.prompts):
+            raise UsageError('give prompts or --prompts FILE, as in: vilg generate "red apple"')
+        check_number(self.n)
+        prompts = (
+            drawing.read_prompts(self.prompts)
+            if self.prompts
+            # Arguments that are no UTF-8 have lone surrogates, which no PNG file can hold.
+            else [prompt.encode("utf-8", "replace").decode() for prompt in self.prompt]
+        )
+        jobs = drawing.plan(prompts, self.n, self.seed, self.out)
+        model = load(self.model, self.precision)
+        drawing.check_prompts(model, prompts)
+        plan = drawing.Plan(model, self.settings(model), self.precision, self.rank)
+        if self.prompts:
+            jobs = drawing.left_to_do(plan, jobs, say)
+        ranker = self.ranker()
+        for path in drawing.draw(plan, jobs, ranker, self.preview):
+            print(path, flush=True)
+
+
+@APP.command(name="edit")
+@dataclass(frozen=True, kw_only=True)
+class Edit(Drawing):
+    """Draw part of a picture anew; everything else stays as it is.
+
+    Example: vilg edit apple.png "green apple, 3D render" --mask mask.png -n 4
+    """
+
+    image: Annotated[Path, Positional, arg(metavar="IMAGE", help_behavior_hint="")]
+    """a picture file"""
+    prompt: Annotated[str, Positional, arg(metavar="PROMPT", help_behavior_hint="")]
+    """what the whole picture is to show"""
+    mask: Annotated[Path | None, arg(metavar="MASK", help_behavior_hint="")] = None
+    """a picture of the same size, white where to draw anew"""
+    first_row: Annotated[int | None, arg(metavar="R", help_behavior_hint="")] = None
+    """instead of a mask: draw this row of tokens, counted from 0, and all below it"""
+    share: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None
+    """instead of a mask: draw this share of the tokens, others for every seed"""
+    raw: Flag = False
+    """keep the decoded pixels also where nothing is drawn anew"""
+
+    def run(self) -> None:
+        from vilg.cli import drawing
+        from vilg.images import open_picture
+
+        check_number(self.n)
+        prompt = self.prompt.encode("utf-8", "replace").decode()
+        picture = open_picture(self.image)
+        jobs = drawing.plan([prompt], self.n, self.seed, self.out)
+        model = load(self.model, self.precision)
+        ranker = self.ranker()
+        plan = drawing.Plan(model, self.settings(model), self.precision, self.rank)
+        part = drawing.Part(self.mask, self.first_row, self.share, self.raw)
+        for path in drawing.edit(plan, jobs, picture, part, ranker, self.preview):
+            print(path, flush=True)
+
+
+@APP.command(name="caption")
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """Describe pictures in Chinese or English, one caption a line.
+
+    Example: vilg caption apple.png --lang en
+    """
+
+    image: Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGE...", help_behavior_hint="")]
+    """picture files; all are looked at before any is described"""
+    lang: Annotated[str, arg(metavar="zh|en")] = "zh"
+    """language of the captions"""
+    n: Number = 1
+    """captions of each picture"""
+    seed: Annotated[int, arg(metavar="S")] = 0
+    """seed of a picture's first caption; the next one has S + 1"""
+    temperature: Annotated[
+        float | None, arg(metavar="X", help_behavior_hint="(default: 0 for one caption, else 1)")
+    ] = None
+    """0 takes the likeliest word each time"""
+    beam: Annotated[int | None, arg(metavar="K", help_behavior_hint="")] = None
+    """search for the likeliest captions, K at a time, instead of drawing them"""
+    best_of: Annotated[int, arg(metavar="K")] = 1
+    """draw K captions and keep those that make the picture likeliest"""
+    precision: Precision = "fp32"
+    """how weights are held; int8 and bf16 are faster and not quite the same"""
+    json: Flag = False
+    """print one JSON object a picture"""
+    model: ModelName = None
+    """a model folder, or a Hugging Face Hub id"""
+
+    def run(self) -> None:
+        from vilg.images import open_picture, square
+
+        if not self.image:
+            raise UsageError("name a picture, as in: vilg caption apple.png")
+        check_number(self.n)
+        model = load(self.model, self.precision)
+        pictures = [square(open_picture(path), model.image_size) for path in self.image]
+        for path, picture in zip(self.image, pictures, strict=True):
+            texts = model.caption(
+                picture,
+                self.lang,
+                self.n,
+                seed=self.seed,
+                temperature=self.temperature,
+                beam=self.beam,
+                best_of=self.best_of,
+            )
+            # A model may write any byte, a line break too.
+            captions = [" ".join(text.split()) for text in texts]
+            if self.json:
+                print_json({"image": str(path), "lang": self.lang, "captions": captions})
+            else:
+                print(*captions, sep="\n", flush=True)
+
+
+@APP.command(name="score")
+@dataclass(frozen=True, kw_only=True)
+class ScorePair:
+    """Say how likely a picture and a text make each other, token by token.
+
+    Example: vilg score apple.png "red apple, 3D render" --html score.html
+    """
+
+    image: Annotated[Path, Positional, arg(metavar="IMAGE", help_behavior_hint="")]
+    """a picture file"""
+    text: Annotated[str, Positional, arg(metavar="TEXT", help_behavior_hint="")]
+    """a text in Chinese or English"""
+    lang: Annotated[str | None, arg(metavar="zh|en", help_behavior_hint="")] = None
+    """language of the text; without it, Chinese characters decide"""
+    json: Flag = False
+    """print one JSON object"""
+    html: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """write a page that shows which cells of the picture speak for which word"""
+    model: ModelName = None
+    """a model folder, or a Hugging Face Hub id"""
+
+    def run(self) -> None:
+        from vilg.cli.output import check_folder, write
+        from vilg.cli.tables import score_table
+
+        if self.html:
+            check_folder(self.html.parent)
+        model = load(self.model)
+        score = model.score(self.image, self.text, self.lang)
+        if self.html:
+            from vilg.cli.heatmap import heatmap_page
+
+            write(self.html, heatmap_page(model, self.image, self.text, score).encode())
+            print(self.html)
+        elif self.json:
+            print_json({"image": str(self.image), "text": self.text, **dataclasses.asdict(score)})
+        else:
+            print(score_table(score, model.generator.config.grid_width))

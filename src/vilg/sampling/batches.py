@@ -1,0 +1,101 @@
+"""Many images in batches that memory allows, with the text of a prompt read once for all its images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+from torch import Tensor
+
+from vilg.model.folder import SamplingConfig
+from vilg.model.generator import Generator
+from vilg.model.patterns import decode_window
+from vilg.randomness import bits
+from vilg.sampling.images import Drawn, Kept, draw_images
+
+# Images drawn at once: enough to fill the cores. Their caches may take this many bytes.
+LARGEST_BATCH = 32
+CACHE_BYTES = 2 * 2**30
+
+# Called with the images that are finished, and image_ids_Bk of those under way.
+WatchBatch = Callable[[int, Tensor], None]
+
+
+def candidate_seeds(seed: int, best_of: int) -> list[int]:
+    """Return the seeds of a picture's candidates: its own first, so that best of 1 is the plain picture."""
+    others = range(1, best_of)
+    return [seed, *(int(bits(seed, "candidate", j)) for j in others)]
+
+
+def cache_bytes(generator: Generator) -> int:
+    """Return the bytes that the keys and values of one image take while it is drawn.
+
+    The text's are not counted: they are shared by the candidates of a prompt.
+    """
+    config, itemsize = generator.config, generator.dtype.itemsize
+    slots = sum(
+        decode_window(pattern, config.grid_height, config.grid_width).num_slots
+        for pattern in config.patterns
+    )
+    return 2 * slots * config.width * itemsize
+
+
+def largest_batch(generator: Generator, settings: SamplingConfig) -> int:
+    """Return how many images are drawn at once; guidance draws each of them twice."""
+    copies = 1 if settings.guidance == 1 else 2
+    return max(1, min(LARGEST_BATCH, CACHE_BYTES // (copies * cache_bytes(generator))))
+
+
+def draw_in_batches(
+    generator: Generator,
+    texts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    settings: SamplingConfig,
+    *,
+    kept: Kept | None = None,
+    watch: WatchBatch | None = None,
+) -> Drawn:
+    """Draw as many images of each text as there are seeds a text.
+
+    Args:
+        texts: one a picture; equal neighbours are read once.
+        seeds: as many for every picture, those of the first picture first.
+        kept: tokens that stay, one row a picture.
+    """
+    if kept is None:
+        texts = _joined(texts)
+    per_text = len(seeds) // len(texts)
+    size = largest_batch(generator, settings)
+    drawn: list[Drawn] = []
+    for here, rows in _batches(len(texts), per_text, size):
+
+        def watch_batch(image_ids_Bk: Tensor, first: int = rows.start) -> None:
+            if watch:
+                watch(first, image_ids_Bk)
+
+        drawn.append(
+            draw_images(
+                generator,
+                texts[here],
+                seeds[rows],
+                settings,
+                kept=kept and Kept(kept.image_ids_GN[here], kept.keep_GN[here]),
+                watch=watch_batch,
+            )
+        )
+    return Drawn.joined(drawn)
+
+
+def _joined(texts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """Return equal neighbours as one text, if there are as many of every text."""
+    runs = [(list(text), sum(1 for _ in run)) for text, run in groupby(texts)]
+    return [text for text, _ in runs] if len({count for _, count in runs}) == 1 else texts
+
+
+def _batches(num_texts: int, per_text: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the texts and the images of each batch: several whole texts, or a part of one."""
+    at_once, part = max(1, size // per_text), min(per_text, size)
+    for first in range(0, num_texts, at_once):
+        here = slice(first, min(first + at_once, num_texts))
+        images = range(first * per_text, here.stop * per_text)
+        step = part if at_once == 1 else len(images)
+        for begin in range(images.start, images.stop, step):
+            yield here, slice(begin, min(begin + step, images.stop))

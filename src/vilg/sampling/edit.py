@@ -1,0 +1,87 @@
+"""Which cells of a picture an edit draws anew: those under a mask, those below a row, a share of them.
+
+Shape letters: G pictures, N image tokens, Y X pixels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from vilg.model.segments import Grid
+from vilg.randomness import uniforms
+from vilg.sampling.settings import check
+
+
+def masked_cells(mask_YX: NDArray[np.bool_], grid: Grid) -> Tensor:
+    """Return redraw_N: the cells with a masked pixel in them.
+
+    Raises:
+        SettingError: nothing is masked.
+    """
+    check(bool(mask_YX.any()), "the mask is black all over: paint white what is to be drawn anew")
+    rows, columns = (
+        np.arange(side) * cells // side
+        for side, cells in zip(mask_YX.shape, (grid.height, grid.width), strict=True)
+    )
+    redraw_HW = np.zeros((grid.height, grid.width), dtype=bool)
+    y, x = mask_YX.nonzero()
+    redraw_HW[rows[y], columns[x]] = True
+    return torch.from_numpy(redraw_HW.ravel())
+
+
+def cells_below(first_row: int, grid: Grid) -> Tensor:
+    """Return redraw_N: the cells of token row `first_row` and below, counted from 0.
+
+    Raises:
+        SettingError: no such row.
+    """
+    check(
+        0 <= first_row < grid.height,
+        f"the first row to draw must be 0 to {grid.height - 1}, not {first_row}",
+    )
+    return torch.arange(grid.num_cells) >= first_row * grid.width
+
+
+def share_of_cells(share: float, seeds: Sequence[int], grid: Grid) -> Tensor:
+    """Return redraw_GN: of each picture about this share of the cells, which ones its seed decides.
+
+    Raises:
+        SettingError: a share outside its range.
+    """
+    check(
+        0 < share <= 1, f"the share of cells to draw anew must be above 0, at most 1, not {share}"
+    )
+    cells = np.arange(grid.num_cells)
+    drawn_GN = np.stack([uniforms(seed, "vary", cells) for seed in seeds])
+    return torch.from_numpy(drawn_GN < share)
+
+
+def read_mask(mask: Image.Image, picture: Image.Image, size: int) -> NDArray[np.bool_]:
+    """Return mask_YX over the picture as the model sees it, True where white is.
+
+    Raises:
+        SettingError: a mask of another size than the picture.
+    """
+    check(
+        mask.size == picture.size,
+        f"the mask has {mask.width} x {mask.height} pixels and the picture {picture.width} x "
+        f"{picture.height}: paint the mask over the picture itself",
+    )
+    # The same crop as the picture's own.
+    fitted = ImageOps.fit(mask.convert("L"), (size, size), method=Image.Resampling.BOX)
+    return np.array(fitted) >= 128
+
+
+def pixels_of_cells(redraw_N: Tensor, grid: Grid, size: int) -> NDArray[np.bool_]:
+    """Return mask_YX, True on the pixels of the cells that are drawn anew."""
+    cells_HW = redraw_N.view(grid.height, grid.width).numpy()
+    return cells_HW.repeat(size // grid.height, axis=0).repeat(size // grid.width, axis=1)
+
+
+def paste(drawn: Image.Image, original: Image.Image, mask_YX: NDArray[np.bool_]) -> Image.Image:
+    """Return what was drawn under the mask and the original around it."""
+    return Image.composite(drawn, original, Image.fromarray(mask_YX))

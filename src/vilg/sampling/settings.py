@@ -1,0 +1,67 @@
+"""Sampling settings: what may be asked for, and what holds where nothing is asked."""
+
+import math
+from dataclasses import fields, replace
+from typing import Any, TypedDict, Unpack
+
+from vilg.errors import VilgError
+from vilg.model.folder import Decoder, GuidanceSchedule, SamplingConfig
+
+
+class SettingError(VilgError):
+    """A sampling setting outside its range."""
+
+
+class Changes(TypedDict, total=False):
+    """Settings in place of a model's own, as `SamplingConfig` explains them; None leaves the own."""
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    guidance: float | None
+    guidance_schedule: GuidanceSchedule | str | None
+    decoder: Decoder | str | None
+    best_of: int | None
+
+
+def check(holds: bool, message: str) -> None:
+    """Raise `SettingError` unless the condition holds."""
+    if not holds:
+        raise SettingError(message)
+
+
+def settings_with(own: SamplingConfig, **changes: Unpack[Changes]) -> SamplingConfig:
+    """Return the settings with those replaced that are given.
+
+    Raises:
+        SettingError: an unknown setting, or one outside its range.
+    """
+    names = [field.name for field in fields(SamplingConfig)]
+    for name in changes:
+        check(name in names, f"no setting is called {name}; there are {', '.join(names)}")
+    given: dict[str, Any] = {name: x for name, x in changes.items() if x is not None}
+    x = settings = replace(own, **given)
+    check(
+        x.temperature >= 0 and math.isfinite(x.temperature),
+        f"the temperature must be 0 or more, not {x.temperature}",
+    )
+    check(x.top_k is None or x.top_k >= 1, f"top-k must be at least 1, not {x.top_k}")
+    check(x.top_p is None or 0 < x.top_p <= 1, f"top-p must be above 0, at most 1, not {x.top_p}")
+    check(
+        x.guidance >= 0 and math.isfinite(x.guidance),
+        f"the guidance must be 0 or more, not {x.guidance}",
+    )
+    check(x.best_of >= 1, f"best-of must be at least 1, not {x.best_of}")
+    check(x.decoder in [*Decoder], f"the decoder must be {_or(Decoder)}, not {x.decoder}")
+    schedule = x.guidance_schedule
+    check(
+        schedule in [*GuidanceSchedule],
+        f"the guidance schedule must be {_or(GuidanceSchedule)}, not {schedule}",
+    )
+    return replace(
+        settings, decoder=Decoder(x.decoder), guidance_schedule=GuidanceSchedule(schedule)
+    )
+
+
+def _or(names: type[Decoder] | type[GuidanceSchedule]) -> str:
+    return " or ".join(names)

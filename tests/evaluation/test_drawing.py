@@ -1,0 +1,57 @@
+"""Retrieval of drawings: ranks by hand, and a model whose drawings are known."""
+
+import numpy as np
+import pytest
+
+from tests.evaluation.conftest import toy_samples
+from vilg.evaluation import drawing
+from vilg.evaluation.drawing import Gallery, galleries, score_drawing
+from vilg.evaluation.judge import Judge
+from vilg.evaluation.samples import Splits
+from vilg.pipeline import Vilg
+
+FEATURES = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
+GALLERY = Gallery(FEATURES, {"a": 0, "b": 1, "c": 2, "d": 3})
+
+
+def test_a_rank_counts_those_that_are_nearer() -> None:
+    made = np.array([[2.0, 0.1], [2.0, 0.1], [2.0, 0.1], [-5.0, 0.1]])
+    assert GALLERY.ranks(made, ["a", "b", "d", "d"]).tolist() == [1, 2, 4, 1]
+
+
+def test_one_as_near_is_nearer() -> None:
+    twins = Gallery(FEATURES[[0, 0, 1]], {"a": 0, "b": 1, "c": 2})
+    assert twins.ranks(FEATURES[:1], ["a"]).tolist() == [2]
+
+
+def test_a_gallery_is_a_style(judge: Judge) -> None:
+    samples = toy_samples()
+    shelf = galleries(judge, samples, 32)
+    assert {style: len(gallery.place) for style, gallery in shelf.items()} == {"flat": 8, "noto": 8}
+    assert np.allclose(np.linalg.norm(shelf["flat"].features_GF, axis=1), 1)
+
+
+def test_shares_and_paired_gains() -> None:
+    one, best = np.array([1, 2, 9, 9]), np.array([1, 1, 4, 9])
+    assert drawing._shares(best) == {"top1": 0.5, "top5": 0.75}
+    assert drawing._shares(best[:0]) == {"top1": None, "top5": None}
+    gains = drawing._gains(best, one)
+    assert gains["top1"]["mean"] == 0.25
+    assert gains["top5"] == {"mean": 0.25, "standard_error": 0.25}
+
+
+def test_candidates_of_fewer_are_the_first_of_more(
+    memoriser: Vilg, two_pairs: Splits, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that best of 4 of a run with 8 is best of 4 of a run with 4."""
+    splits = Splits(toy_samples(), two_pairs.whole, two_pairs.chosen)
+    monkeypatch.setattr(drawing, "NUM_CANDIDATES", (1, 4))
+    four = score_drawing(memoriser, judge, splits, 3, 0)
+    monkeypatch.setattr(drawing, "NUM_CANDIDATES", (1, 4, 8))
+    eight = score_drawing(memoriser, judge, splits, 3, 0)
+    for split in splits.chosen:
+        assert eight[split]["ceiling"] == four[split]["ceiling"]
+        for lang in ("zh", "en"):
+            found = eight[split][lang]["best_of"]
+            assert {num: found[num] for num in ("1", "4")} == four[split][lang]["best_of"]
+            assert found["1"]["gain"]["top1"]["mean"] == 0

@@ -1,0 +1,76 @@
+"""Which cells an edit draws anew."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vilg.model.segments import Grid
+from vilg.sampling.edit import (
+    cells_below,
+    masked_cells,
+    paste,
+    pixels_of_cells,
+    read_mask,
+    share_of_cells,
+)
+from vilg.sampling.settings import SettingError
+
+GRID = Grid(4, 4)
+
+
+def mask_of(*pixels: tuple[int, int]) -> np.ndarray:
+    mask = np.zeros((16, 16), dtype=bool)
+    for y, x in pixels:
+        mask[y, x] = True
+    return mask
+
+
+def test_a_cell_with_one_masked_pixel_is_drawn_anew() -> None:
+    assert masked_cells(mask_of((0, 0)), GRID).nonzero().flatten().tolist() == [0]
+    assert masked_cells(mask_of((3, 4), (4, 3)), GRID).nonzero().flatten().tolist() == [1, 4]
+    assert masked_cells(mask_of((15, 15)), GRID).nonzero().flatten().tolist() == [15]
+    assert bool(masked_cells(np.ones((16, 16), dtype=bool), GRID).all())
+
+
+def test_an_empty_mask_is_said() -> None:
+    with pytest.raises(SettingError, match="black all over"):
+        masked_cells(mask_of(), GRID)
+
+
+def test_rows_below() -> None:
+    assert cells_below(0, GRID).tolist() == [True] * 16
+    assert cells_below(3, GRID).tolist() == [False] * 12 + [True] * 4
+    for row in (-1, 4):
+        with pytest.raises(SettingError, match=f"0 to 3, not {row}"):
+            cells_below(row, GRID)
+
+
+def test_a_share_is_a_share_and_its_cells_are_the_seed_s() -> None:
+    grid = Grid(32, 32)
+    drawn = share_of_cells(0.3, [1, 2, 1], grid)
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+    assert abs(float(drawn.float().mean()) - 0.3) < 0.05
+    assert bool(share_of_cells(1, [5], grid).all())
+    for share in (0, -0.1, 1.1, float("nan")):
+        with pytest.raises(SettingError, match="above 0, at most 1"):
+            share_of_cells(share, [1], grid)
+
+
+def test_a_mask_is_cropped_as_its_picture_is() -> None:
+    """A wide picture loses its sides; what is white in the middle third stays where it is."""
+    white = Image.new("L", (48, 16))
+    white.paste(255, (16, 0, 24, 16))
+    found = read_mask(white, Image.new("RGB", (48, 16)), 16)
+    assert found[:, :8].all() and not found[:, 8:].any()
+    with pytest.raises(SettingError, match="48 x 16 pixels and the picture 16 x 48"):
+        read_mask(white, Image.new("RGB", (16, 48)), 16)
+
+
+def test_pixels_of_cells_and_what_is_pasted_there() -> None:
+    redraw = torch.zeros(16, dtype=torch.bool)
+    redraw[5] = True
+    mask = pixels_of_cells(redraw, GRID, 16)
+    assert mask.sum() == 16 and mask[4:8, 4:8].all()
+    pasted = np.array(paste(Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16)), mask))
+    assert (pasted[mask] == (255, 0, 0)).all() and (pasted[~mask] == 0).all()

@@ -1,0 +1,93 @@
+"""Matrix products made ready for decoding: the same numbers, or nearly, and the model left alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.sampling.test_decode import PROMPTS, toy_generator, toy_images
+from vilg.model.folder import SamplingConfig
+from vilg.model.generator import text_to_image_log_probs
+from vilg.sampling.images import draw_images
+from vilg.sampling.precision import Int8Linear, PackedLinear, Precision, prepared
+
+
+def linear(inputs: int = 96, outputs: int = 40) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(inputs, outputs).requires_grad_(False)
+
+
+@pytest.mark.parametrize("rows", [(1,), (3,), (16,), (2, 5), (70,)])
+def test_packed_is_the_plain_layer(rows: tuple[int, ...]) -> None:
+    plain, x = linear(), torch.randn(*rows, 96)
+    torch.testing.assert_close(PackedLinear(plain, torch.float32)(x), plain(x), rtol=0, atol=1e-5)
+    found = PackedLinear(plain, torch.bfloat16)(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, plain(x), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("rows", [(1,), (3,), (16,), (2, 5)])
+def test_int8_is_the_product_of_what_was_rounded(rows: tuple[int, ...]) -> None:
+    plain, x = linear(), torch.randn(*rows, 96)
+    scale = plain.weight.abs().amax(1, keepdim=True) / 127
+    weight = (plain.weight / scale).round() * scale
+    x_scale = x.abs().amax(-1, keepdim=True) / 127
+    expected = (x / x_scale).round() * x_scale @ weight.T + plain.bias
+    torch.testing.assert_close(Int8Linear(plain)(x), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(Int8Linear(plain)(x), plain(x), rtol=0, atol=0.03)
+
+
+def test_int8_knows_no_neighbours() -> None:
+    """One scale a row: a mate a thousand times as large changes no bit."""
+    layer, x = Int8Linear(linear()), torch.randn(4, 96)
+    alone = layer(x[:1])
+    x[1:] *= 1000
+    assert torch.equal(layer(x)[:1], alone)
+
+
+def test_int8_of_zeros_is_the_bias() -> None:
+    plain = linear()
+    assert torch.equal(Int8Linear(plain)(torch.zeros(2, 96)), plain.bias.expand(2, -1))
+    plain.weight[3] = 0
+    assert bool(Int8Linear(plain)(torch.randn(2, 96)).isfinite().all())
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_the_original_stays_whole_and_shares_its_embeddings(precision: Precision) -> None:
+    generator = toy_generator()
+    before = {name: weight.clone() for name, weight in generator.state_dict().items()}
+    twin = prepared(generator, precision)
+    assert not any(isinstance(part, nn.Linear) for part in twin.modules())
+    assert twin.text_embedding.weight is generator.text_embedding.weight
+    assert all(torch.equal(x, before[name]) for name, x in generator.state_dict().items())
+    assert sum(isinstance(part, nn.Linear) for part in generator.modules()) == 4 * 4 + 2
+
+
+def test_fp32_scores_what_the_plain_model_scores() -> None:
+    generator = toy_generator()
+    images = toy_images(generator, len(PROMPTS))
+    expected = text_to_image_log_probs(generator, PROMPTS, images)
+    found = text_to_image_log_probs(prepared(generator, Precision.FP32), PROMPTS, images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "share"), [(Precision.BF16, 0.9), (Precision.INT8, 0.7)])
+def test_the_likeliest_tokens_are_mostly_those_of_fp32(precision: Precision, share: float) -> None:
+    """Token by token along fp32's own images; what a first slip leads to is another matter."""
+    generator = toy_generator()
+    settings = SamplingConfig(temperature=0)
+    images = draw_images(generator, PROMPTS, range(5), settings).image_ids_BN
+    twin = prepared(generator, precision)
+    rounded = draw_images(twin, PROMPTS, range(5), settings).image_ids_BN
+    assert float((rounded[:, 0] == images[:, 0]).float().mean()) >= share
+    found = text_to_image_log_probs(twin, PROMPTS, images)
+    expected = text_to_image_log_probs(generator, PROMPTS, images)
+    assert float((found - expected).abs().mean()) < 0.3
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_a_batch_mate_never_changes_an_image(precision: Precision) -> None:
+    twin = prepared(toy_generator(), precision)
+    together = draw_images(twin, PROMPTS, range(5), SamplingConfig()).image_ids_BN
+    for i, text in enumerate(PROMPTS):
+        alone = draw_images(twin, [text], [i], SamplingConfig()).image_ids_BN
+        assert torch.equal(alone[0], together[i])
