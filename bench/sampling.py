@@ -48,7 +48,7 @@ MIN_DALLE_STUBS = ("emoji", "requests")
 NOTES = f"""
 What is not equal:
 
-- All but ours, sparse, read densely.
+- All but ours, sparse, read densely; the limit of each of those counts 8 dense layers, one row an image.
 - dalle-pytorch's feed-forward is gated and 4 wide: 6 layers have the parameters of 8. Of its 8,192
   outputs 33 are words, which it masks. As shipped it drops the cache unless guidance is on, and computes
   every position anew for every token: not run where a round would take half an hour and more. One line
