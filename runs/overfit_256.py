@@ -9,8 +9,9 @@ import torch
 
 from vilg.data.shards import load_samples
 from vilg.images import contact_sheet, to_pictures
-from vilg.model.folder import load_model
-from vilg.sampling.decode import draw_images, generate_texts
+from vilg.model.folder import SamplingConfig, load_model
+from vilg.sampling.images import draw_images
+from vilg.sampling.texts import generate_texts
 from vilg.text import LANGUAGES
 from vilg.training.inputs import tokenise
 
@@ -31,7 +32,8 @@ def main() -> int:
     for lang in LANGUAGES:
         captions = [sample.captions[lang][0] for sample in samples]
         prompts = [text.encode(caption) for caption in captions]
-        drawn = draw_images(model.generator, prompts, range(len(prompts)), temperature=0.0)
+        greedy = SamplingConfig(temperature=0.0)
+        drawn = draw_images(model.generator, prompts, range(len(prompts)), greedy)
         agreement_B = (drawn.image_ids_BN == ids_BN).double().mean(dim=1)
         language_ids = [text.language_id(lang)] * len(samples)
         written = generate_texts(model.generator, ids_BN, language_ids, range(len(samples)))

@@ -303,6 +303,60 @@ def emoji_cpu_tiny_e2e() -> Recipe:
     return replace(recipe, generator=generator)
 
 
+# What a reconstructor learns by in Table 7: the terms of the shipped tokenizer but for the adversarial.
+TABLE7_LOSS = PictureLossConfig(perceptual=0.3)
+
+
+def table7() -> Recipe:
+    """The generator of our Table 7, small and two-stage; runs/table7.sh trains all its cells with it.
+
+    Its tokens are the shipped tokenizer's. Its end-to-end twin has `end_to_end` besides.
+    """
+    return Recipe(
+        generator=GeneratorRun(
+            data=DataConfig(folder=EMOJI, groups=EMOJI_GROUPS),
+            vocabulary=EMOJI / "tokenizer.json",
+            image_tokenizer="src/vilg/assets/emoji-tokenizer",
+            width=192,
+            num_heads=3,
+            patterns=paper_patterns(4),
+            max_text=48,
+            loop=LoopConfig(num_steps=2500, batch_size=16, show_every=500, save_every=250),
+            optim=OptimConfig(peak_lr=1.5e-3, final_lr=3e-5, warmup_steps=100, ema_decay=0.99),
+        )
+    )
+
+
+def table7_e2e() -> Recipe:
+    """The same with a reconstructor that learns with it (paper section 3.1.3)."""
+    recipe = table7()
+    assert recipe.generator is not None
+    generator = replace(
+        recipe.generator,
+        end_to_end=EndToEndConfig(loss=TABLE7_LOSS),
+        sampling=SamplingConfig(decoder=Decoder.END_TO_END),
+    )
+    return replace(recipe, generator=generator)
+
+
+def table7_decoder() -> Recipe:
+    """The tokenizer's own decoder for as many steps more, from codes: the cell that the paper lacks."""
+    recipe = emoji_tokenizer()
+    tiny = table7().generator
+    assert recipe.tokenizer is not None and tiny is not None
+    decoder = replace(
+        recipe.tokenizer,
+        data=tiny.data,
+        init=tiny.image_tokenizer,
+        decoder_only=True,
+        loss=TABLE7_LOSS,
+        augmentation=AugmentConfig(max_shift=0, flip=False),
+        loop=tiny.loop,
+        optim=tiny.optim,
+    )
+    return Recipe(tokenizer=decoder)
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe
     for recipe in (
@@ -316,5 +370,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         lite_300m,
         base_10b,
         overfit_256,
+        table7,
+        table7_e2e,
+        table7_decoder,
     )
 }

@@ -23,7 +23,7 @@ from tests.training.conftest import (
     BrokenOff,
     log_records,
 )
-from vilg.config import from_dict, to_json
+from vilg.config import ConfigError, from_dict, to_json
 from vilg.data.shards import DataError, load_samples
 from vilg.errors import VilgError
 from vilg.images import open_picture, to_array, to_pixels
@@ -35,6 +35,7 @@ from vilg.sampling.images import draw_images
 from vilg.sampling.texts import generate_texts
 from vilg.text import TextTokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
+from vilg.tokenizer.discriminator import DiscriminatorConfig
 from vilg.tokenizer.dvae import DVAE
 from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.checkpoint import CheckpointError
@@ -478,6 +479,40 @@ def test_a_tokenizer_starts_from_an_earlier_one(finished: Finished, tmp_path: Pa
     with pytest.raises(RunError, match="no image tokenizer of this recipe's shape"):
         quietly(Recipe(tokenizer=other), tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_decoder_alone_leaves_the_tokens_and_resumes_exactly(
+    finished: Finished, tmp_path: Path
+) -> None:
+    tokenizer = replace(
+        finished.recipe.tokenizer,
+        init=str(finished.model),
+        decoder_only=True,
+        loss=PictureLossConfig(
+            adversarial=0.5,
+            discriminator=DiscriminatorConfig(channels=4, num_layers=1, norm_groups=4),
+        ),
+        loop=LoopConfig(num_steps=4, batch_size=2, save_every=2),
+        optim=OptimConfig(peak_lr=1e-3, warmup_steps=1),
+    )
+    model = quietly(Recipe(tokenizer=tokenizer), tmp_path / "out")
+    found, before = (load_model(path).image_tokenizer for path in (model, finished.model))
+    assert found.fingerprint() == before.fingerprint()
+    changed = {
+        name.split(".")[0]
+        for name, weight in before.state_dict().items()
+        if not torch.equal(found.state_dict()[name], weight)
+    }
+    assert changed == {"decoder"}
+
+    shutil.copytree(tmp_path / "out", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "tokenizer" / "model")
+    shutil.rmtree(tmp_path / "again" / "tokenizer" / "checkpoints" / "step-00000004")
+    again = run(Recipe(tokenizer=tokenizer), tmp_path / "again", resume=True, log=io.StringIO())
+    assert contents(again) == contents(model)
+
+    with pytest.raises(ConfigError, match=r"set tokenizer\.init"):
+        replace(tokenizer, init=None)
 
 
 def test_every_recipe_is_told_whole_by_its_json() -> None:

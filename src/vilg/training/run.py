@@ -60,7 +60,7 @@ from vilg.training.inputs import (
 from vilg.training.loop import LoopConfig, train
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig, check_fits
-from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob
+from vilg.training.tokenizer_job import AugmentConfig, DecoderJob, TokenizerJob
 
 DISCRIMINATOR_OPTIM = OptimConfig(peak_lr=2e-4, betas=(0.5, 0.9))  # VQGAN's betas
 
@@ -71,18 +71,26 @@ class TokenizerRun:
 
     Attributes:
         init: folder or hub id of the model whose image tokenizer to start from; None starts anew.
+        decoder_only: the decoder of `init` learns on alone, so that tokens stay what they are.
         discriminator_optim: for the adversarial term.
     """
 
     data: DataConfig
     model: TokenizerConfig
     init: str | None = None
+    decoder_only: bool = False
     loss: PictureLossConfig = PictureLossConfig()
     codebook: CodebookConfig = CodebookConfig()
     augmentation: AugmentConfig = AugmentConfig()
     loop: LoopConfig
     optim: OptimConfig
     discriminator_optim: OptimConfig = DISCRIMINATOR_OPTIM
+
+    def __post_init__(self) -> None:
+        require(
+            self.init is not None or not self.decoder_only,
+            "a decoder alone needs the tokenizer that it belongs to: set tokenizer.init",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,8 +254,10 @@ def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
         left_out = tell(pictures.left_out)
         print(f"left out, not pictures by their names: {left_out}", file=log, flush=True)
     resume = _has_checkpoint(folder)
-    starts_from_model = config.init is not None and not resume
-    job = TokenizerJob(
+    # Encoder and codes that stay are in no checkpoint.
+    starts_from_model = config.init is not None and (config.decoder_only or not resume)
+    kind = DecoderJob if config.decoder_only else TokenizerJob
+    job = kind(
         config.model,
         config.loss,
         config.codebook,
@@ -255,7 +265,7 @@ def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
         config.loop,
         decode_pictures(pictures.training, config.model.image_size),
         decode_pictures(pictures.shown, config.model.image_size),
-        _initial_tokenizer(config.init, config.model) if starts_from_model else None,
+        init=_initial_tokenizer(config.init, config.model) if starts_from_model else None,
     )
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, folder, resume=resume, out=log)

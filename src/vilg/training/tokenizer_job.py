@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from vilg.parallel import own_share
 from vilg.randomness import integers, uniforms
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
-from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining
+from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining, Quantized
 from vilg.training.loop import LoopConfig, Turn
 from vilg.training.picture_loss import PictureLoss, PictureLossConfig, check_fits
 
@@ -111,14 +112,21 @@ class TokenizerJob:
         ids = own_share(batch)
         arrays = augment(self.pictures_NYX3[ids], self.loop.seed, step, ids, self.augmentation)
         pixels = to_pixels(arrays)
-        latent_BDHW = self.tokenizer.encoder(pixels)
-        quantized = self.codebook(
-            self.tokenizer.quantizer, latent_BDHW, step, ids, pixels[0].numel()
-        )
+        quantized = self._quantized(pixels, step, ids)
         raw = self.tokenizer.decoder(quantized.codes_BDHW).float()
         made = self.tokenizer.to_image(raw)
         total, values = self.picture_loss(step, raw, made, pixels, self.tokenizer.decoder)
         return total + quantized.loss, values | quantized.values
+
+    def _quantized(self, pixels: Tensor, step: int, ids: NDArray[np.int64]) -> Quantized:
+        """Return the codes that the decoder sees, and what the codebook's own loss adds."""
+        return self.codebook(
+            self.tokenizer.quantizer,
+            self.tokenizer.encoder(pixels),
+            step,
+            ids,
+            pixels[0].numel(),
+        )
 
     def after_step(self, step: int) -> dict[str, float]:
         """Let the codebook follow the batch that was just seen."""
@@ -142,3 +150,30 @@ class TokenizerJob:
         decoded = self.tokenizer.decode(self.tokenizer.encode(pixels))
         sheet = contact_sheet([to_pictures(pixels), to_pictures(decoded)], scale=2)
         sheet.save(folder / f"step-{step:08d}.png")
+
+
+class DecoderJob(TokenizerJob):
+    """The decoder alone learns on: tokens mean what they meant, and generators of them stay valid.
+
+    Encoder and codes are those of `init`, which must be given.
+    """
+
+    def __init__(self, *args: Any, **settings: Any):
+        super().__init__(*args, **settings)
+        learner = nn.ModuleDict({"decoder": self.tokenizer.decoder})
+        others = self.picture_loss.turns
+        self.module = nn.ModuleDict({"learner": learner} | {t.name: t.module for t in others})
+        self.turns = [Turn("", learner, self.loss), *others]
+
+    def _quantized(self, pixels: Tensor, step: int, ids: NDArray[np.int64]) -> Quantized:
+        ids_BHW = self.tokenizer.encode(pixels)
+        codes_BDHW = self.tokenizer.quantizer.lookup(ids_BHW).detach()
+        return Quantized(codes_BDHW, ids_BHW, codes_BDHW.new_zeros(()), {})
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Nothing follows: the codes stay."""
+        return {}
+
+    def alarm(self, values: dict[str, float]) -> str | None:
+        """Codes that stay cannot fall out of use."""
+        return None
