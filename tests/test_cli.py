@@ -226,7 +226,7 @@ def test_a_preview_ends_as_the_pictures(generate: Callable[..., list[Path]]) -> 
     )
 
 
-@pytest.mark.parametrize("part", [["--first-row", "2"], ["--share", "0.5"], ["--mask", "m.png"]])
+@pytest.mark.parametrize("part", [["--first-row", "0"], ["--share", "0.5"], ["--mask", "m.png"]])
 def test_edits_differ_and_a_second_run_writes_the_same_bytes(
     run: Run, picture: Path, toy_folder: Path, part: list[str]
 ) -> None:
@@ -572,6 +572,18 @@ BAD_INPUT = {
     "edit of too much": (
         "edit picture.png red --first-row 1 --share 0.5 --model toy",
         "by one of a mask",
+    ),
+    "preview over a folder": ("generate red --preview folder --model toy", "is a folder"),
+    "preview over the result": (
+        "generate red -o a.png --preview a.png --model toy",
+        "not one of the results",
+    ),
+    "ranker without candidates": ("generate red --rank nowhere --model toy", "add --best-of"),
+    "page over a folder": ("score picture.png red --html folder --model toy", "is a folder"),
+    "page and JSON": ("score picture.png red --html a.html --json --model toy", "choose one"),
+    "beam with a temperature": (
+        "caption picture.png --beam 2 --temperature 1 --model toy",
+        "leave temperature",
     ),
     "mask of another size": ("edit picture.png red --mask small.png --model toy", "8 x 8 pixels"),
     "black mask": ("edit picture.png red --mask black.png --model toy", "black all over"),

@@ -26,7 +26,6 @@ from vilg.sampling.batches import candidate_seeds
 from vilg.sampling.edit import share_of_cells
 from vilg.sampling.images import Kept
 from vilg.sampling.rank import image_scores
-from vilg.sampling.score import words
 from vilg.sampling.texts import generate_texts
 from vilg.text import TextTokenizer
 from vilg.tokenizer.vqgan import VQGAN
@@ -204,6 +203,21 @@ def test_candidates_of_an_edit_are_ranked_by_what_was_kept(
     assert torch.equal(found, ids[(log_probs * ~redrawn).sum(dim=1).argmax()])
 
 
+def test_where_nothing_is_kept_behind_an_edit_captions_decide(
+    model: Model, picture: Image.Image
+) -> None:
+    vilg = Vilg(model)
+    redrawn = torch.arange(9) >= 3
+    kept = Kept(vilg.encode([picture]), ~redrawn[None])
+    found = vilg.draw([PROMPT], [7], kept=kept, best_of=12).image_ids_BN[0]
+    many = Kept(kept.image_ids_GN.expand(12, -1), kept.keep_GN.expand(12, -1))
+    ids = vilg.draw([PROMPT] * 12, candidate_seeds(7, 12), kept=many).image_ids_BN
+    text, language = vilg.encode_text(PROMPT), vilg.text_tokenizer.language_id("zh")
+    log_probs, _ = image_to_text_log_probs(vilg.generator, ids, [language] * 12, [text] * 12)
+    best = int(log_probs.sum(dim=1).argmax())
+    assert best > 0 and torch.equal(found, ids[best])
+
+
 def test_an_edit_says_one_thing(model: Model, picture: Image.Image) -> None:
     vilg = Vilg(model)
     for part in ({}, {"first_row": 1, "share": 0.5}):
@@ -234,6 +248,8 @@ def test_a_beam_is_at_least_as_likely_as_greedy(model: Model, picture: Image.Ima
     assert len(set(vilg.caption(picture, n=3, beam=4))) == 3
     with pytest.raises(SettingError, match="the beam must be at least 3"):
         vilg.caption(picture, n=3, beam=2)
+    with pytest.raises(SettingError, match="leave temperature, top-k and top-p out"):
+        vilg.caption(picture, beam=2, temperature=0.5)
     with pytest.raises(SettingError, match="goes without a beam"):
         vilg.caption(picture, n=1, beam=2, best_of=2)
 
@@ -253,11 +269,6 @@ def test_a_word_speaks_for_what_it_makes_likelier(model: Model, picture: Image.I
         states = vilg.generator(layout, sequence, vilg.generator.reads(layout, valid))
         without = image_token_log_probs(vilg.generator, states[:, len(ids) :], image[None])[0]
         torch.testing.assert_close(torch.tensor(gains), whole - without, rtol=0, atol=1e-5)
-
-
-def test_words_are_tokens_with_the_pieces_that_go_on_with_them() -> None:
-    assert words(["red", "app", "##le", "##s", "红"]) == [range(1), range(1, 4), range(4, 5)]
-    assert words(["##odd"]) == [range(1)]
 
 
 @pytest.mark.parametrize(

@@ -291,3 +291,19 @@ def test_missing_and_unwritable_files_are_errors(tokenizer: TextTokenizer, tmp_p
 )
 def test_guess_language(text: str, lang: str) -> None:
     assert guess_language(text) == lang
+
+
+def test_words_are_what_a_reader_takes_for_words() -> None:
+    """A word whole, a Chinese character, a digit, a character that is spelled in bytes."""
+    shipped = Path(__file__).parents[1] / "datasets/emoji/tokenizer.json"
+    tokenizer = TextTokenizer.from_file(shipped)
+    for text, expected in {
+        "unbelievable crocodiles": ["unbelievable", "crocodiles"],
+        "red苹果，3d": ["red", "苹", "果", "，", "3", "d"],
+        "red 龘 x": ["red", "龘", "x"],
+        "龘龘": ["龘", "龘"],
+    }.items():
+        ids, places = tokenizer.encode(text), tokenizer.words(text)
+        assert [i for place in places for i in place] == list(range(len(ids)))
+        found = [tokenizer.decode(ids[place.start : place.stop]).strip() for place in places]
+        assert found == expected, found

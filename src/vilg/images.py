@@ -16,14 +16,17 @@ from torch import Tensor
 from vilg.errors import VilgError
 
 WHITE = (255, 255, 255)
+BLACK = (0, 0, 0)
 
 
 class ImageError(VilgError):
     """A picture that cannot be read."""
 
 
-def open_picture(source: Path | str | bytes | Image.Image) -> Image.Image:
-    """Return an upright RGB picture; transparency is laid on white.
+def open_picture(
+    source: Path | str | bytes | Image.Image, ground: tuple[int, int, int] = WHITE
+) -> Image.Image:
+    """Return an upright RGB picture; transparency is laid on the ground.
 
     Raises:
         ImageError: missing file, folder, or not a readable picture.
@@ -57,7 +60,7 @@ def open_picture(source: Path | str | bytes | Image.Image) -> Image.Image:
         picture = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
-        picture = Image.new("RGBA", layer.size, (*WHITE, 255))
+        picture = Image.new("RGBA", layer.size, (*ground, 255))
         picture.alpha_composite(layer)
     return picture.convert("RGB")
 

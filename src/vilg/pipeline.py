@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vilg.images import open_picture, square, to_array, to_pictures, to_pixels
+from vilg.images import BLACK, open_picture, square, to_array, to_pictures, to_pixels
 from vilg.model.folder import (
     Decoder,
     Model,
@@ -26,9 +26,10 @@ from vilg.model.folder import (
     weights_hash,
 )
 from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
-from vilg.sampling.batches import candidate_seeds, draw_in_batches
+from vilg.sampling.batches import LARGEST_BATCH, candidate_seeds, draw_in_batches
 from vilg.sampling.edit import (
     cells_below,
+    check_one_part,
     masked_cells,
     paste,
     pixels_of_cells,
@@ -38,7 +39,7 @@ from vilg.sampling.edit import (
 from vilg.sampling.images import Drawn, Kept
 from vilg.sampling.precision import Precision, prepared
 from vilg.sampling.rank import Ranker, caption_scores, image_scores
-from vilg.sampling.score import Score, word_gains, words
+from vilg.sampling.score import Score, word_gains
 from vilg.sampling.settings import Changes, SettingError, check, settings_with
 from vilg.sampling.texts import generate_texts, search_text
 from vilg.text import LANGUAGES, TextError, TextTokenizer, guess_language
@@ -148,41 +149,57 @@ class Vilg:
 
         Args:
             kept: tokens that stay, one row a picture. Candidates are then ranked by how likely they make
-                the kept tokens behind them, unless `rank` is given.
+                the kept tokens behind them, unless `rank` is given or nothing is kept behind.
             rank, progress, preview, changes: `DrawOptions`.
         """
         settings = self.settings(**changes)
         check(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
+        assert len(seeds) == len(prompts)
         texts = [self.encode_text(prompt) for prompt in prompts]
-        candidates = [x for seed in seeds for x in candidate_seeds(seed, settings.best_of)]
-        grid = self.generator.config.grid
-        total = grid.num_cells * len(candidates)
+        grid, N = self.generator.config.grid, settings.best_of
+        chosen: list[Drawn] = []
+        # Of a picture's candidates only the best is kept, before the next picture's are drawn.
+        at_once = len(prompts) if N == 1 else max(1, LARGEST_BATCH // N)
+        for first in range(0, len(prompts), at_once):
+            part = slice(first, first + at_once)
 
-        def watch(num_finished: int, image_ids_Bk: Tensor) -> None:
-            B, k = image_ids_Bk.shape
-            if progress:
-                progress(grid.num_cells * num_finished + B * k, total)
-            if preview and k % grid.width == 0:
-                preview(self._unfinished(image_ids_Bk))
+            def watch(num_finished: int, image_ids_Bk: Tensor, before: int = first * N) -> None:
+                B, k = image_ids_Bk.shape
+                done = grid.num_cells * (before + num_finished) + B * k
+                if progress:
+                    progress(done, grid.num_cells * N * len(prompts))
+                if preview and k % grid.width == 0:
+                    preview(self._unfinished(image_ids_Bk))
 
-        drawn = draw_in_batches(self.generator, texts, candidates, settings, kept=kept, watch=watch)
-        if settings.best_of == 1:
-            return drawn
-        scores_GC = self._rank(prompts, drawn, rank).view(len(prompts), settings.best_of)
-        best_G = scores_GC.argmax(dim=1) + settings.best_of * torch.arange(len(prompts))
-        return drawn.chosen(best_G.tolist())
+            here = kept and Kept(kept.image_ids_GN[part], kept.keep_GN[part])
+            drawn = draw_in_batches(
+                self.generator,
+                texts[part],
+                [x for seed in seeds[part] for x in candidate_seeds(seed, N)],
+                settings,
+                kept=here,
+                watch=watch,
+            )
+            if N > 1:
+                best_G = self._scores(prompts[part], drawn, here, rank).view(-1, N).argmax(dim=1)
+                drawn = drawn.chosen([N * i + best for i, best in enumerate(best_G.tolist())])
+            chosen.append(drawn)
+        return Drawn.joined(chosen)
 
-    def _rank(self, prompts: Sequence[str], drawn: Drawn, rank: Ranker | None) -> Tensor:
+    def _scores(
+        self, prompts: Sequence[str], drawn: Drawn, kept: Kept | None, rank: Ranker | None
+    ) -> Tensor:
         """Return the score of every candidate."""
-        if rank is None and drawn.kept_log_prob_B is not None:
-            return drawn.kept_log_prob_B
         count = len(drawn.image_ids_BN) // len(prompts)
+        each = [prompt for prompt in prompts for _ in range(count)]
         if rank is not None:
             pictures = self.pictures(drawn)
-            groups = [pictures[i * count : (i + 1) * count] for i in range(len(prompts))]
+            groups = [pictures[i : i + count] for i in range(0, len(pictures), count)]
             scores = [rank(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
             return torch.tensor(scores, dtype=torch.float64).flatten()
-        each = [prompt for prompt in prompts for _ in range(count)]
+        if kept is not None and bool(kept.has_kept_behind().all()):
+            assert drawn.kept_log_prob_B is not None
+            return drawn.kept_log_prob_B
         languages = [self.text_tokenizer.language_id(guess_language(prompt)) for prompt in each]
         texts = [self.encode_text(prompt) for prompt in each]
         return caption_scores(self.generator, drawn.image_ids_BN, languages, texts)
@@ -200,32 +217,32 @@ class Vilg:
         raw: bool = False,
         **options: Unpack[DrawOptions],
     ) -> list[Image.Image]:
-        """Draw part of a picture anew, `n` times; all other tokens stay as they are.
+        """Draw part of a picture anew, at the model's size, `n` times; all other tokens stay.
 
         Which part is said by one of three:
 
         Args:
-            mask: a picture of the same size, white where the prompt is to be drawn.
+            mask: a picture of the same size, white where the prompt is to be drawn; a transparent
+                ground counts as black.
             first_row: the rows of tokens from this one on, counted from 0; those above are kept.
             share: about this share of the tokens, others for every seed: variations.
             raw: return what the tokens decode to; else pixels that are not drawn anew are the picture's.
             options: as `generate` has them. Candidates of `best_of` are ranked by how likely they make
-                the kept tokens behind them, unless `rank` is given.
+                the kept tokens behind them, unless `rank` is given or nothing is kept behind.
 
         Raises:
             ImageError, TextError: as `caption` and `generate` do.
             SettingError: a mask of another size, or all black; or as `generate` does.
         """
         check(n >= 1, f"the number of pictures must be at least 1, not {n}")
-        given = [part is not None for part in (mask, first_row, share)]
-        check(sum(given) == 1, "say what to draw anew by one of a mask, a first row and a share")
+        check_one_part(mask, first_row, share)
         picture, grid, seeds = (
             open_picture(image),
             self.generator.config.grid,
             range(seed, seed + n),
         )
         if mask is not None:
-            mask_YX = read_mask(open_picture(mask), picture, self.image_size)
+            mask_YX = read_mask(open_picture(mask, ground=BLACK), picture, self.image_size)
             redraw_GN, masks = masked_cells(mask_YX, grid).expand(n, -1), [mask_YX] * n
         else:
             redraw_GN = (
@@ -270,6 +287,10 @@ class Vilg:
         """
         check(n >= 1, f"the number of captions must be at least 1, not {n}")
         check(beam is None or beam >= n, f"the beam must be at least {n}, the captions, not {beam}")
+        check(
+            beam is None or temperature is top_k is top_p is None,
+            "a beam looks for the likeliest captions: leave temperature, top-k and top-p out",
+        )
         check(
             best_of == 1 or (best_of >= n and beam is None),
             f"best-of must be at least {n}, the captions, and goes without a beam, not {best_of}",
@@ -328,10 +349,9 @@ class Vilg:
             ImageError, TextError: as `caption` and `generate` do.
         """
         ids = self.encode_text(text)
-        tokens = self.text_tokenizer.token_strings(ids)
-        places = words(tokens)
+        places = self.text_tokenizer.words(text)
         gains_WN = word_gains(self.generator, ids, places, self.encode([image])[0])
-        names = ["".join(tokens[i].removeprefix("##") for i in place) for place in places]
+        names = [self.text_tokenizer.decode(ids[place.start : place.stop]) for place in places]
         return list(zip(names, gains_WN.tolist(), strict=True))
 
     def encode(self, images: Sequence[Picture]) -> Tensor:

@@ -12,10 +12,11 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Self
 
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from vilg.errors import VilgError
 
@@ -171,11 +172,27 @@ class TextTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
+        ids: list[int] = self._encoding(text).ids
+        return ids
+
+    def words(self, text: str) -> list[range]:
+        """Return where the words of a text stand among its ids: a word's pieces, a character's bytes."""
+        encoding = self._encoding(text)
+        units = list(zip(encoding.ids, encoding.word_ids, strict=True))
+        # A byte from 0x80 to 0xBF goes on with a character; a space goes with what follows it.
+        inside = range(len(_SPECIALS) + 0x80, len(_SPECIALS) + 0xC0)
+        starts = [0] + [
+            i
+            for i, ((before, last), (id, unit)) in enumerate(pairwise(units), start=1)
+            if unit != last and id not in inside and self._pieces[before] != _SPACE
+        ]
+        return [range(*ends) for ends in zip(starts, [*starts[1:], len(units)], strict=True)]
+
+    def _encoding(self, text: str) -> Encoding:
         spelled = "".join(self._spell(character) for character in _marked(text))
         if not spelled:
             raise TextError("The text is empty; write at least one visible character.")
-        ids: list[int] = self._model.encode(spelled).ids
-        return ids
+        return self._model.encode(spelled)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids; special tokens are left out.

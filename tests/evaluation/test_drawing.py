@@ -1,4 +1,4 @@
-"""Retrieval of drawings: ranks by hand, and a model whose drawings are known."""
+"""Retrieval of drawings: ranks by hand, pictures for drawings, and the choice among candidates."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,13 @@ from tests.evaluation.conftest import toy_samples
 from vilg.evaluation import drawing
 from vilg.evaluation.drawing import Gallery, galleries, score_drawing
 from vilg.evaluation.judge import Judge
+from vilg.evaluation.matching import shuffle_within
 from vilg.evaluation.samples import Splits
+from vilg.images import to_array
 from vilg.pipeline import Vilg
+from vilg.sampling.batches import candidate_seeds
+from vilg.sampling.rank import caption_scores
+from vilg.training.inputs import load_pictures
 
 FEATURES = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
 GALLERY = Gallery(FEATURES, {"a": 0, "b": 1, "c": 2, "d": 3})
@@ -31,6 +36,35 @@ def test_a_gallery_is_a_style(judge: Judge) -> None:
     assert np.allclose(np.linalg.norm(shelf["flat"].features_GF, axis=1), 1)
 
 
+def test_pictures_find_themselves_and_not_each_other(judge: Judge) -> None:
+    """What the ceiling and the floor are made with, on drawings that are the pictures themselves."""
+    samples = toy_samples()
+    shelf, arrays = galleries(judge, samples, 32), load_pictures(samples, 32)
+    own = drawing._ranks(judge, shelf, samples, samples, arrays, "")
+    assert own.tolist() == [1] * 16
+    i, j = shuffle_within([sample.style for sample in samples], 0)
+    owners = [samples[k] for k in i]
+    other = drawing._ranks(judge, shelf, owners, [samples[k] for k in j], arrays[i], "")
+    assert (other > 1).all()
+
+
+def test_the_best_is_the_one_whose_caption_is_likeliest(
+    memoriser: Vilg, two_pairs: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "NUM_CANDIDATES", (1, 6))
+    samples = two_pairs.chosen["train"]
+    found = drawing._draw_best(memoriser, samples, "zh", "")
+    language = memoriser.text_tokenizer.language_id("zh")
+    for i, sample in enumerate(samples):
+        prompt = sample.captions["zh"][0]
+        ids = memoriser.draw([prompt] * 6, candidate_seeds(i, 6)).image_ids_BN
+        text = memoriser.encode_text(prompt)
+        best = int(caption_scores(memoriser.generator, ids, [language] * 6, [text] * 6).argmax())
+        for num, row in ((1, 0), (6, best)):
+            (picture,) = memoriser.decode(ids[row : row + 1])
+            assert np.array_equal(found[num][i], to_array(picture))
+
+
 def test_shares_and_paired_gains() -> None:
     one, best = np.array([1, 2, 9, 9]), np.array([1, 1, 4, 9])
     assert drawing._shares(best) == {"top1": 0.5, "top5": 0.75}
@@ -50,8 +84,9 @@ def test_candidates_of_fewer_are_the_first_of_more(
     monkeypatch.setattr(drawing, "NUM_CANDIDATES", (1, 4, 8))
     eight = score_drawing(memoriser, judge, splits, 3, 0)
     for split in splits.chosen:
-        assert eight[split]["ceiling"] == four[split]["ceiling"]
+        more, fewer = eight["splits"][split], four["splits"][split]
+        assert more["ceiling"] == fewer["ceiling"]
         for lang in ("zh", "en"):
-            found = eight[split][lang]["best_of"]
-            assert {num: found[num] for num in ("1", "4")} == four[split][lang]["best_of"]
+            found = more[lang]["best_of"]
+            assert {num: found[num] for num in ("1", "4")} == fewer[lang]["best_of"]
             assert found["1"]["gain"]["top1"]["mean"] == 0

@@ -167,6 +167,20 @@ def test_the_batch_is_what_memory_allows(monkeypatch: pytest.MonkeyPatch) -> Non
     assert largest_batch(generator, plain) == 1
 
 
+@pytest.mark.parametrize("size", [1, 2, 4, 100])
+def test_prompts_in_runs_of_any_length_draw_the_same(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """As a file of prompts cut into chunks gives them: 3 of one, 3 of the next, 1 of a third."""
+    generator = toy_generator(paper_patterns(3), 2, 2)
+    monkeypatch.setattr("vilg.sampling.batches.LARGEST_BATCH", size)
+    texts = [PROMPTS[i] for i in (0, 0, 0, 1, 1, 1, 2)]
+    settings = SamplingConfig(temperature=0.5)
+    expected = draw_images(generator, texts, range(7), settings).image_ids_BN
+    drawn = draw_in_batches(generator, texts, range(7), settings)
+    assert torch.equal(drawn.image_ids_BN, expected)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
 @pytest.mark.parametrize("per_text", [1, 4])
 def test_batches_of_any_size_draw_the_same(

@@ -33,9 +33,19 @@ def test_a_cell_with_one_masked_pixel_is_drawn_anew() -> None:
     assert bool(masked_cells(np.ones((16, 16), dtype=bool), GRID).all())
 
 
-def test_an_empty_mask_is_said() -> None:
-    with pytest.raises(SettingError, match="black all over"):
-        masked_cells(mask_of(), GRID)
+def test_a_mask_that_masks_nothing_is_said() -> None:
+    black, side = Image.new("L", (48, 16)), Image.new("L", (48, 16))
+    side.paste(255, (0, 0, 9, 16))
+    for mask, said in ((black, "black all over"), (side, "outside the square")):
+        with pytest.raises(SettingError, match=said):
+            read_mask(mask, Image.new("RGB", (48, 16)), 16)
+
+
+def test_a_thin_stroke_on_a_large_picture_counts() -> None:
+    mask = Image.new("L", (1024, 1024))
+    mask.paste(255, (100, 0, 102, 1024))
+    found = read_mask(mask, Image.new("RGB", (1024, 1024)), 64)
+    assert found[:, 6].all() and found.sum() == 64
 
 
 def test_rows_below() -> None:
@@ -50,7 +60,8 @@ def test_a_share_is_a_share_and_its_cells_are_the_seed_s() -> None:
     grid = Grid(32, 32)
     drawn = share_of_cells(0.3, [1, 2, 1], grid)
     assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
-    assert abs(float(drawn.float().mean()) - 0.3) < 0.05
+    assert drawn.sum(dim=1).tolist() == [307] * 3  # of 1,024
+    assert share_of_cells(0.001, [3, 4], GRID).sum(dim=1).tolist() == [1, 1]
     assert bool(share_of_cells(1, [5], grid).all())
     for share in (0, -0.1, 1.1, float("nan")):
         with pytest.raises(SettingError, match="above 0, at most 1"):

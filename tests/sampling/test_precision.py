@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.sampling.test_decode import PROMPTS, toy_generator, toy_images
 from vilg.model.folder import SamplingConfig
-from vilg.model.generator import text_to_image_log_probs
+from vilg.model.generator import text_to_image_log_probs, text_to_image_states
 from vilg.sampling.images import draw_images
 from vilg.sampling.precision import Int8Linear, PackedLinear, Precision, prepared
 
@@ -70,18 +70,15 @@ def test_fp32_scores_what_the_plain_model_scores() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("precision", "share"), [(Precision.BF16, 0.9), (Precision.INT8, 0.7)])
+@pytest.mark.parametrize(("precision", "share"), [(Precision.BF16, 0.9), (Precision.INT8, 0.9)])
 def test_the_likeliest_tokens_are_mostly_those_of_fp32(precision: Precision, share: float) -> None:
     """Token by token along fp32's own images; what a first slip leads to is another matter."""
     generator = toy_generator()
-    settings = SamplingConfig(temperature=0)
-    images = draw_images(generator, PROMPTS, range(5), settings).image_ids_BN
+    images = draw_images(generator, PROMPTS, range(5), SamplingConfig(temperature=0)).image_ids_BN
     twin = prepared(generator, precision)
-    rounded = draw_images(twin, PROMPTS, range(5), settings).image_ids_BN
-    assert float((rounded[:, 0] == images[:, 0]).float().mean()) >= share
-    found = text_to_image_log_probs(twin, PROMPTS, images)
-    expected = text_to_image_log_probs(generator, PROMPTS, images)
-    assert float((found - expected).abs().mean()) < 0.3
+    states = text_to_image_states(twin, PROMPTS, images)[:, :-1]
+    likeliest = twin.image_logits(states).argmax(dim=2)
+    assert float((likeliest == images).double().mean()) >= share
 
 
 @pytest.mark.parametrize("precision", Precision)

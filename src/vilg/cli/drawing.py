@@ -14,17 +14,26 @@ from typing import Any, cast
 from PIL import Image
 
 import vilg
-from vilg.cli.output import OutputError, check_folder, picture_name, png, read_notes, write
+from vilg.cli.output import (
+    OutputError,
+    check_file,
+    check_folder,
+    picture_name,
+    png,
+    read_notes,
+    write,
+)
 from vilg.errors import VilgError
-from vilg.images import contact_sheet, open_picture, to_array
+from vilg.images import contact_sheet, to_array
 from vilg.model.folder import SamplingConfig
-from vilg.pipeline import Preview, Vilg
+from vilg.pipeline import Vilg
 from vilg.progress import Progress
-from vilg.sampling.rank import Ranker
+from vilg.sampling.clip import ClipRanker
+from vilg.sampling.edit import check_one_part
 from vilg.sampling.settings import Changes
 from vilg.text import TextError
 
-# Pictures between two writes: what a broken-off batch loses at most.
+# Candidates between two writes: what a broken-off batch loses at most, or one picture's.
 _CHUNK = 16
 _SHOWN = 8  # pictures a row of a preview
 
@@ -96,30 +105,53 @@ def check_prompts(model: Vilg, prompts: Sequence[str]) -> None:
             raise PromptError(f"prompt {i + 1}: {error}") from error
 
 
+def check_preview(path: Path | None, jobs: Sequence[Job]) -> None:
+    """Find out before any drawing whether a preview can be written, and harms no result.
+
+    Raises:
+        OutputError: it cannot, or is no PNG file, or is one of the results.
+    """
+    if path is None:
+        return
+    check_file(path)
+    if path.suffix != ".png" or path.absolute() in [job.path.absolute() for job in jobs]:
+        raise OutputError(f"the preview {path} must be a .png file, and not one of the results")
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What all pictures of a command have in common."""
+    """What all pictures of a command have in common.
+
+    Attributes:
+        preview: file that shows the pictures under way.
+    """
 
     model: Vilg
     settings: SamplingConfig
     precision: str
-    rank: str | None
+    ranker: ClipRanker | None
+    preview: Path | None
 
-    def notes(self, job: Job, part: dict[str, str] | None = None) -> dict[str, str]:
+    def notes(self, job: Job) -> dict[str, str]:
         """Return what a picture's PNG file says about it: all that its pixels depend on."""
         settings = dataclasses.asdict(self.settings)
         if self.precision != "fp32":
             settings["precision"] = self.precision
-        if self.rank:
-            settings["rank"] = self.rank
+        if self.ranker:
+            settings["ranker"] = self.ranker.fingerprint
         return {
             "prompt": job.prompt,
             "seed": str(job.seed),
             "model": str(self.model.weights_hash),
             "settings": json.dumps(settings),
-            **(part or {}),
             "Software": f"vilg {vilg.__version__}",
         }
+
+    def show(self, pictures: list[Image.Image]) -> None:
+        """Write the pictures under way, up to eight in a row."""
+        if self.preview is not None:
+            rows = [pictures[i : i + _SHOWN] for i in range(0, len(pictures), _SHOWN)]
+            write(self.preview, png(contact_sheet(rows), {}))
 
 
 def left_to_do(plan: Plan, jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
@@ -139,14 +171,13 @@ def left_to_do(plan: Plan, jobs: Sequence[Job], say: Callable[[str], None]) -> l
     return [job for job in jobs if job not in done]
 
 
-def draw(
-    plan: Plan, jobs: Sequence[Job], rank: Ranker | None, preview: Path | None
-) -> Iterator[Path]:
+def draw(plan: Plan, jobs: Sequence[Job]) -> Iterator[Path]:
     """Draw and write the pictures; yield each path when its file is whole."""
     cells = plan.model.generator.config.grid.num_cells * plan.settings.best_of
+    at_once = max(1, _CHUNK // plan.settings.best_of)
     with Progress() as progress:
-        for first in range(0, len(jobs), _CHUNK):
-            chunk = jobs[first : first + _CHUNK]
+        for first in range(0, len(jobs), at_once):
+            chunk = jobs[first : first + at_once]
 
             def report(done: int, _: int, first: int = first) -> None:
                 progress(first * cells + done, len(jobs) * cells)
@@ -154,9 +185,9 @@ def draw(
             drawn = plan.model.draw(
                 [job.prompt for job in chunk],
                 [job.seed for job in chunk],
-                rank=rank,
+                rank=plan.ranker,
                 progress=report,
-                preview=_shown_in(preview),
+                preview=plan.show if plan.preview else None,
                 **changes(plan.settings),
             )
             for job, picture in zip(chunk, plan.model.pictures(drawn), strict=True):
@@ -166,45 +197,48 @@ def draw(
 
 @dataclass(frozen=True)
 class Part:
-    """Which part of a picture an edit draws anew, as `Vilg.edit` wants it."""
+    """Which part of a picture an edit draws anew, as `Vilg.edit` wants it; one of the first three."""
 
-    mask: Path | None
+    mask: Image.Image | None
     first_row: int | None
     share: float | None
     raw: bool
 
+    def __post_init__(self) -> None:
+        check_one_part(self.mask, self.first_row, self.share)
+
     def notes(self, picture: Image.Image) -> dict[str, str]:
         """Return what the PNG file of an edited picture says of where it comes from."""
-        values = {name: value for name, value in dataclasses.asdict(self).items() if value}
-        if self.mask:
-            values["mask"] = _hash(open_picture(self.mask))
-        return {"edited": json.dumps({"picture": _hash(picture), **values})}
+        values = {
+            "picture": _hash(picture),
+            "mask": _hash(self.mask) if self.mask else None,
+            "first_row": self.first_row,
+            "share": self.share,
+            "raw": self.raw or None,
+        }
+        given = {name: value for name, value in values.items() if value is not None}
+        return {"edited": json.dumps(given)}
 
 
-def edit(
-    plan: Plan,
-    jobs: Sequence[Job],
-    picture: Image.Image,
-    part: Part,
-    rank: Ranker | None,
-    preview: Path | None,
-) -> Iterator[Path]:
+def edit(plan: Plan, jobs: Sequence[Job], picture: Image.Image, part: Part) -> Iterator[Path]:
     """Edit a picture as often as there are jobs; yield each path when its file is whole."""
     with Progress() as progress:
         edited = plan.model.edit(
             picture,
             jobs[0].prompt,
             len(jobs),
+            mask=part.mask,
+            first_row=part.first_row,
+            share=part.share,
+            raw=part.raw,
             seed=jobs[0].seed,
-            **dataclasses.asdict(part),
-            rank=rank,
+            rank=plan.ranker,
             progress=progress,
-            preview=_shown_in(preview),
+            preview=plan.show if plan.preview else None,
             **changes(plan.settings),
         )
-    notes = part.notes(picture)
     for job, result in zip(jobs, edited, strict=True):
-        write(job.path, png(result, plan.notes(job, notes)))
+        write(job.path, png(result, plan.notes(job) | part.notes(picture)))
         yield job.path
 
 
@@ -214,18 +248,6 @@ def changes(settings: SamplingConfig) -> Changes:
         field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)
     }
     return cast(Changes, values)
-
-
-def _shown_in(path: Path | None) -> Preview | None:
-    """Return what writes the pictures under way to a file, up to eight in a row."""
-    if path is None:
-        return None
-
-    def show(pictures: list[Image.Image]) -> None:
-        rows = [pictures[i : i + _SHOWN] for i in range(0, len(pictures), _SHOWN)]
-        write(path, png(contact_sheet(rows), {}))
-
-    return show
 
 
 def _hash(picture: Image.Image) -> str:

@@ -25,7 +25,7 @@ _FOR, _AGAINST = (230, 97, 1), (33, 113, 181)
 _COVER = 0.75
 
 
-def heatmap_page(model: Vilg, image: Path, text: str, score: Score) -> str:
+def heatmap_page(model: Vilg, image: Image.Image, text: str, score: Score) -> str:
     """Return the page as HTML, complete in itself.
 
     Raises:

@@ -43,6 +43,11 @@ def check_number(n: int) -> None:
         raise UsageError(f"-n must be at least 1, not {n}")
 
 
+def clean(text: str) -> str:
+    """Return an argument without lone surrogates, which stand for bytes that are no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 

@@ -45,6 +45,17 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"cannot write to {folder}: {place} is not writable; name another folder")
 
 
+def check_file(path: Path) -> None:
+    """Find out before any work whether a file can be written.
+
+    Raises:
+        OutputError: it is a folder, or its folder cannot be written.
+    """
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder; name a file")
+    check_folder(path.parent)
+
+
 def write(path: Path, content: bytes) -> None:
     """Write a whole file or none, and the folder it lies in.
 

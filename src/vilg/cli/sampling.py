@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. Torch is imported inside `run`.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,15 +20,16 @@ from vilg.cli.options import (
     Setting,
     UsageError,
     check_number,
+    clean,
     load,
     print_json,
     say,
 )
 
 if TYPE_CHECKING:
+    from vilg.cli.drawing import Plan
     from vilg.model.folder import SamplingConfig
     from vilg.pipeline import Vilg
-    from vilg.sampling.rank import Ranker
 
 Precision = Annotated[Literal["fp32", "bf16", "int8"], arg(help_behavior_hint="(default: fp32)")]
 Out = Annotated[str, arg(aliases=["-o"], metavar="FILE|DIR/")]
@@ -66,7 +68,7 @@ class Drawing:
     ] = None
     """pixels from the tokens alone, or from the generator's states (models trained end to end)"""
     precision: Precision = "fp32"
-    """how weights are held; int8 and bf16 are faster and not quite the same"""
+    """how weights are multiplied: bf16 and int8 round them, so pictures are not quite the same"""
     preview: Annotated[Path | None, arg(metavar="FILE.png", help_behavior_hint="")] = None
     """a file that shows the pictures while they are drawn"""
     out: Out = "out/"
@@ -85,12 +87,26 @@ class Drawing:
             best_of=self.best_of,
         )
 
-    def ranker(self) -> "Ranker | None":
-        if self.rank is None:
-            return None
-        from vilg.sampling.clip import ClipRanker
+    def plan(self, model: "Vilg", prompts: Sequence[str]) -> "Plan":
+        """Check settings and prompts, and load the ranker.
 
-        return ClipRanker.from_pretrained(self.rank)
+        Raises:
+            TextError, PromptError, SettingError, RankerError: something does not fit.
+        """
+        from vilg.cli import drawing
+
+        drawing.check_prompts(model, prompts)
+        settings = self.settings(model)
+        ranker = None
+        if self.rank is not None:
+            from vilg.sampling.clip import ClipRanker
+
+            if settings.best_of == 1:
+                raise UsageError("--rank chooses among candidates: add --best-of K")
+            ranker = ClipRanker.from_pretrained(self.rank)
+            for prompt in prompts:
+                ranker.check(prompt)
+        return drawing.Plan(model, settings, self.precision, ranker, self.preview)
 
 
 @APP.command(name="generate")
@@ -117,24 +133,21 @@ class Generate(Drawing):
         prompts = (
             drawing.read_prompts(self.prompts)
             if self.prompts
-            # Arguments that are no UTF-8 have lone surrogates, which no PNG file can hold.
-            else [prompt.encode("utf-8", "replace").decode() for prompt in self.prompt]
+            else [clean(prompt) for prompt in self.prompt]
         )
         jobs = drawing.plan(prompts, self.n, self.seed, self.out)
-        model = load(self.model, self.precision)
-        drawing.check_prompts(model, prompts)
-        plan = drawing.Plan(model, self.settings(model), self.precision, self.rank)
+        drawing.check_preview(self.preview, jobs)
+        plan = self.plan(load(self.model, self.precision), prompts)
         if self.prompts:
             jobs = drawing.left_to_do(plan, jobs, say)
-        ranker = self.ranker()
-        for path in drawing.draw(plan, jobs, ranker, self.preview):
+        for path in drawing.draw(plan, jobs):
             print(path, flush=True)
 
 
 @APP.command(name="edit")
 @dataclass(frozen=True, kw_only=True)
 class Edit(Drawing):
-    """Draw part of a picture anew; everything else stays as it is.
+    """Draw part of a picture anew, at the model's size; the rest keeps its tokens and pixels.
 
     Example: vilg edit apple.png "green apple, 3D render" --mask mask.png -n 4
     """
@@ -154,17 +167,16 @@ class Edit(Drawing):
 
     def run(self) -> None:
         from vilg.cli import drawing
-        from vilg.images import open_picture
+        from vilg.images import BLACK, open_picture
 
         check_number(self.n)
-        prompt = self.prompt.encode("utf-8", "replace").decode()
         picture = open_picture(self.image)
-        jobs = drawing.plan([prompt], self.n, self.seed, self.out)
-        model = load(self.model, self.precision)
-        ranker = self.ranker()
-        plan = drawing.Plan(model, self.settings(model), self.precision, self.rank)
-        part = drawing.Part(self.mask, self.first_row, self.share, self.raw)
-        for path in drawing.edit(plan, jobs, picture, part, ranker, self.preview):
+        mask = open_picture(self.mask, ground=BLACK) if self.mask else None
+        part = drawing.Part(mask, self.first_row, self.share, self.raw)
+        jobs = drawing.plan([clean(self.prompt)], self.n, self.seed, self.out)
+        drawing.check_preview(self.preview, jobs)
+        plan = self.plan(load(self.model, self.precision), [jobs[0].prompt])
+        for path in drawing.edit(plan, jobs, picture, part):
             print(path, flush=True)
 
 
@@ -193,7 +205,7 @@ class Caption:
     best_of: Annotated[int, arg(metavar="K")] = 1
     """draw K captions and keep those that make the picture likeliest"""
     precision: Precision = "fp32"
-    """how weights are held; int8 and bf16 are faster and not quite the same"""
+    """how weights are multiplied: bf16 and int8 round them, so pictures are not quite the same"""
     json: Flag = False
     """print one JSON object a picture"""
     model: ModelName = None
@@ -247,19 +259,23 @@ class ScorePair:
     """a model folder, or a Hugging Face Hub id"""
 
     def run(self) -> None:
-        from vilg.cli.output import check_folder, write
+        from vilg.cli.output import check_file, write
         from vilg.cli.tables import score_table
+        from vilg.images import open_picture
 
+        if self.html and self.json:
+            raise UsageError("--html writes a page and --json prints: choose one")
         if self.html:
-            check_folder(self.html.parent)
+            check_file(self.html)
+        text, picture = clean(self.text), open_picture(self.image)
         model = load(self.model)
-        score = model.score(self.image, self.text, self.lang)
+        score = model.score(picture, text, self.lang)
         if self.html:
             from vilg.cli.heatmap import heatmap_page
 
-            write(self.html, heatmap_page(model, self.image, self.text, score).encode())
+            write(self.html, heatmap_page(model, picture, text, score).encode())
             print(self.html)
         elif self.json:
-            print_json({"image": str(self.image), "text": self.text, **dataclasses.asdict(score)})
+            print_json({"image": str(self.image), "text": text, **dataclasses.asdict(score)})
         else:
             print(score_table(score, model.generator.config.grid_width))

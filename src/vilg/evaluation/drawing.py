@@ -50,6 +50,7 @@ class Gallery:
     def ranks(self, made_SF: NDArray[np.float64], ids: Sequence[str]) -> Ranks:
         """Return at which rank the pictures of these ids are found; of equals, the other is nearer."""
         cosine_SG = _unit(made_SF) @ self.features_GF.T
+        assert bool(np.isfinite(cosine_SG).all())
         own_S = cosine_SG[np.arange(len(ids)), [self.place[id] for id in ids]]
         return (cosine_SG >= own_S[:, None]).sum(axis=1)
 
@@ -81,7 +82,7 @@ def score_drawing(
     """
     shelf = galleries(judge, splits.samples, vilg.image_size)
     settings = dataclasses.asdict(dataclasses.replace(vilg.model.sampling, best_of=1))
-    scores: dict[str, Any] = {"sampling": settings}
+    scores: dict[str, Any] = {}
     for split, chosen in splits.chosen.items():
         samples = chosen[:num_prompts]
         originals_SYX3 = load_pictures(samples, vilg.image_size)
@@ -103,7 +104,7 @@ def score_drawing(
                 for lang in LANGUAGES
             },
         }
-    return scores
+    return {"sampling": settings, "splits": scores}
 
 
 def _score_language(

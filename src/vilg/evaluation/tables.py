@@ -49,9 +49,7 @@ def generator_tables(scores: dict[str, Any]) -> str:
 def drawing_tables(scores: dict[str, Any]) -> str:
     """Lay out what `score_drawing` returns."""
     rows: list[Row] = []
-    for split, part in scores.items():
-        if split == "sampling":
-            continue
+    for split, part in scores["splits"].items():
         rows.append([split, str(part["num"]), *_top_1_and_5(part["ceiling"]), "ceiling"])
         for lang in LANGUAGES:
             rows.append([f"  {lang}, floor", "", *_top_1_and_5(part[lang]["floor"]), ""])

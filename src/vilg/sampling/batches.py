@@ -60,12 +60,15 @@ def draw_in_batches(
         seeds: as many for every picture, those of the first picture first.
         kept: tokens that stay, one row a picture.
     """
-    if kept is None:
-        texts = _joined(texts)
-    per_text = len(seeds) // len(texts)
+    assert len(seeds) % len(texts) == 0
+    per_picture = len(seeds) // len(texts)
+    # Without kept tokens, pictures of one prompt are one group.
+    runs = [(text, sum(1 for _ in run)) for text, run in groupby(texts, key=list)]
+    if kept is not None:
+        runs = [(list(text), 1) for text in texts]
     size = largest_batch(generator, settings)
     drawn: list[Drawn] = []
-    for here, rows in _batches(len(texts), per_text, size):
+    for here, rows in _batches([count * per_picture for _, count in runs], size):
 
         def watch_batch(image_ids_Bk: Tensor, first: int = rows.start) -> None:
             if watch:
@@ -74,7 +77,7 @@ def draw_in_batches(
         drawn.append(
             draw_images(
                 generator,
-                texts[here],
+                [text for text, _ in runs[here]],
                 seeds[rows],
                 settings,
                 kept=kept and Kept(kept.image_ids_GN[here], kept.keep_GN[here]),
@@ -84,18 +87,18 @@ def draw_in_batches(
     return Drawn.joined(drawn)
 
 
-def _joined(texts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-    """Return equal neighbours as one text, if there are as many of every text."""
-    runs = [(list(text), sum(1 for _ in run)) for text, run in groupby(texts)]
-    return [text for text, _ in runs] if len({count for _, count in runs}) == 1 else texts
+def _batches(counts: Sequence[int], size: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the groups and the images of each batch: whole groups of one count, or a part of one.
 
-
-def _batches(num_texts: int, per_text: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Yield the texts and the images of each batch: several whole texts, or a part of one."""
-    at_once, part = max(1, size // per_text), min(per_text, size)
-    for first in range(0, num_texts, at_once):
-        here = slice(first, min(first + at_once, num_texts))
-        images = range(first * per_text, here.stop * per_text)
-        step = part if at_once == 1 else len(images)
-        for begin in range(images.start, images.stop, step):
-            yield here, slice(begin, min(begin + step, images.stop))
+    Args:
+        counts: images of each group.
+    """
+    first, begin = 0, 0
+    while first < len(counts):
+        count, last = counts[first], first + 1
+        while last < len(counts) and counts[last] == count and (last + 1 - first) * count <= size:
+            last += 1
+        end = begin + (last - first) * count
+        for start in range(begin, end, size):
+            yield slice(first, last), slice(start, min(start + size, end))
+        first, begin = last, end

@@ -6,6 +6,7 @@ nowhere else, on first use. Weights are safetensors; code that comes with a mode
 Shape letters: B pictures, C features.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,10 +36,26 @@ class ClipRanker:
 
     Args:
         model: has `get_text_features` and `get_image_features`, as transformers' CLIPModel has.
+
+    Attributes:
+        fingerprint: identifies the weights.
     """
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any):
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        digest = hashlib.sha256()
+        for name, weight in sorted(model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.contiguous().numpy().tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    def check(self, prompt: str) -> None:
+        """Find out before any drawing that a prompt is too long.
+
+        Raises:
+            RankerError: it is.
+        """
+        self(prompt, [])
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:

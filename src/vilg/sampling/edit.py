@@ -16,13 +16,18 @@ from vilg.randomness import uniforms
 from vilg.sampling.settings import check
 
 
-def masked_cells(mask_YX: NDArray[np.bool_], grid: Grid) -> Tensor:
-    """Return redraw_N: the cells with a masked pixel in them.
+def check_one_part(mask: object | None, first_row: int | None, share: float | None) -> None:
+    """Refuse an edit that does not say in one way what to draw anew.
 
     Raises:
-        SettingError: nothing is masked.
+        SettingError: none or several of them.
     """
-    check(bool(mask_YX.any()), "the mask is black all over: paint white what is to be drawn anew")
+    given = [part is not None for part in (mask, first_row, share)]
+    check(sum(given) == 1, "say what to draw anew by one of a mask, a first row and a share")
+
+
+def masked_cells(mask_YX: NDArray[np.bool_], grid: Grid) -> Tensor:
+    """Return redraw_N: the cells with a masked pixel in them."""
     rows, columns = (
         np.arange(side) * cells // side
         for side, cells in zip(mask_YX.shape, (grid.height, grid.width), strict=True)
@@ -47,7 +52,7 @@ def cells_below(first_row: int, grid: Grid) -> Tensor:
 
 
 def share_of_cells(share: float, seeds: Sequence[int], grid: Grid) -> Tensor:
-    """Return redraw_GN: of each picture about this share of the cells, which ones its seed decides.
+    """Return redraw_GN: of each picture this share of the cells, at least one; its seed decides which.
 
     Raises:
         SettingError: a share outside its range.
@@ -56,24 +61,35 @@ def share_of_cells(share: float, seeds: Sequence[int], grid: Grid) -> Tensor:
         0 < share <= 1, f"the share of cells to draw anew must be above 0, at most 1, not {share}"
     )
     cells = np.arange(grid.num_cells)
-    drawn_GN = np.stack([uniforms(seed, "vary", cells) for seed in seeds])
-    return torch.from_numpy(drawn_GN < share)
+    rank_GN = [uniforms(seed, "vary", cells).argsort(kind="stable").argsort() for seed in seeds]
+    return torch.from_numpy(np.stack(rank_GN) < max(1, round(share * grid.num_cells)))
 
 
 def read_mask(mask: Image.Image, picture: Image.Image, size: int) -> NDArray[np.bool_]:
-    """Return mask_YX over the picture as the model sees it, True where white is.
+    """Return mask_YX over the picture as the model sees it, True where any white is.
 
     Raises:
-        SettingError: a mask of another size than the picture.
+        SettingError: a mask of another size than the picture, all black, or all of whose white lies
+            outside the square that the model sees.
     """
     check(
         mask.size == picture.size,
         f"the mask has {mask.width} x {mask.height} pixels and the picture {picture.width} x "
         f"{picture.height}: paint the mask over the picture itself",
     )
-    # The same crop as the picture's own.
-    fitted = ImageOps.fit(mask.convert("L"), (size, size), method=Image.Resampling.BOX)
-    return np.array(fitted) >= 128
+    white = mask.convert("L").point(lambda level: 255 if level >= 128 else 0)
+    check(
+        white.getbbox() is not None,
+        "the mask is black all over: paint white what is to be drawn anew",
+    )
+    # The same crop as the picture's own. By averages, in floats: a thin stroke leaves a little.
+    fitted = ImageOps.fit(white.convert("F"), (size, size), method=Image.Resampling.BOX)
+    mask_YX = np.array(fitted) > 0
+    check(
+        bool(mask_YX.any()),
+        "all that is white in the mask lies outside the square in the middle that the model sees",
+    )
+    return mask_YX
 
 
 def pixels_of_cells(redraw_N: Tensor, grid: Grid, size: int) -> NDArray[np.bool_]:

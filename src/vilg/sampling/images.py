@@ -40,6 +40,10 @@ class Kept:
         ids_GN = torch.zeros(num_groups, grid.num_cells, dtype=torch.long)
         return cls(ids_GN, ids_GN.bool())
 
+    def has_kept_behind(self) -> Tensor:
+        """Return for each group whether a kept cell follows one that is drawn."""
+        return (self.keep_GN & (~self.keep_GN).cumsum(dim=1).bool()).any(dim=1)
+
     def num_leading(self, grid: Grid) -> int:
         """Return how many cells stand in rows that every group keeps whole, from the top on."""
         is_whole_H = self.keep_GN.view(-1, grid.height, grid.width).all(dim=2).all(dim=0)
@@ -119,7 +123,7 @@ def draw_images(
     uniforms_BN = draw_uniforms(seeds, N).to(device)
     for k in range(begin, N):
         logits_XK = generator.image_logits(states_XC).float()
-        if kept is not None:
+        if kept is not None and bool(kept.keep_GN[:, k].any()):
             log_probs_B = -F.cross_entropy(logits_XK[:B], image_ids_BN[:, k], reduction="none")
             kept_log_prob_B += log_probs_B * keep_BN[:, k]
         drawn_B = draw(

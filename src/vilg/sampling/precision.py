@@ -14,11 +14,12 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from vilg.errors import VilgError
 from vilg.model.generator import Generator
 
-# How many rows the packed layout is chosen for. Measured at 512 x 2048 (bench.sampling's machine, fp32):
-# within a tenth of the best layout at 1 to 64 rows, and at 1, 4 and 16 rows 2.1, 3.4 and 2.9 times as
-# fast as the plain product, which packs its operands on every call.
+# How many rows the packed layout is chosen for; other numbers of rows are multiplied as well. At 1, 4 and
+# 16 rows it is 2.1, 2.7 and 1.9 times as fast as the plain product, which packs its operands on every
+# call (bench.linear, docs/decisions/0009).
 _PACKED_FOR = 16
 
 
@@ -28,6 +29,10 @@ class Precision(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
     INT8 = "int8"
+
+
+class PrecisionError(VilgError):
+    """A precision that this processor cannot compute in."""
 
 
 class PackedLinear(nn.Module):
@@ -79,14 +84,27 @@ def _rounded(x_RI: Tensor, scale_R1: Tensor) -> Tensor:
 def prepared(generator: Generator, precision: Precision) -> Generator:
     """Return the generator for decoding on a CPU, which shares everything but the matrix products.
 
-    The weights of the original are not touched, so in fp32 they are held twice.
+    The weights of the original are not touched: they are held beside the prepared ones.
+
+    Raises:
+        PrecisionError: bf16 on a processor that does not multiply it.
     """
+    if precision is Precision.BF16 and not _has_bf16():
+        raise PrecisionError(
+            "this processor does not multiply bf16: take fp32, or int8, which any processor does"
+        )
+    if precision is Precision.FP32 and not torch.backends.mkldnn.is_available():
+        return generator  # torch was built without oneDNN: the plain product is all there is
     shared = {id(x): x for x in (*generator.parameters(), *generator.buffers())}
     twin = copy.deepcopy(generator, shared)
     for name, part in list(twin.named_modules()):
         if isinstance(part, nn.Linear):
             twin.set_submodule(name, _replacement(part, precision))
     return twin
+
+
+def _has_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _replacement(linear: nn.Linear, precision: Precision) -> nn.Module:

@@ -1,6 +1,6 @@
 """How likely a picture and a text make each other, and which cells speak for which word.
 
-Shape letters: B batch, W words, M text tokens, N image tokens, T positions.
+Shape letters: W words, B rows at once, M text tokens, N image tokens, T positions.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from vilg.model.generator import (
     image_token_log_probs,
     text_to_image_layout,
 )
+from vilg.sampling.rank import rows_at_once
 from vilg.text import TextTokenizer
 
 
@@ -46,12 +47,6 @@ class Score:
         return sum(self.text_log_probs) / len(self.text_log_probs)
 
 
-def words(tokens: Sequence[str]) -> list[range]:
-    """Return where the words of a text stand: a token and the pieces "##..." that go on with it."""
-    starts = [i for i, token in enumerate(tokens) if i == 0 or not token.startswith("##")]
-    return [range(*ends) for ends in zip(starts, [*starts[1:], len(tokens)], strict=True)]
-
-
 @torch.inference_mode()
 def word_gains(
     generator: Generator, text: Sequence[int], places: Sequence[range], image_ids_N: Tensor
@@ -64,15 +59,16 @@ def word_gains(
     Args:
         places: where each word stands in the text.
     """
-    grid, M, N = generator.config.grid, len(text), len(image_ids_N)
-    valid_BM = torch.ones(len(places) + 1, M, dtype=torch.bool)  # the whole text stands last
-    for row_M, place in zip(valid_BM, places, strict=False):
+    M, N = len(text), len(image_ids_N)
+    valid_WM = torch.ones(len(places) + 1, M, dtype=torch.bool)  # the whole text stands last
+    for row_M, place in zip(valid_WM, places, strict=False):
         row_M[list(place)] = False
     ids_T = torch.cat([torch.tensor([*text, TextTokenizer.boi_id]), image_ids_N])
-    layout, valid_BT = text_to_image_layout(M, grid), F.pad(valid_BM, (0, 1 + N), value=True)
-    B = len(valid_BT)
-    states_BTC = generator(layout, ids_T.expand(B, -1), generator.reads(layout, valid_BT))
-    log_probs_BN = image_token_log_probs(
-        generator, states_BTC[:, M:], image_ids_N.expand(B, -1).contiguous()
-    )
-    return log_probs_BN[-1] - log_probs_BN[:-1]
+    layout, rows = text_to_image_layout(M, generator.config.grid), []
+    for valid_BM in valid_WM.split(rows_at_once(generator)):
+        B, valid_BT = len(valid_BM), F.pad(valid_BM, (0, 1 + N), value=True)
+        states_BTC = generator(layout, ids_T.expand(B, -1), generator.reads(layout, valid_BT))
+        images_BN = image_ids_N.expand(B, -1).contiguous()
+        rows.append(image_token_log_probs(generator, states_BTC[:, M:], images_BN))
+    log_probs_WN = torch.cat(rows)
+    return log_probs_WN[-1] - log_probs_WN[:-1]
