@@ -1,6 +1,6 @@
 """Sparse attention against dense attention under the same mask, fused and with materialised scores.
 
-    make bench-install && bench/.venv/bin/python -m bench.attention     about 10 minutes, idle
+    make bench-install && bench/.venv/bin/python -m bench.attention     about 50 minutes, idle
 
 Attention alone: forward and backward of one layer, 32 text tokens, heads of 64, fp32. Whole step: both
 directions' losses, backward and AdamW, 8 layers by the paper's rule, 8,192 codes. Writes its section
@@ -255,8 +255,8 @@ def steps_table(times: Times) -> str:
                 attention["sparse"] = attention["dense"]  # the form that small grids take
             bound = t["dense"] / (t["dense"] - attention["dense"] + attention["sparse"])
             gain = t["dense"] / t["sparse"]
-            against = t.get("materialised", math.nan) / t["sparse"]
-            ratios = [f"{ratio:.2f}x" for ratio in (against, gain, bound)]
+            against = f"{t['materialised'] / t['sparse']:.2f}x" if "materialised" in t else "-"
+            ratios = [against, f"{gain:.2f}x", f"{bound:.2f}x"]
             shape = [str(width), f"{side**2:,}", str(B), f"{t['sparse']:.2f}"]
             rows.append([*shape, *ratios, f"{gain / bound:.0%}"])
     header = ["width", "image tokens", "batch", "sparse, s", "materialised / sparse"]
