@@ -30,7 +30,7 @@ def medians(cases: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def _memory(name: str) -> int:
+def memory(name: str) -> int:
     """Return a figure of this process in bytes: VmRSS is taken now, VmHWM the most so far."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith(f"{name}:"))
@@ -40,9 +40,9 @@ def _memory(name: str) -> int:
 def _peak(prepare: Callable[..., Callable[[], object]], args: tuple[Any, ...], out: Any) -> None:
     case = prepare(*args)
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak begins anew
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     case()
-    out.put(_memory("VmHWM") - before)
+    out.put(memory("VmHWM") - before)
 
 
 def peak_bytes(prepare: Callable[..., Callable[[], object]], *args: Any) -> int:

@@ -25,7 +25,7 @@ from unittest.mock import MagicMock
 import torch
 from torch import Tensor, nn
 
-from bench.measure import _memory, machine, medians, product_peak, publish, say, table
+from bench.measure import machine, medians, memory, product_peak, publish, say, table
 from bench.training import HEAD_WIDTH, LAYERS, NUM_CODES, NUM_TEXT, our_config
 from vilg.model.folder import SamplingConfig
 from vilg.model.generator import Generator
@@ -266,12 +266,12 @@ def _serve(connection: Connection, name: str, shape: Shape) -> None:
     draw = SYSTEMS[name](shape)
     torch.set_num_threads(threads)
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak begins anew
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     connection.send(0)
     while connection.recv():
         ids_BN = draw()
         assert ids_BN.shape == (shape.batch, shape.num_cells), f"{name} drew {ids_BN.shape}"
-        connection.send(_memory("VmHWM") - before)
+        connection.send(memory("VmHWM") - before)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,15 +87,7 @@ def cells(runs: Path, seed: int, prompts: list[str], gold_BN: Tensor) -> dict[st
 
 def plain(model: Model) -> Vilg:
     """Return a model that samples as the paper does, whatever its own settings are."""
-    return Vilg(
-        Model(
-            model.image_tokenizer,
-            model.generator,
-            model.text_tokenizer,
-            SamplingConfig(),
-            model.reconstructor,
-        )
-    )
+    return Vilg(replace(model, sampling=SamplingConfig()))
 
 
 def interval(values: list[float]) -> dict[str, float]:

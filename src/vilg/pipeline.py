@@ -191,7 +191,6 @@ class Vilg:
     ) -> Tensor:
         """Return the score of every candidate."""
         count = len(drawn.image_ids_BN) // len(prompts)
-        each = [prompt for prompt in prompts for _ in range(count)]
         if rank is not None:
             pictures = self.pictures(drawn)
             groups = [pictures[i : i + count] for i in range(0, len(pictures), count)]
@@ -200,6 +199,7 @@ class Vilg:
         if kept is not None and bool(kept.has_kept_behind().all()):
             assert drawn.kept_log_prob_B is not None
             return drawn.kept_log_prob_B
+        each = [prompt for prompt in prompts for _ in range(count)]
         languages = [self.text_tokenizer.language_id(guess_language(prompt)) for prompt in each]
         texts = [self.encode_text(prompt) for prompt in each]
         return caption_scores(self.generator, drawn.image_ids_BN, languages, texts)

@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from vilg.data.shards import Sample
 from vilg.evaluation.judge import Judge
+from vilg.evaluation.likeness import unit
 from vilg.evaluation.matching import shuffle_within
 from vilg.evaluation.samples import Splits, encode_captions, positions_by_style
-from vilg.images import to_array, to_arrays, to_pixels
+from vilg.images import to_array
 from vilg.pipeline import Vilg
 from vilg.progress import in_batches
 from vilg.sampling.batches import candidate_seeds, draw_in_batches
@@ -49,7 +50,7 @@ class Gallery:
 
     def ranks(self, made_SF: NDArray[np.float64], ids: Sequence[str]) -> Ranks:
         """Return at which rank the pictures of these ids are found; of equals, the other is nearer."""
-        cosine_SG = _unit(made_SF) @ self.features_GF.T
+        cosine_SG = unit(made_SF) @ self.features_GF.T
         assert bool(np.isfinite(cosine_SG).all())
         own_S = cosine_SG[np.arange(len(ids)), [self.place[id] for id in ids]]
         return (cosine_SG >= own_S[:, None]).sum(axis=1)
@@ -61,14 +62,10 @@ def galleries(judge: Judge, samples: Sequence[Sample], size: int) -> dict[str, G
     for style, rows in positions_by_style(samples).items():
         members = [samples[i] for i in rows]
         arrays_GYX3 = load_pictures(members, size)
-        features_GF = _unit(judge.features(arrays_GYX3, f"pictures judged, {style}"))
+        features_GF = unit(judge.features(arrays_GYX3, f"pictures judged, {style}"))
         place = {sample.id: i for i, sample in enumerate(members)}
         by_style[style] = Gallery(features_GF, place)
     return by_style
-
-
-def _unit(x_SF: NDArray[np.float64]) -> NDArray[np.float64]:
-    return x_SF / np.linalg.norm(x_SF, axis=1, keepdims=True)
 
 
 def score_drawing(
@@ -86,14 +83,8 @@ def score_drawing(
     for split, chosen in splits.chosen.items():
         samples = chosen[:num_prompts]
         originals_SYX3 = load_pictures(samples, vilg.image_size)
-        rebuilt_SYX3 = to_arrays(
-            torch.cat(
-                [
-                    vilg.image_tokenizer.decode(vilg.image_tokenizer.encode(to_pixels(one[None])))
-                    for one in originals_SYX3
-                ]
-            )
-        )
+        ids_SN = vilg.encode([Image.fromarray(array) for array in originals_SYX3])
+        rebuilt_SYX3 = np.stack([to_array(picture) for picture in vilg.decode(ids_SN)])
         ceiling_S = _ranks(judge, shelf, samples, samples, rebuilt_SYX3, f"ceiling, {split}")
         scores[split] = {
             "num": len(samples),

@@ -23,13 +23,14 @@ def finds_original(made_SF: Features, originals_SF: Features) -> NDArray[np.bool
 
     It competes with every other original that is given; one as near as its own counts as nearer.
     """
-    cosine_SS = _unit(made_SF) @ _unit(originals_SF).T
+    cosine_SS = unit(made_SF) @ unit(originals_SF).T
     own_S = cosine_SS.diagonal().copy()
     np.fill_diagonal(cosine_SS, -np.inf)
     return own_S > cosine_SS.max(axis=1)
 
 
-def _unit(features_SF: Features) -> Features:
+def unit(features_SF: Features) -> Features:
+    """Scale every picture's features to length 1."""
     return features_SF / np.linalg.norm(features_SF, axis=1, keepdims=True)
 
 

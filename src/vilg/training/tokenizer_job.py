@@ -100,11 +100,15 @@ class TokenizerJob:
             self.picture_loss = PictureLoss(loss)
         # A codebook that learns by gradients is a weight of the first turn, like the network's.
         learner = nn.ModuleDict({"tokenizer": self.tokenizer, "codebook": self.codebook})
+        self._train(learner)
+        self.augmentation, self.loop = augmentation, loop
+        self.pictures_NYX3, self.held_out_BYX3 = pictures_NYX3, held_out_BYX3
+
+    def _train(self, learner: nn.ModuleDict) -> None:
+        """Set what a step updates: these parts, and after them what the loss of pictures trains."""
         others = self.picture_loss.turns
         self.module = nn.ModuleDict({"learner": learner} | {t.name: t.module for t in others})
         self.turns: Sequence[Turn] = [Turn("", learner, self.loss), *others]
-        self.augmentation, self.loop = augmentation, loop
-        self.pictures_NYX3, self.held_out_BYX3 = pictures_NYX3, held_out_BYX3
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what encoder, codes and decoder minimise on the step's batch."""
@@ -160,10 +164,7 @@ class DecoderJob(TokenizerJob):
 
     def __init__(self, *args: Any, **settings: Any):
         super().__init__(*args, **settings)
-        learner = nn.ModuleDict({"decoder": self.tokenizer.decoder})
-        others = self.picture_loss.turns
-        self.module = nn.ModuleDict({"learner": learner} | {t.name: t.module for t in others})
-        self.turns = [Turn("", learner, self.loss), *others]
+        self._train(nn.ModuleDict({"decoder": self.tokenizer.decoder}))
 
     def _quantized(self, pixels: Tensor, step: int, ids: NDArray[np.int64]) -> Quantized:
         ids_BHW = self.tokenizer.encode(pixels)
