@@ -13,6 +13,7 @@ from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.vqgan import VQGANConfig
+from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.end_to_end import EndToEndConfig
 from vilg.training.generator_job import GeneratorLossConfig
 from vilg.training.inputs import DataConfig
@@ -20,7 +21,6 @@ from vilg.training.loop import LoopConfig, Precision
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.run import GeneratorRun, Recipe, TokenizerRun
-from vilg.training.tokenizer_job import AugmentConfig
 
 EMOJI = Path("datasets/emoji")
 
@@ -227,7 +227,7 @@ def overfit_256() -> Recipe:
                 code_dim=16,
                 norm_groups=8,
             ),
-            augmentation=AugmentConfig(max_shift=0, flip=False),
+            augmentation=AS_THEY_ARE,
             loop=LoopConfig(num_steps=400, batch_size=4, show_every=200, save_every=100),
             optim=OptimConfig(peak_lr=2e-3, weight_decay=0.01, ema_decay=0.98),
         ),
@@ -350,7 +350,7 @@ def table7_decoder() -> Recipe:
         init=tiny.image_tokenizer,
         decoder_only=True,
         loss=TABLE7_LOSS,
-        augmentation=AugmentConfig(max_shift=0, flip=False),
+        augmentation=AS_THEY_ARE,
         loop=tiny.loop,
         optim=tiny.optim,
     )

@@ -20,12 +20,13 @@ from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.vqgan import VQGANConfig
+from vilg.training.augment import AugmentConfig
 from vilg.training.checkpoint import TrainState
 from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, TokenisedPair
 from vilg.training.loop import Job, LoopConfig, Turn, train
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
-from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob
+from vilg.training.tokenizer_job import TokenizerJob
 
 JOBS = ("tokenizer", "adversarial", "dvae", "generator")
 OPTIM = OptimConfig(peak_lr=1e-2, final_lr=1e-4, warmup_steps=3, ema_decay=0.9)

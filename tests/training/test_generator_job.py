@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.training.conftest import SMALL_GENERATOR, VOCABULARY, draw_tokens, log_records, toy_pairs
@@ -317,9 +318,60 @@ def test_disturbed_pictures_are_partly_another_and_scored_as_themselves() -> Non
     assert float(job.loss(7)[1]["t2i"]) == pytest.approx(-float(expected.mean().detach()), rel=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_either_direction_can_be_left_out() -> None:
+    """What is left is trained as it would be beside the other, and the other gets no gradient."""
+    pairs = toy_pairs(4)
+    both, drawn, described = (
+        job_of(
+            pairs, 4, GeneratorLossConfig(text_to_image_share=draw, image_to_text_share=describe)
+        )
+        for draw, describe in ((1, 1), (1, 0), (0, 1))
+    )
+    _, parts = both.loss(2)
+    for job, name in ((drawn, "t2i"), (described, "i2t")):
+        total, values = job.loss(2)
+        assert values.keys() == {name}
+        assert float(values[name]) == float(parts[name]) == float(total.detach())
+        total.backward()
+    # Only image to text reads the tables of its own sources; only text to image scores codes.
+    names = {name for name, value in both.generator.named_parameters()}
+    with_gradient = [
+        {n for n, v in job.generator.named_parameters() if v.grad is not None and v.grad.any()}
+        for job in (drawn, described)
+    ]
+    assert with_gradient[0] | with_gradient[1] <= names
+    assert with_gradient[0] - with_gradient[1] and with_gradient[1] - with_gradient[0]
+
+
+def test_pictures_are_described_as_they_are_moved_and_drawn_as_they_are() -> None:
+    pairs = toy_pairs(4)
+    plain = job_of(pairs, 4, GeneratorLossConfig())
+    seen: list[tuple[int, list[int]]] = []
+
+    def moved(step: int, ids: NDArray[np.int64]) -> Tensor:
+        seen.append((step, ids.tolist()))
+        return torch.stack([image_tokens(pairs[id]).flip(0) for id in ids])
+
+    job = job_of(pairs, 4, GeneratorLossConfig(image_to_text_share=0.5))
+    job.moved = moved
+    ids = batch_ids(0, 2, 4, 4).tolist()
+    parts = job.loss(2)[1]
+    assert seen == [(2, ids[:2])]
+    assert float(parts["t2i"]) == float(plain.loss(2)[1]["t2i"])
+    turned = [replace(pair, image_ids=pair.image_ids[::-1].copy()) for pair in pairs]
+    expected = job_of(turned, 4, GeneratorLossConfig(image_to_text_share=0.5)).loss(2)[1]
+    assert float(parts["i2t"]) == float(expected["i2t"])
+
+
+@pytest.mark.parametrize("share", [-0.5, 1.5])
 def test_a_senseless_share_is_refused(share: float) -> None:
-    with pytest.raises(ConfigError, match="image_to_text_share"):
-        GeneratorLossConfig(image_to_text_share=share)
+    for name in ("text_to_image_share", "image_to_text_share"):
+        with pytest.raises(ConfigError, match=name):
+            GeneratorLossConfig(**{name: share})
     with pytest.raises(ConfigError, match="disturbed"):
         GeneratorLossConfig(disturbed=share + 2)
+
+
+def test_something_must_be_trained() -> None:
+    with pytest.raises(ConfigError, match="not both 0"):
+        GeneratorLossConfig(text_to_image_share=0, image_to_text_share=0)

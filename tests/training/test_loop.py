@@ -30,12 +30,13 @@ from tests.training.conftest import (
 )
 from vilg.data.order import batch_ids
 from vilg.images import to_pixels
+from vilg.training.augment import AugmentConfig, augment
 from vilg.training.checkpoint import CheckpointError, TrainState
 from vilg.training.generator_job import GeneratorJob
 from vilg.training.loop import LoopConfig, Precision, Turn, take_turn, train
 from vilg.training.optim import OptimConfig, build_optimizer, learning_rate
 from vilg.training.picture_loss import PictureLoss, PictureLossConfig
-from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob, augment
+from vilg.training.tokenizer_job import TokenizerJob
 from vilg.training.tracking import NonFiniteLoss, Tracker
 
 LOOP = LoopConfig(num_steps=10, batch_size=4, log_every=1, save_every=5)

@@ -38,14 +38,14 @@ from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
 from vilg.tokenizer.dvae import DVAE
 from vilg.tokenizer.vqgan import VQGAN
+from vilg.training.augment import AugmentConfig, augment
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.end_to_end import EndToEndConfig
-from vilg.training.inputs import DataConfig, RunError
+from vilg.training.inputs import DataConfig, RunError, load_pictures, moved_tokens
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.run import GeneratorRun, Recipe, TokenizerRun, run
-from vilg.training.tokenizer_job import AugmentConfig
 
 FRUIT = ("apple", "pear", "plum", "fig", "lime")
 FLAGS = ("red flag", "blue flag")
@@ -306,6 +306,25 @@ def test_bad_settings_leave_nothing_behind(finished: Finished, tmp_path: Path) -
     with pytest.raises(VilgError, match="no model at"):
         quietly(Recipe(generator=replace(generator, image_tokenizer="missing")), out)
     quietly(finished.generator_only, out)
+
+
+def test_captions_are_learnt_from_pictures_that_move(finished: Finished, tmp_path: Path) -> None:
+    """The tokens of the moved pictures are the lender's own, and what is drawn does not change."""
+    lender = load_model(finished.out / "tokenizer" / "model").image_tokenizer
+    generator = replace(finished.generator_only.generator, augmentation=AugmentConfig(max_shift=2))
+    quietly(Recipe(generator=generator), tmp_path / "out")
+    moving, still = (log_records(out / "generator") for out in (tmp_path / "out", finished.out))
+    assert moving[0]["t2i"] == still[0]["t2i"] and moving[0]["i2t"] != still[0]["i2t"]
+
+    samples = load_samples(generator.data.folder, "train", ("food-drink",))
+    pictures = load_pictures(samples, 16)
+    ids = np.array([5, 2])
+    found = moved_tokens(lender, pictures, 0, generator.augmentation, 3, ids)
+    pixels = to_pixels(augment(pictures[ids], 0, 3, ids, generator.augmentation))
+    assert torch.equal(found, lender.encode(pixels).flatten(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        within = moved_tokens(lender, pictures, 0, generator.augmentation, 3, ids)
+    assert torch.equal(found, within)
 
 
 def end_to_end(finished: Finished) -> Recipe:

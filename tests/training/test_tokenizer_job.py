@@ -1,4 +1,4 @@
-"""How a training picture is moved about, and what the turns of a step do and leave alone."""
+"""What the turns of a tokenizer's step do and leave alone."""
 
 from dataclasses import replace
 
@@ -12,10 +12,11 @@ from vilg.config import ConfigError
 from vilg.data.order import batch_ids
 from vilg.images import to_pixels
 from vilg.tokenizer.losses import adaptive_weight, logit_laplace_loss
+from vilg.training.augment import AugmentConfig, augment
 from vilg.training.loop import LoopConfig, take_turn
 from vilg.training.optim import build_optimizer
 from vilg.training.picture_loss import PerceptualNet, PictureLoss, PictureLossConfig
-from vilg.training.tokenizer_job import AugmentConfig, TokenizerJob, augment
+from vilg.training.tokenizer_job import TokenizerJob
 
 LOOP = LoopConfig(num_steps=4, batch_size=4)
 
@@ -24,48 +25,6 @@ def tokenizer_job(kind: str) -> TokenizerJob:
     job = make_job(kind, LOOP)
     assert isinstance(job, TokenizerJob)
     return job
-
-
-def test_pictures_shift_down_and_right_independently() -> None:
-    dotted = np.full((200, 16, 16, 3), 255, dtype=np.uint8)
-    dotted[:, 8, 8] = 0
-    settings = AugmentConfig(max_shift=2, flip=False)
-    moved = augment(dotted, seed=0, step=3, ids=np.arange(200), config=settings)
-    where = [tuple(np.argwhere(picture[..., 0] == 0)[0]) for picture in moved]
-    assert set(where) == {(y, x) for y in range(6, 11) for x in range(6, 11)}
-
-
-def test_half_of_the_pictures_are_mirrored_and_edges_are_white() -> None:
-    halves = np.full((400, 16, 16, 3), 255, dtype=np.uint8)
-    halves[:, :, :4] = 0
-    settings = AugmentConfig(max_shift=0, flip=True)
-    moved = augment(halves, seed=0, step=3, ids=np.arange(400), config=settings)
-    num_mirrored = int((moved[:, 0, -1, 0] == 0).sum())
-    assert 160 < num_mirrored < 240
-    shifted = augment(halves * 0, 0, 3, np.arange(400), AugmentConfig(max_shift=4))
-    assert set(np.unique(shifted)) == {0, 255}
-    assert (shifted.reshape(400, -1).min(axis=1) == 0).all()
-
-
-def test_a_picture_moves_alike_whatever_its_batch_is() -> None:
-    random = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
-    ids, settings = np.arange(8) * 7, AugmentConfig()
-    together = augment(random, 0, 5, ids, settings)
-    alone = augment(random[3:4], 0, 5, ids[3:4], settings)
-    assert np.array_equal(together[3], alone[0])
-    assert not np.array_equal(together, augment(random, 0, 6, ids, settings))
-
-
-def test_some_pictures_get_their_colours_permuted() -> None:
-    picture = np.array([10, 20, 30], dtype=np.uint8)
-    pictures = np.tile(picture, (600, 4, 4, 1))
-    settings = AugmentConfig(max_shift=0, flip=False, recolour=0.4)
-    moved = augment(pictures, seed=0, step=1, ids=np.arange(600), config=settings)
-    orders = [tuple(found[0, 0].tolist()) for found in moved]
-    assert orders.count((10, 20, 30)) / 600 == pytest.approx(0.6, abs=0.06)
-    assert len({*orders}) == 6
-    assert (moved == moved[:, :1, :1]).all()
-    assert all(sorted(order) == [10, 20, 30] for order in orders)
 
 
 def weights(module: torch.nn.Module) -> dict[str, Tensor]:

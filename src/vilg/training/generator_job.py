@@ -40,8 +40,9 @@ class GeneratorLossConfig:
         keyword_share: share of text-to-image pairs whose name is replaced by one of its keywords.
         tokens_summed: sum each direction over its tokens as eq. 4-5 do, instead of the mean; an image
             then weighs n/m times more than its caption.
-        image_to_text_share: share of each batch that is trained image to text too; under 1 where the
-            text direction is ahead (a small vocabulary of names is learnt long before pictures are).
+        text_to_image_share: share of each batch that is trained text to image; 0 leaves it out.
+        image_to_text_share: the same, image to text; under 1 where the text direction is ahead (a
+            small vocabulary of names is learnt long before pictures are).
         disturbed: share of text-to-image pairs whose input tokens are partly those of another picture,
             a share drawn evenly from 0 to 1; the targets stay. A small set is soon known by heart from
             a picture's first tokens, and words are idle after them; a prefix that may lie keeps them
@@ -51,27 +52,39 @@ class GeneratorLossConfig:
     caption_drop: float = 0.1
     keyword_share: float = 0.15
     tokens_summed: bool = False
+    text_to_image_share: float = 1.0
     image_to_text_share: float = 1.0
     disturbed: float = 0.0
 
     def __post_init__(self) -> None:
+        shares = (self.text_to_image_share, self.image_to_text_share)
         require(
-            0 < self.image_to_text_share <= 1,
-            "image_to_text_share must be more than 0 and at most 1",
+            all(0 <= share <= 1 for share in shares) and any(shares),
+            "text_to_image_share and image_to_text_share must be from 0 to 1, and not both 0",
         )
         require(0 <= self.disturbed <= 1, "disturbed must be from 0 to 1")
 
 
-def check_true_tokens(loss: GeneratorLossConfig) -> None:
-    """Refuse disturbed tokens, of which a reconstructor would learn to make the wrong pictures.
+def check_end_to_end(loss: GeneratorLossConfig) -> None:
+    """Refuse what a reconstructor cannot learn from.
 
     Raises:
-        ConfigError: for end-to-end training only.
+        ConfigError: disturbed tokens, which would teach it to make the wrong pictures; no text to
+            image at all, which has the states that it reads.
     """
     require(
         loss.disturbed == 0,
         "end-to-end training shows true tokens only: set generator.loss.disturbed=0",
     )
+    require(
+        loss.text_to_image_share > 0,
+        "end-to-end training reads text-to-image states: set generator.loss.text_to_image_share=1",
+    )
+
+
+def _share(share: float, num: int) -> int:
+    """Return how many of a batch a share is: none for 0, else at least one."""
+    return max(1, round(share * num)) if share else 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,8 @@ class GeneratorJob:
     Args:
         decode: image_ids_BN to pictures, for the samples that people look at.
         end_to_end: the reconstructor to train with it; None trains the generator alone.
+        moved: image_ids_BN of the pictures of these pairs as they are moved about at a step, to be
+            described; None shows them as they are. What is drawn always stays where it is.
     """
 
     def __init__(
@@ -132,6 +147,7 @@ class GeneratorJob:
         tokenizer: TextTokenizer,
         decode: Callable[[Tensor], list[Image.Image]],
         end_to_end: EndToEnd | None = None,
+        moved: Callable[[int, NDArray[np.int64]], Tensor] | None = None,
     ):
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(loop.seed)
@@ -140,7 +156,7 @@ class GeneratorJob:
         self.turns = [Turn("", self.generator, self.loss)]
         self.end_to_end = end_to_end
         if end_to_end is not None:
-            check_true_tokens(loss)
+            check_end_to_end(loss)
             learner = nn.ModuleDict(
                 {"generator": self.generator, "reconstructor": end_to_end.reconstructor}
             )
@@ -148,7 +164,7 @@ class GeneratorJob:
             self.module = nn.ModuleDict({"learner": learner} | {t.name: t.module for t in others})
             self.turns = [Turn("", learner, self.loss), *others]
         self.config, self.loop = loss, loop
-        self.pairs, self.tokenizer, self.decode = pairs, tokenizer, decode
+        self.pairs, self.tokenizer, self.decode, self.moved = pairs, tokenizer, decode, moved
         # Norms of what the losses of tokens and pixels send back into the generator's last states.
         self._state_grads: dict[str, float] = {}
         self.image_ids_SN = np.stack([pair.image_ids for pair in pairs]).astype(np.int64)
@@ -177,42 +193,56 @@ class GeneratorJob:
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return L_txt2img + L_img2txt of the step's batch, and + L_rec end to end."""
-        batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.pairs))
-        ids = own_share(batch)
-        pairs = [self.pairs[id] for id in ids]
-        image_ids_BN = torch.from_numpy(self.image_ids_SN[ids])
-        sources = [self._source(pair, step, id) for pair, id in zip(pairs, ids, strict=True)]
+        ids = own_share(batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.pairs)))
+        total = torch.zeros(())
+        values: dict[str, Tensor] = {}
+        # The order is random, so the first pairs of a batch are as good as any.
+        if drawn := _share(self.config.text_to_image_share, len(ids)):
+            loss, parts = self._text_to_image_loss(step, ids[:drawn])
+            total, values = total + loss, values | parts
+        if described := _share(self.config.image_to_text_share, len(ids)):
+            loss, parts = self._image_to_text_loss(step, ids[:described])
+            total, values = total + loss, values | parts
+        return total, values
+
+    def _text_to_image_loss(
+        self, step: int, ids: NDArray[np.int64]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        sources = [self._source(self.pairs[id], step, id) for id in ids]
         states_BTC = text_to_image_states(self.generator, sources, self._inputs(step, ids))
         image_BN = image_token_log_probs(
-            self.generator, self._tapped(states_BTC, "t2i"), image_ids_BN
+            self.generator,
+            self._tapped(states_BTC, "t2i"),
+            torch.from_numpy(self.image_ids_SN[ids]),
         )
-
-        # The order is random, so the first pairs of a batch are as good as any.
-        num_described = max(1, round(self.config.image_to_text_share * len(ids)))
-        described = ids[:num_described]
-        chosen = integers(self.loop.seed, "target language", len(LANGUAGES), step, described)
-        languages = [LANGUAGES[i] for i in chosen]
-        targets = [
-            self.pairs[id].captions[lang] for id, lang in zip(described, languages, strict=True)
-        ]
-        language_ids = [self.tokenizer.language_id(lang) for lang in languages]
-        text_BM, counts_BM = image_to_text_log_probs(
-            self.generator, image_ids_BN[:num_described], language_ids, targets
-        )
-
-        # Texts differ in length: over all processes too, the mean is over tokens.
-        (num_tokens,) = mean_over_processes([counts_BM.sum()])
-        t2i, i2t = -image_BN.mean(), -text_BM.sum() / num_tokens
-        if self.config.tokens_summed:
-            total = -image_BN.sum() / len(ids) - text_BM.sum() / num_described
-        else:
-            total = t2i + i2t
-        values = {"t2i": t2i.detach(), "i2t": i2t.detach()}
+        t2i = -image_BN.mean()
+        total = -image_BN.sum() / len(ids) if self.config.tokens_summed else t2i
+        values = {"t2i": t2i.detach()}
         if self.end_to_end is not None:
             states_BNC = self._tapped(states_BTC, "rec")[:, 1:]
             rec, parts = self.end_to_end.loss(step, states_BNC, ids)
             total, values = total + rec, values | {"rec": rec.detach()} | parts
         return total, values
+
+    def _image_to_text_loss(
+        self, step: int, ids: NDArray[np.int64]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen = integers(self.loop.seed, "target language", len(LANGUAGES), step, ids)
+        languages = [LANGUAGES[i] for i in chosen]
+        targets = [self.pairs[id].captions[lang] for id, lang in zip(ids, languages, strict=True)]
+        text_BM, counts_BM = image_to_text_log_probs(
+            self.generator,
+            torch.from_numpy(self.image_ids_SN[ids])
+            if self.moved is None
+            else self.moved(step, ids),
+            [self.tokenizer.language_id(lang) for lang in languages],
+            targets,
+        )
+        # Texts differ in length: over all processes too, the mean is over tokens.
+        (num_tokens,) = mean_over_processes([counts_BM.sum()])
+        i2t = -text_BM.sum() / num_tokens
+        total = -text_BM.sum() / len(ids) if self.config.tokens_summed else i2t
+        return total, {"i2t": i2t.detach()}
 
     def _tapped(self, states_BTC: Tensor, name: str) -> Tensor:
         """Return the same states, whose gradient's norm is noted under a name."""

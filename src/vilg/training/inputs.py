@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vilg.config import require
 from vilg.data.pictures import is_data_set, list_pictures
@@ -17,6 +19,7 @@ from vilg.errors import VilgError
 from vilg.images import batch_of, open_picture, square, to_array, to_pixels
 from vilg.progress import in_batches
 from vilg.tokenizer.base import ImageTokenizer
+from vilg.training.augment import AugmentConfig, augment
 
 TRAIN = "train"
 
@@ -127,6 +130,22 @@ def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np
         pictures = load_pictures(samples[part], tokenizer.config.image_size)
         rows.append(tokenizer.encode(to_pixels(pictures)).flatten(1).numpy().astype(np.uint16))
     return np.concatenate(rows)
+
+
+@torch.no_grad()
+def moved_tokens(
+    tokenizer: ImageTokenizer,
+    pictures_SYX3: NDArray[np.uint8],
+    seed: int,
+    config: AugmentConfig,
+    step: int,
+    ids: NDArray[np.int64],
+) -> Tensor:
+    """Return the tokens of a batch's pictures, image_ids_BN, as they are moved about at a step."""
+    pixels = to_pixels(augment(pictures_SYX3[ids], seed, step, ids, config))
+    # Tokens are data: they do not depend on what the training computes in.
+    with torch.autocast(pixels.device.type, enabled=False):
+        return tokenizer.encode(pixels).flatten(1)
 
 
 def stored_tokens(

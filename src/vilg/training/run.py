@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -38,12 +39,13 @@ from vilg.text import TextTokenizer
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.build import TokenizerConfig
 from vilg.tokenizer.codebooks import CodebookConfig
+from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.end_to_end import EndToEnd, EndToEndConfig
 from vilg.training.generator_job import (
     GeneratorJob,
     GeneratorLossConfig,
-    check_true_tokens,
+    check_end_to_end,
     tokenise_pair,
 )
 from vilg.training.inputs import (
@@ -53,6 +55,7 @@ from vilg.training.inputs import (
     data_set_digest,
     decode_pictures,
     load_pictures,
+    moved_tokens,
     pin_data,
     read_pictures,
     stored_tokens,
@@ -60,7 +63,7 @@ from vilg.training.inputs import (
 from vilg.training.loop import LoopConfig, train
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig, check_fits
-from vilg.training.tokenizer_job import AugmentConfig, DecoderJob, TokenizerJob
+from vilg.training.tokenizer_job import DecoderJob, TokenizerJob
 
 DISCRIMINATOR_OPTIM = OptimConfig(peak_lr=2e-4, betas=(0.5, 0.9))  # VQGAN's betas
 
@@ -102,6 +105,7 @@ class GeneratorRun:
             this run trained, or else the shipped one.
         vocabulary: a tokenizer.json.
         init: folder or hub id of the model to start from; None starts anew.
+        augmentation: of the pictures that captions are learnt from; drawn ones stay where they are.
         end_to_end: train an image reconstructor with the generator; None trains the generator alone.
         discriminator_optim: for the adversarial term of `end_to_end`.
     """
@@ -117,6 +121,7 @@ class GeneratorRun:
     init: str | None = None
     sampling: SamplingConfig = SamplingConfig()
     loss: GeneratorLossConfig = GeneratorLossConfig()
+    augmentation: AugmentConfig = AS_THEY_ARE
     end_to_end: EndToEndConfig | None = None
     loop: LoopConfig
     optim: OptimConfig
@@ -129,7 +134,7 @@ class GeneratorRun:
             f"num_heads {self.num_heads} must divide the width {self.width}",
         )
         if self.end_to_end is not None:
-            check_true_tokens(self.loss)
+            check_end_to_end(self.loss)
         require(
             self.end_to_end is not None or self.sampling.decoder is Decoder.TWO_STAGE,
             "without generator.end_to_end there is no end-to-end decoder: set "
@@ -301,11 +306,18 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
         tokenise_pair(sample, tokens, text_tokenizer, config.max_text)
         for sample, tokens in zip(samples, tokens_SN, strict=True)
     ]
-    end_to_end = None
-    if config.end_to_end is not None:
+    end_to_end = moved = None
+    if config.end_to_end is not None or config.augmentation != AS_THEY_ARE:
         pictures = load_pictures(samples, image_tokenizer.config.image_size)
+    if config.end_to_end is not None:
         end_to_end = EndToEnd(config.end_to_end, shape, image_tokenizer, pictures, config.loop.seed)
-    job = GeneratorJob(shape, config.loss, config.loop, pairs, text_tokenizer, decode, end_to_end)
+    if config.augmentation != AS_THEY_ARE:
+        moved = partial(
+            moved_tokens, image_tokenizer, pictures, config.loop.seed, config.augmentation
+        )
+    job = GeneratorJob(
+        shape, config.loss, config.loop, pairs, text_tokenizer, decode, end_to_end, moved
+    )
     resume = _has_checkpoint(folder)
     if config.init is not None and not resume:
         _start_from(find_model(config.init), job, image_tokenizer)

@@ -1,7 +1,6 @@
 """Training an image tokenizer: reconstruct pictures through the codebook."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,60 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vilg.config import require
 from vilg.data.order import batch_ids
 from vilg.images import contact_sheet, to_pictures, to_pixels
 from vilg.parallel import own_share
-from vilg.randomness import integers, uniforms
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining, Quantized
+from vilg.training.augment import AugmentConfig, augment
 from vilg.training.loop import LoopConfig, Turn
 from vilg.training.picture_loss import PictureLoss, PictureLossConfig, check_fits
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """How training pictures are moved about.
-
-    Attributes:
-        max_shift: largest random shift in pixels, each way, white at the edge.
-        flip: mirror half of them.
-        recolour: share whose colour channels are permuted.
-    """
-
-    max_shift: int = 4
-    flip: bool = True
-    recolour: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(self.max_shift >= 0, "max_shift must be 0 or more")
-        require(0 <= self.recolour <= 1, "recolour must be from 0 to 1")
-
-
-_CHANNEL_ORDERS = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-
-
-def augment(
-    arrays_BYX3: NDArray[np.uint8],
-    seed: int,
-    step: int,
-    ids: NDArray[np.int64],
-    config: AugmentConfig,
-) -> NDArray[np.uint8]:
-    """Shift each picture on white ground, mirror, recolour; a function of (seed, step, id)."""
-    s, size = config.max_shift, arrays_BYX3.shape[1]
-    padded = np.pad(arrays_BYX3, ((0, 0), (s, s), (s, s), (0, 0)), constant_values=255)
-    down, right = (integers(seed, f"shift-{axis}", 2 * s + 1, step, ids) for axis in "yx")
-    mirrored = (uniforms(seed, "mirror", step, ids) < 0.5) & config.flip
-    recoloured = uniforms(seed, "recolour", step, ids) < config.recolour
-    orders = integers(seed, "channel order", len(_CHANNEL_ORDERS), step, ids)
-    out = np.empty_like(arrays_BYX3)
-    for i, (y, x) in enumerate(zip(down, right, strict=True)):
-        crop = padded[i, y : y + size, x : x + size]
-        crop = crop[:, ::-1] if mirrored[i] else crop
-        out[i] = crop[..., _CHANNEL_ORDERS[orders[i]]] if recoloured[i] else crop
-    return out
 
 
 class TokenizerJob:
