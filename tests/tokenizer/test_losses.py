@@ -12,6 +12,7 @@ from vilg.tokenizer.losses import (
     from_unit_interval,
     generator_adversarial_loss,
     logit_laplace_loss,
+    squared_slope,
     to_unit_interval,
 )
 
@@ -72,6 +73,21 @@ def test_hinge_and_generator_terms() -> None:
 
 def alone(tensors: list[Tensor]) -> list[Tensor]:
     return tensors
+
+
+def test_the_squared_slope_is_that_of_a_picture_s_mean_score() -> None:
+    """Scores whose gradient is known: patch p of x scores a_p . x squared over 2."""
+    torch.manual_seed(0)
+    pixels = torch.randn(3, 3, 2, 2, dtype=torch.double).requires_grad_()
+    a_PF = torch.randn(5, 12, dtype=torch.double).requires_grad_()
+    projected_BP = pixels.flatten(1) @ a_PF.T
+    slope = squared_slope(projected_BP.square() / 2, pixels)
+    gradient_BF = projected_BP @ a_PF / 5
+    expected = 0.5 * gradient_BF.square().sum(1).mean()
+    assert float(slope.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    (found,) = torch.autograd.grad(slope, a_PF, retain_graph=True)
+    (wanted,) = torch.autograd.grad(expected, a_PF)
+    assert torch.allclose(found, wanted)
 
 
 def test_the_adaptive_weight_is_the_ratio_of_gradients() -> None:
