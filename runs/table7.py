@@ -8,8 +8,6 @@ interval of Student's t.
 
 import argparse
 import json
-import math
-import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from seeds import SEEDS, interval
 from torch import Tensor
 
 from vilg.evaluation.judge import Judge, load_judge
@@ -32,8 +31,6 @@ from vilg.sampling.images import Drawn
 from vilg.text import LANGUAGES
 from vilg.training.inputs import load_pictures, tokenise
 
-SEEDS = (0, 1, 2)
-T_95 = 4.303  # two-sided, two degrees of freedom
 SHOWN = 12
 BATCH = 32
 
@@ -64,13 +61,14 @@ def reconstructed(vilg: Vilg, prompts: list[str], ids_BN: Tensor) -> Arrays:
 
 def cells(runs: Path, seed: int, prompts: list[str], gold_BN: Tensor) -> dict[str, Arrays]:
     """Return the pictures of every cell for one seed of training."""
-    two_stage, end_to_end = (
+    two_stage, end_to_end, adversarial = (
         plain(load_model(runs / f"{name}-{seed}" / "generator" / "model"))
-        for name in ("table7", "table7_e2e")
+        for name in ("table7", "table7_e2e", "table7_adversarial")
     )
     longer = load_model(runs / f"table7_decoder-{seed}" / "tokenizer" / "model")
-    two_stage_BN, end_to_end_BN = (
-        vilg.draw(prompts, range(len(prompts))).image_ids_BN for vilg in (two_stage, end_to_end)
+    two_stage_BN, end_to_end_BN, adversarial_BN = (
+        vilg.draw(prompts, range(len(prompts))).image_ids_BN
+        for vilg in (two_stage, end_to_end, adversarial)
     )
     plain_decoder = two_stage.model
     return {
@@ -79,20 +77,17 @@ def cells(runs: Path, seed: int, prompts: list[str], gold_BN: Tensor) -> dict[st
         "e2e G + two-stage R": decoded(plain_decoder, end_to_end_BN),
         "e2e G + R trained longer": decoded(longer, end_to_end_BN),
         "e2e G + e2e R": reconstructed(end_to_end, prompts, end_to_end_BN),
+        "adversarial e2e G + R": reconstructed(adversarial, prompts, adversarial_BN),
         "gold + two-stage R": decoded(plain_decoder, gold_BN),
         "gold + R trained longer": decoded(longer, gold_BN),
         "gold + e2e R": reconstructed(end_to_end, prompts, gold_BN),
+        "gold + adversarial e2e R": reconstructed(adversarial, prompts, gold_BN),
     }
 
 
 def plain(model: Model) -> Vilg:
     """Return a model that samples as the paper does, whatever its own settings are."""
     return Vilg(replace(model, sampling=SamplingConfig()))
-
-
-def interval(values: list[float]) -> dict[str, float]:
-    half = T_95 * statistics.stdev(values) / math.sqrt(len(values))
-    return {"mean": statistics.mean(values), "half_interval": half}
 
 
 def scores(judge: Judge, originals: Arrays, by_seed: list[dict[str, Arrays]]) -> dict[str, dict]:
