@@ -29,6 +29,10 @@ CONFIGS = {
     "attention": replace(TINY, attention_resolutions=(8, 4)),
     "patches": replace(TINY, patch=2, channel_multipliers=(1, 2)),
     "patches alone": replace(TINY, patch=4, channel_multipliers=(2,)),
+    "local": replace(TINY, local_encoder=True),
+    "local patches": replace(
+        TINY, local_encoder=True, patch=2, channel_multipliers=(1, 2, 2), num_res_blocks=2
+    ),
 }
 
 
@@ -95,11 +99,53 @@ def test_attention_sits_at_the_resolutions_asked_for() -> None:
 def test_attention_reads_all_cells_by_softmax() -> None:
     torch.manual_seed(0)
     C, H, W = 8, 3, 4
-    block, x_BCHW = AttentionBlock(C, groups=2), torch.randn(2, C, H, W)
+    block, x_BCHW = (
+        AttentionBlock(C, lambda channels: nn.GroupNorm(2, channels, eps=1e-6)),
+        torch.randn(2, C, H, W),
+    )
     q_BPC, k_BPC, v_BPC = block.qkv(block.norm(x_BCHW)).flatten(2).transpose(1, 2).split(C, dim=-1)
     weights_BPP = (q_BPC @ k_BPC.transpose(1, 2) / C**0.5).softmax(dim=-1)
     h_BCHW = (weights_BPP @ v_BPC).transpose(1, 2).reshape(2, C, H, W)
     assert torch.allclose(block(x_BCHW), x_BCHW + block.out(h_BCHW), atol=1e-5)
+
+
+LOCAL = {
+    "one block": replace(TINY, image_size=32, local_encoder=True),
+    "two": replace(TINY, image_size=32, local_encoder=True, num_res_blocks=2),
+    "patches": replace(
+        TINY, image_size=64, local_encoder=True, patch=2, channel_multipliers=(1, 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("config", LOCAL.values(), ids=LOCAL)
+def test_a_local_encoder_sees_a_cell_and_its_context(config: VQGANConfig) -> None:
+    """The gradient of one cell's vector, pixel by pixel: zero beyond the context, not within it."""
+    vqgan = build(config)
+    pixels_B3YX = pictures(1, config.image_size).requires_grad_()
+    f, margin, cell = config.reduction, config.context, config.grid_size // 2
+    vector_D = vqgan.encoder(pixels_B3YX)[0, :, cell, cell - 1]
+    (gradient_B3YX,) = torch.autograd.grad(vector_D.square().sum(), pixels_B3YX)
+    seen_YX = gradient_B3YX[0].abs().amax(0) > 0
+    top, left = cell * f, (cell - 1) * f
+    expected_YX = torch.zeros_like(seen_YX)
+    rows = slice(max(0, top - margin), top + f + margin)
+    expected_YX[rows, max(0, left - margin) : left + f + margin] = True
+    assert not expected_YX.all()
+    assert torch.equal(seen_YX, expected_YX)
+
+
+def test_equal_neighbourhoods_have_equal_tokens_whatever_lies_beyond() -> None:
+    config = replace(TINY, image_size=64, local_encoder=True)
+    blank = torch.ones(1, 3, 64, 64)
+    drawn = blank.clone()
+    drawn[:, :, :16, :16] = pictures(1, 16)
+    for local in (True, False):
+        vqgan = build(replace(config, local_encoder=local))
+        vectors = [vqgan.encoder(pixels)[0, :, 6:14, 6:14] for pixels in (blank, drawn)]
+        assert torch.equal(*vectors) == local
+        if local:
+            assert vqgan.encode(blank)[0, 4:12, 4:12].unique().numel() == 1
 
 
 def test_the_paper_preset_has_1024_tokens_of_8192_codes() -> None:

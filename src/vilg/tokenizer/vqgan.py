@@ -1,12 +1,13 @@
 """The image tokenizer: a VQGAN (arXiv 2012.09841, table 7; paper section 3.1.1 and eq. 1-2).
 
-Encoder and decoder are stacks of residual blocks with one non-local attention in the middle; side
-reduction f = patch * 2 ** (levels - 1). Pixels are in [-1, 1], channels first.
+Encoder and decoder are stacks of residual blocks with one non-local attention in the middle (but for the
+local encoder); side reduction f = patch * 2 ** (levels - 1). Pixels are in [-1, 1], channels first.
 
 Shape letters: B batch, C channels, D code dimension, H W cells of the grid, Y X pixels.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,6 +33,9 @@ class VQGANConfig:
         normalised: nearest codes live on the unit sphere.
         patch: side of the square of pixels that is one position of the first level. Over 1, no layer
             works at full resolution, which costs most and sees least (docs/decisions/0007).
+        local_encoder: a token depends on its cell and a few pixels around it (`context`) and on nothing
+            else, so that a generator finds it where its picture has it (docs/decisions/0010). The
+            published networks see the whole picture in every token. Decoders always do.
     """
 
     image_size: int = 256
@@ -46,6 +50,7 @@ class VQGANConfig:
     quantizer: QuantizerKind = later_key(QuantizerKind.NEAREST)
     normalised: bool = later_key(True)
     patch: int = later_key(1)
+    local_encoder: bool = later_key(False)
     kind: TokenizerKind = later_key(TokenizerKind.VQGAN)
 
     def __post_init__(self) -> None:
@@ -79,20 +84,39 @@ class VQGANConfig:
         return int(self.patch * 2 ** (len(self.channel_multipliers) - 1))
 
     @property
+    def context(self) -> int:
+        """Pixels around a cell that a local encoder's token depends on: those of the 3x3 convolutions."""
+        return self.patch * (1 + 2 * self.num_res_blocks)
+
+    @property
     def grid_size(self) -> int:
         """Cells along one side of the token grid."""
         return self.image_size // self.reduction
 
 
-class ResBlock(nn.Module):
-    """GroupNorm, Swish, 3x3 convolution, twice, with a residual connection."""
+class ChannelNorm(nn.LayerNorm):
+    """Normalises each position over its channels, whatever the rest of the picture is."""
 
-    def __init__(self, in_channels: int, out_channels: int, groups: int):
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return super().forward(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+Norm = Callable[[int], nn.Module]  # of so many channels
+
+
+def _group_norm(config: VQGANConfig) -> Norm:
+    return lambda channels: nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """Norm, Swish, convolution, twice, with a residual connection."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm, kernel: int = 3):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, in_channels, eps=1e-6)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, out_channels, eps=1e-6)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm1 = norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+        self.norm2 = norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel, padding=kernel // 2)
         self.shortcut = (
             nn.Conv2d(in_channels, out_channels, 1)
             if in_channels != out_channels
@@ -108,9 +132,9 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """One-head attention over all cells, with a residual connection (non-local block)."""
 
-    def __init__(self, channels: int, groups: int):
+    def __init__(self, channels: int, norm: Norm):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm = norm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
@@ -148,21 +172,20 @@ Layers = list[tuple[str, nn.Module]]
 def _level(config: VQGANConfig, name: str, widths: tuple[int, ...], resolution: int) -> Layers:
     """Residual blocks from each width to the next, with attention where the settings ask for it."""
     layers: Layers = []
+    norm = _group_norm(config)
     for i, (in_channels, out_channels) in enumerate(pairwise(widths)):
-        block = ResBlock(in_channels, out_channels, config.norm_groups)
-        layers.append((f"{name}_block{i}", block))
+        layers.append((f"{name}_block{i}", ResBlock(in_channels, out_channels, norm)))
         if resolution in config.attention_resolutions:
-            attention = AttentionBlock(out_channels, config.norm_groups)
-            layers.append((f"{name}_attention{i}", attention))
+            layers.append((f"{name}_attention{i}", AttentionBlock(out_channels, norm)))
     return layers
 
 
 def _middle(config: VQGANConfig) -> Layers:
-    width, groups = config.widths[-1], config.norm_groups
+    width, norm = config.widths[-1], _group_norm(config)
     return [
-        ("middle_block0", ResBlock(width, width, groups)),
-        ("middle_attention", AttentionBlock(width, groups)),
-        ("middle_block1", ResBlock(width, width, groups)),
+        ("middle_block0", ResBlock(width, width, norm)),
+        ("middle_attention", AttentionBlock(width, norm)),
+        ("middle_block1", ResBlock(width, width, norm)),
     ]
 
 
@@ -188,9 +211,39 @@ def build_encoder(config: VQGANConfig) -> nn.Sequential:
         previous = width
     layers += _middle(config)
     layers += [
-        ("norm_out", nn.GroupNorm(config.norm_groups, previous, eps=1e-6)),
+        ("norm_out", _group_norm(config)(previous)),
         ("swish_out", nn.SiLU()),
         ("conv_out", nn.Conv2d(previous, config.latent_channels, 3, padding=1)),
+        ("to_code", nn.Conv2d(config.latent_channels, config.code_dim, 1)),
+    ]
+    return _sequential(layers)
+
+
+def build_local_encoder(config: VQGANConfig) -> nn.Sequential:
+    """The same from each cell's pixels and the `context` around it: 3x3 at the first level, 1x1 below.
+
+    Halving takes squares of 2 x 2 that do not overlap. No norm mixes positions, and there is no attention.
+    """
+    p = config.patch
+    layers: Layers = [
+        ("to_patches", nn.PixelUnshuffle(p)),
+        ("conv_in", nn.Conv2d(3 * p * p, config.channels, 3, padding=1)),
+    ]
+    previous = config.channels
+    for i, width in enumerate(config.widths):
+        if i > 0:
+            layers.append((f"level{i}_down", nn.Conv2d(previous, width, 2, stride=2)))
+            previous = width
+        for j in range(config.num_res_blocks):
+            block = ResBlock(previous, width, ChannelNorm, kernel=3 if i == 0 else 1)
+            layers.append((f"level{i}_block{j}", block))
+            previous = width
+    layers += [
+        ("middle_block0", ResBlock(previous, previous, ChannelNorm, kernel=1)),
+        ("middle_block1", ResBlock(previous, previous, ChannelNorm, kernel=1)),
+        ("norm_out", ChannelNorm(previous)),
+        ("swish_out", nn.SiLU()),
+        ("conv_out", nn.Conv2d(previous, config.latent_channels, 1)),
         ("to_code", nn.Conv2d(config.latent_channels, config.code_dim, 1)),
     ]
     return _sequential(layers)
@@ -212,7 +265,7 @@ def build_decoder(config: VQGANConfig) -> nn.Sequential:
         layers += _level(config, f"level{i}", widths, resolution)
         previous = width
     layers += [
-        ("norm_out", nn.GroupNorm(config.norm_groups, previous, eps=1e-6)),
+        ("norm_out", _group_norm(config)(previous)),
         ("swish_out", nn.SiLU()),
         ("conv_out", nn.Conv2d(previous, 3 * config.patch**2, 3, padding=1)),
         ("to_pixels", nn.PixelShuffle(config.patch)),
@@ -228,7 +281,7 @@ class VQGAN(ImageTokenizer):
     def __init__(self, config: VQGANConfig):
         super().__init__()
         self.config = config
-        self.encoder = build_encoder(config)
+        self.encoder = (build_local_encoder if config.local_encoder else build_encoder)(config)
         if config.quantizer is QuantizerKind.GUMBEL:
             self.quantizer = GumbelQuantizer(config.num_codes, config.code_dim, config.code_dim)
         else:
