@@ -62,9 +62,10 @@ def emoji_tokenizer() -> Recipe:
                 num_codes=2048,
                 code_dim=16,
                 norm_groups=8,
+                local_encoder=True,
             ),
             codebook=CodebookConfig(decay=0.98),
-            loop=LoopConfig(num_steps=15_000, batch_size=16, show_every=1500, save_every=500),
+            loop=LoopConfig(num_steps=6000, batch_size=16, show_every=1000, save_every=250),
             optim=OptimConfig(
                 peak_lr=1.5e-3,
                 final_lr=3e-5,
@@ -352,7 +353,7 @@ def table7_adversarial() -> Recipe:
         TABLE7_LOSS,
         adversarial=0.2,
         adversarial_from=100,
-        gradient_penalty=1.0,
+        r1_penalty=1.0,
         discriminator=DiscriminatorConfig(channels=32, num_layers=2),
     )
     generator = replace(

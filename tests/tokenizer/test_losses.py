@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vilg.tokenizer.losses import (
@@ -12,7 +13,7 @@ from vilg.tokenizer.losses import (
     from_unit_interval,
     generator_adversarial_loss,
     logit_laplace_loss,
-    squared_slope,
+    r1_penalty,
     to_unit_interval,
 )
 
@@ -75,19 +76,31 @@ def alone(tensors: list[Tensor]) -> list[Tensor]:
     return tensors
 
 
-def test_the_squared_slope_is_that_of_a_picture_s_mean_score() -> None:
+def test_the_r1_penalty_is_the_slope_of_all_scores_a_patch() -> None:
     """Scores whose gradient is known: patch p of x scores a_p . x squared over 2."""
     torch.manual_seed(0)
     pixels = torch.randn(3, 3, 2, 2, dtype=torch.double).requires_grad_()
     a_PF = torch.randn(5, 12, dtype=torch.double).requires_grad_()
     projected_BP = pixels.flatten(1) @ a_PF.T
-    slope = squared_slope(projected_BP.square() / 2, pixels)
-    gradient_BF = projected_BP @ a_PF / 5
-    expected = 0.5 * gradient_BF.square().sum(1).mean()
-    assert float(slope.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
-    (found,) = torch.autograd.grad(slope, a_PF, retain_graph=True)
+    penalty = r1_penalty(projected_BP.square() / 2, pixels)
+    gradient_BF = projected_BP @ a_PF
+    expected = 0.5 * gradient_BF.square().sum(1).mean() / 5
+    assert float(penalty.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    (found,) = torch.autograd.grad(penalty, a_PF, retain_graph=True)
     (wanted,) = torch.autograd.grad(expected, a_PF)
     assert torch.allclose(found, wanted)
+
+
+def test_the_r1_penalty_does_not_shrink_with_the_picture() -> None:
+    """Patches that see nothing in common: twice as many have the same slope each."""
+    pixels = torch.randn(2, 3, 4, 8).requires_grad_()
+    weight = torch.randn(1, 3, 4, 4)
+    scores_BP = F.conv2d(pixels, weight, stride=4).flatten(1)
+    half = pixels.detach()[..., :4].requires_grad_()
+    half_scores_BP = F.conv2d(half, weight, stride=4).flatten(1)
+    found = [r1_penalty(scores_BP, pixels), r1_penalty(half_scores_BP, half)]
+    expected = 0.5 * float(weight.square().sum())
+    assert [float(penalty.detach()) for penalty in found] == pytest.approx([expected] * 2, rel=1e-5)
 
 
 def test_the_adaptive_weight_is_the_ratio_of_gradients() -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ from vilg.images import to_array
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import paper_patterns
 from vilg.text import TextTokenizer
+from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.augment import AugmentConfig
 from vilg.training.checkpoint import TrainState
+from vilg.training.end_to_end import EndToEnd, EndToEndConfig
 from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, TokenisedPair
-from vilg.training.loop import Job, LoopConfig, Turn, train
+from vilg.training.loop import Job, LoopConfig, train
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.tokenizer_job import TokenizerJob
 
-JOBS = ("tokenizer", "adversarial", "dvae", "generator")
+JOBS = ("tokenizer", "adversarial", "dvae", "generator", "end_to_end")
 OPTIM = OptimConfig(peak_lr=1e-2, final_lr=1e-4, warmup_steps=3, ema_decay=0.9)
 VOCABULARY = TextTokenizer("红苹果青梨，扁平风格", [])
 SMALL_VQGAN = VQGANConfig(
@@ -109,6 +112,24 @@ TOKENIZERS = {
 }
 
 
+TOKENIZER_3X3 = replace(SMALL_VQGAN, image_size=6)
+R1 = PictureLossConfig(
+    adversarial=0.8, adversarial_from=1, r1_penalty=2.0, discriminator=SMALL_DISCRIMINATOR
+)
+
+
+def reconstructing(
+    loss: PictureLossConfig, detach_states: bool, config: TokenizerConfig = TOKENIZER_3X3
+) -> EndToEnd:
+    """A reconstructor of 6x6 pixels from the states of 3x3 tokens."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        tokenizer = build_tokenizer(config)
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3), dtype=np.uint8)
+    settings = EndToEndConfig(loss=loss, detach_states=detach_states)
+    return EndToEnd(settings, SMALL_GENERATOR, tokenizer, pictures, seed=3)
+
+
 def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
     """Build one of the jobs; 7 samples, so that batches of 4 straddle epochs.
 
@@ -119,8 +140,11 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
         pictures = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
         shift = AugmentConfig(max_shift=2, recolour=0.5)
         return TokenizerJob(config, loss, codebook, shift, loop, pictures, pictures[:2])
-    mixed = GeneratorLossConfig(caption_drop=0.3, keyword_share=0.5)
-    return GeneratorJob(SMALL_GENERATOR, mixed, loop, toy_pairs(7), VOCABULARY, draw_tokens)
+    mixed = GeneratorLossConfig(caption_drop=0.3, keyword_share=0.5, image_to_text_share=0.5)
+    end_to_end = reconstructing(R1, detach_states=False) if kind == "end_to_end" else None
+    return GeneratorJob(
+        SMALL_GENERATOR, mixed, loop, toy_pairs(7), VOCABULARY, draw_tokens, end_to_end
+    )
 
 
 class BrokenOff(Exception):
@@ -137,7 +161,7 @@ class Until:
     def __init__(self, job: Job, step: int, then: Callable[[], Any] = break_off):
         self.job, self.module, self.step, self.then = job, job.module, step, then
         first, *others = job.turns
-        self.turns = [Turn(first.name, first.module, self.loss), *others]
+        self.turns = [replace(first, loss=self.loss), *others]
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]] | None:
         if step == self.step:

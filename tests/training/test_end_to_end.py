@@ -1,9 +1,11 @@
 """End-to-end training: which loss moves which part (paper section 3.1.3), and what goes in and out.
 
-| loss | transformer and embeddings | map | reconstructor | image tokenizer |
-| --- | --- | --- | --- | --- |
-| of tokens, both directions | yes | no | no | no |
-| of pixels | yes; not where states are detached | yes | yes | no |
+| loss | transformer, embeddings | image head | text head | map, reconstructor | image tokenizer |
+| --- | --- | --- | --- | --- | --- |
+| L_txt2img | yes | yes | no | no | no |
+| L_img2txt | yes | no | yes | no | no |
+| L_rec | yes; not where states are detached | no | no | yes | no |
+| discriminator's | no | no | no | no | no |
 """
 
 from dataclasses import replace
@@ -19,13 +21,16 @@ from tests.training.conftest import (
     SMALL_DVAE,
     SMALL_GENERATOR,
     SMALL_VQGAN,
+    TOKENIZER_3X3,
     VOCABULARY,
     draw_tokens,
+    reconstructing,
     toy_pairs,
 )
 from vilg.config import ConfigError
+from vilg.data.order import batch_ids
 from vilg.images import to_pixels
-from vilg.model.generator import text_to_image_states
+from vilg.model.generator import image_token_log_probs, text_to_image_states
 from vilg.model.segments import Grid
 from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.training.end_to_end import EndToEnd, EndToEndConfig
@@ -38,8 +43,8 @@ LOOP = LoopConfig(num_steps=4, batch_size=4)
 PLAIN = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0)
 ADVERSARIAL = PictureLossConfig(adversarial=0.8, discriminator=SMALL_DISCRIMINATOR)
 KINDS = {
-    "vqgan": (replace(SMALL_VQGAN, image_size=6), PictureLossConfig()),
-    "adversarial": (replace(SMALL_VQGAN, image_size=6), ADVERSARIAL),
+    "vqgan": (TOKENIZER_3X3, PictureLossConfig()),
+    "adversarial": (TOKENIZER_3X3, ADVERSARIAL),
     "dvae": (
         replace(SMALL_DVAE, image_size=6),
         PictureLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0),
@@ -50,11 +55,7 @@ KINDS = {
 def make(kind: str, detach_states: bool = False) -> GeneratorJob:
     """Return a job over 3x3 tokens and 6x6 pixels."""
     config, loss = KINDS[kind]
-    torch.manual_seed(1)
-    tokenizer = build_tokenizer(config).requires_grad_(False)
-    pictures = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3), dtype=np.uint8)
-    settings = EndToEndConfig(loss=loss, detach_states=detach_states)
-    end_to_end = EndToEnd(settings, SMALL_GENERATOR, tokenizer, pictures, seed=3)
+    end_to_end = reconstructing(loss, detach_states, config)
     return GeneratorJob(
         SMALL_GENERATOR, PLAIN, LOOP, toy_pairs(7), VOCABULARY, draw_tokens, end_to_end
     )
@@ -65,52 +66,129 @@ def end_to_end_of(job: GeneratorJob) -> EndToEnd:
     return job.end_to_end
 
 
-def moved(job: GeneratorJob, loss: Tensor) -> dict[str, bool]:
-    """Return for each part whether a loss sends it a gradient that is not exactly zero."""
-    e2e = end_to_end_of(job)
+def parts_of(job: GeneratorJob) -> dict[str, list[nn.Parameter]]:
+    """Name everything that a loss might move."""
+    e2e, generator = end_to_end_of(job), job.generator
     parts: dict[str, nn.Module] = {
-        "transformer": job.generator.transformer,
-        "embeddings": job.generator.image_embedding,
+        "text embedding": generator.text_embedding,
+        "image embedding": generator.image_embedding,
+        "transformer": generator.transformer,
+        "image head": generator.image_head,
+        "text head": generator.text_head,
         "map": e2e.reconstructor.map,
         "reconstructor": e2e.reconstructor.decoder,
         "tokenizer": e2e.image_tokenizer,
     }
-    for part in parts.values():
-        part.zero_grad()
+    if e2e.picture_loss.discriminator is not None:
+        parts["discriminator"] = e2e.picture_loss.discriminator
+    return {name: [*part.parameters()] for name, part in parts.items()}
+
+
+def reached(job: GeneratorJob, loss: Tensor) -> set[str]:
+    """Return the parts to which a loss sends a gradient that is not exactly zero."""
+    parts = parts_of(job)
+    for weight in (weight for weights in parts.values() for weight in weights):
+        weight.grad = None
     loss.backward(retain_graph=True)
     return {
-        name: any(p.grad is not None and bool(p.grad.any()) for p in part.parameters())
-        for name, part in parts.items()
+        name
+        for name, weights in parts.items()
+        if any(weight.grad is not None and bool(weight.grad.any()) for weight in weights)
     }
+
+
+EMBEDDINGS_AND_BODY = {"text embedding", "image embedding", "transformer"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("detach_states", [False, True])
 def test_each_loss_moves_the_parts_it_should(kind: str, detach_states: bool) -> None:
     job = make(kind, detach_states)
-    ids = np.arange(4)
+    e2e, ids = end_to_end_of(job), np.arange(4)
     prompts = [job.pairs[id].captions["en"] for id in ids]
     image_ids = torch.from_numpy(job.image_ids_SN[ids])
     states = text_to_image_states(job.generator, prompts, image_ids)
-    rec, _ = end_to_end_of(job).loss(0, states[:, 1:], ids)
-    reaches = not detach_states
-    assert moved(job, rec) == {
-        "transformer": reaches,
-        "embeddings": reaches,
-        "map": True,
-        "reconstructor": True,
-        "tokenizer": False,
-    }
-    e2e, job.end_to_end = job.end_to_end, None
-    tokens, _ = job.loss(0)
-    job.end_to_end = e2e
-    assert moved(job, tokens) == {
-        "transformer": True,
-        "embeddings": True,
-        "map": False,
-        "reconstructor": False,
-        "tokenizer": False,
-    }
+    t2i = -image_token_log_probs(job.generator, states, image_ids).mean()
+    i2t, _ = job._image_to_text_loss(0, ids)
+    rec, _ = e2e.loss(0, states[:, 1:], ids)
+    assert reached(job, t2i) == EMBEDDINGS_AND_BODY | {"image head"}
+    assert reached(job, i2t) == EMBEDDINGS_AND_BODY | {"text head"}
+    # The reconstructor's loss passes through the discriminator; the turn that trains it takes no
+    # gradient for it (test_turns_leave_each_other_alone).
+    passed = {"discriminator"} if kind == "adversarial" else set()
+    to_generator = set() if detach_states else EMBEDDINGS_AND_BODY
+    assert reached(job, rec) == to_generator | {"map", "reconstructor"} | passed
+    if kind == "adversarial":
+        discriminator_loss, _ = e2e.picture_loss.discriminator_loss(0) or pytest.fail("begun")
+        assert reached(job, discriminator_loss) == {"discriminator"}
+
+
+def test_turns_leave_each_other_alone() -> None:
+    job = make("adversarial")
+    for turn in job.turns:
+        before = {name: value.clone() for name, value in job.module.state_dict().items()}
+        take_turn(turn, build_optimizer(OPTIM, turn.module), OPTIM, 0)
+        own = "discriminator." if turn.name else "learner."
+        for name, value in job.module.state_dict().items():
+            assert name.startswith(own) or torch.equal(value, before[name]), name
+        assert all(parameter.grad is None for parameter in job.module.parameters())
+
+
+def test_a_detached_reconstructor_leaves_the_generator_to_its_tokens() -> None:
+    """Weight for weight: neither gradients nor their clipping pass between the two."""
+    alone, detached, joined = make("vqgan"), make("vqgan", detach_states=True), make("vqgan")
+    plain = GeneratorJob(SMALL_GENERATOR, PLAIN, LOOP, alone.pairs, VOCABULARY, draw_tokens)
+    clipping = replace(OPTIM, clip_norm=0.05)
+    for job in (plain, detached, joined):
+        (turn,) = job.turns
+        optimizer = build_optimizer(clipping, turn.module)
+        for step in range(3):
+            assert take_turn(turn, optimizer, clipping, step)["grad_norm"] > 0.05
+    weights = plain.generator.state_dict()
+    for name, value in detached.generator.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    assert not torch.equal(
+        joined.generator.image_embedding.weight, weights["image_embedding.weight"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["vqgan", "dvae"])
+def test_pixels_are_made_of_the_states_at_their_own_tokens(kind: str) -> None:
+    """Not of those that predict them: the last state has seen the whole picture."""
+    job = make(kind)
+    with torch.no_grad():
+        for weight in job.turns[0].module.parameters():
+            weight.normal_(std=0.5)
+        _, values = job.loss(2)
+        ids = batch_ids(0, 2, 4, 7)
+        prompts = [job._source(job.pairs[id], 2, id) for id in ids.tolist()]
+        image_ids = torch.from_numpy(job.image_ids_SN[ids])
+        states = text_to_image_states(job.generator, prompts, image_ids)
+        own, _ = end_to_end_of(job).loss(2, states[:, 1:], ids)
+        shifted, _ = end_to_end_of(job).loss(2, states[:, :-1], ids)
+    assert float(values["rec"]) == pytest.approx(float(own), rel=1e-6)
+    assert float(values["rec"]) != pytest.approx(float(shifted), rel=1e-4)
+
+
+@pytest.mark.parametrize("detach_states", [False, True])
+def test_the_gradients_that_meet_in_the_states_are_noted(detach_states: bool) -> None:
+    job = make("vqgan", detach_states)
+    ids = batch_ids(0, 2, 4, 7)
+    prompts = [job._source(job.pairs[id], 2, id) for id in ids.tolist()]
+    image_ids = torch.from_numpy(job.image_ids_SN[ids])
+    states = text_to_image_states(job.generator, prompts, image_ids).detach().requires_grad_()
+    t2i = -image_token_log_probs(job.generator, states, image_ids).mean()
+    rec, _ = end_to_end_of(job).loss(2, states[:, 1:], ids)
+    expected = [torch.autograd.grad(t2i, states)[0].norm()]
+    (of_pixels,) = torch.autograd.grad(rec, states, allow_unused=True)
+    expected.append(torch.zeros(()) if of_pixels is None else of_pixels.norm())
+    assert (of_pixels is None) == detach_states
+    total, _ = job.loss(2)
+    total.backward()
+    noted = job.after_step(2)
+    assert [noted["t2i_state_grad"], noted["rec_state_grad"]] == pytest.approx(
+        [float(norm) for norm in expected], rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,25 +234,16 @@ def test_the_reconstructor_begins_with_the_decoder_of_the_tokenizer() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_trains_all_of_it_and_notes_both_gradients(kind: str) -> None:
+def test_a_step_trains_all_of_it_but_the_tokenizer(kind: str) -> None:
     job = make(kind)
     before = {name: value.clone() for name, value in job.module.state_dict().items()}
     lent = {n: v.clone() for n, v in end_to_end_of(job).image_tokenizer.state_dict().items()}
     for turn in job.turns:
         take_turn(turn, build_optimizer(OPTIM, turn.module), OPTIM, 0)
-    noted = job.after_step(0)
-    assert {*noted} == {"t2i_state_grad", "rec_state_grad"}
-    assert all(norm > 0 for norm in noted.values())
-    after = job.module.state_dict()
-    parts = {name.split(".")[1] for name in after if not torch.equal(after[name], before[name])}
-    assert {"generator", "reconstructor"} <= parts
-    discriminated = any(name.startswith("discriminator.") for name in after)
-    assert discriminated == (kind == "adversarial")
-    assert all(
-        not torch.equal(after[name], before[name])
-        for name in after
-        if name.startswith("discriminator.") and name.endswith("weight")
-    )
+    still = {name for name, v in job.module.state_dict().items() if torch.equal(v, before[name])}
+    # Zero at first, and keys' biases stay so: softmax does not see what all keys share.
+    assert {name for name in still if not name.endswith("bias")} == set()
+    assert any(name.startswith("discriminator.") for name in before) == (kind == "adversarial")
     assert len(job.turns) == (2 if kind == "adversarial" else 1)
     now = end_to_end_of(job).image_tokenizer.state_dict()
     assert all(torch.equal(now[name], value) for name, value in lent.items())
@@ -199,10 +268,39 @@ def test_a_loss_that_is_not_the_tokenizer_s_is_refused() -> None:
             EndToEnd(settings, SMALL_GENERATOR, tokenizer, pictures, 0)
 
 
-def test_disturbed_tokens_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"disturbed": 0.5}, "disturbed=0"),
+        ({"text_to_image_share": 0.0}, "text_to_image_share=1"),
+        ({"tokens_summed": True}, "tokens_summed=false"),
+    ],
+)
+def test_what_a_reconstructor_cannot_learn_from_is_refused(
+    settings: dict[str, float], message: str
+) -> None:
     config: TokenizerConfig = KINDS["vqgan"][0]
     pictures = np.zeros((7, 6, 6, 3), dtype=np.uint8)
     e2e = EndToEnd(EndToEndConfig(), SMALL_GENERATOR, build_tokenizer(config), pictures, 0)
-    disturbed = replace(PLAIN, disturbed=0.5)
-    with pytest.raises(ConfigError, match="disturbed=0"):
-        GeneratorJob(SMALL_GENERATOR, disturbed, LOOP, toy_pairs(7), VOCABULARY, draw_tokens, e2e)
+    loss = replace(PLAIN, **settings)
+    with pytest.raises(ConfigError, match=message):
+        GeneratorJob(SMALL_GENERATOR, loss, LOOP, toy_pairs(7), VOCABULARY, draw_tokens, e2e)
+
+
+def test_a_dvae_has_no_discriminator() -> None:
+    config, loss = KINDS["dvae"]
+    adversarial = replace(loss, adversarial=0.8, discriminator=SMALL_DISCRIMINATOR)
+    pictures = np.zeros((7, 6, 6, 3), dtype=np.uint8)
+    with pytest.raises(ConfigError, match="no adversarial term"):
+        EndToEnd(
+            EndToEndConfig(loss=adversarial), SMALL_GENERATOR, build_tokenizer(config), pictures, 0
+        )
+
+
+def test_a_discriminator_that_wins_raises_the_alarm() -> None:
+    job = make("adversarial")
+    scores = {"discriminator_scores_real": 3.0, "discriminator_scores_made": -3.0}
+    found = job.alarm(scores)
+    assert found is not None and "score 6.0 apart; raise loss.r1_penalty" in found
+    assert job.alarm(scores | {"discriminator_scores_made": -0.9}) is None
+    assert job.alarm({"loss": 1.0}) is None

@@ -353,7 +353,7 @@ def test_pictures_are_described_as_they_are_moved_and_drawn_as_they_are() -> Non
         return torch.stack([image_tokens(pairs[id]).flip(0) for id in ids])
 
     job = job_of(pairs, 4, GeneratorLossConfig(image_to_text_share=0.5))
-    job.moved = moved
+    job.encode_moved = moved
     ids = batch_ids(0, 2, 4, 4).tolist()
     parts = job.loss(2)[1]
     assert seen == [(2, ids[:2])]

@@ -423,11 +423,11 @@ def test_limits_and_groups_choose_the_pictures(finished: Finished, tmp_path: Pat
 
 
 def still(generator: GeneratorRun, init: Path) -> GeneratorRun:
-    """One step that moves nothing, from an earlier model."""
+    """A few steps that move nothing, from an earlier model."""
     return replace(
         generator,
         init=str(init),
-        loop=LoopConfig(num_steps=1, batch_size=2),
+        loop=LoopConfig(num_steps=3, batch_size=2),
         optim=OptimConfig(peak_lr=0.0, final_lr=0.0),
     )
 
@@ -484,7 +484,7 @@ def test_a_tokenizer_starts_from_an_earlier_one(finished: Finished, tmp_path: Pa
         finished.recipe.tokenizer,
         init=str(finished.model),
         codebook=CodebookConfig(rule=LearningRule.GRADIENT, restart_below=0.0),
-        loop=LoopConfig(num_steps=1, batch_size=2),
+        loop=LoopConfig(num_steps=3, batch_size=2),
         optim=OptimConfig(peak_lr=0.0, final_lr=0.0),
     )
     model = quietly(Recipe(tokenizer=tokenizer), tmp_path / "out")

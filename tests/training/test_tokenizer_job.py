@@ -98,20 +98,20 @@ def test_the_discriminator_pays_for_its_slope_at_real_pictures() -> None:
     assert loss.discriminator is not None
     job.loss(1)
     plain, _ = loss.discriminator_loss(1) or pytest.fail("it has begun")
-    loss.config = replace(loss.config, gradient_penalty=3.0)
+    loss.config = replace(loss.config, r1_penalty=3.0)
     total, values = loss.discriminator_loss(1) or pytest.fail("it has begun")
-    assert float(values["slope"]) > 0
-    expected = float(plain.detach()) + 3 * float(values["slope"])
+    assert float(values["r1"]) > 0
+    expected = float(plain.detach()) + 3 * float(values["r1"])
     assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
     # A step of the penalty alone makes the discriminator flatter.
     optimizer = torch.optim.SGD(loss.discriminator.parameters(), lr=1e-2)
-    loss.config = replace(loss.config, gradient_penalty=1e4)
+    loss.config = replace(loss.config, r1_penalty=1e4)
     before, _ = loss.discriminator_loss(1) or pytest.fail("it has begun")
     before.backward()
     torch.nn.utils.clip_grad_norm_(loss.discriminator.parameters(), 1.0)
     optimizer.step()
     _, after = loss.discriminator_loss(1) or pytest.fail("it has begun")
-    assert float(after["slope"]) < float(values["slope"])
+    assert float(after["r1"]) < float(values["r1"])
 
 
 def test_the_perceptual_term_joins_with_its_weight() -> None:

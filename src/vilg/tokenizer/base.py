@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vilg.config import to_json
-from vilg.tokenizer.quantizers import Quantizer
+from vilg.tokenizer.quantizers import Quantizer, without_autocast
 
 if TYPE_CHECKING:  # the settings of all kinds, which import this
     from vilg.tokenizer.build import TokenizerConfig
@@ -48,8 +48,12 @@ class ImageTokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels_B3YX: Tensor) -> Tensor:
-        """Return ids_BHW of pictures in [-1, 1]."""
-        return self.quantizer.ids(self.encoder(pixels_B3YX))
+        """Return ids_BHW of pictures in [-1, 1].
+
+        Tokens are data: they do not depend on what a training around them computes in.
+        """
+        with without_autocast(pixels_B3YX.device.type):
+            return self.quantizer.ids(self.encoder(pixels_B3YX))
 
     def decode_codes(self, codes_BDHW: Tensor) -> Tensor:
         """Return pixels_B3YX of vectors in the place of codes, with gradients, not clamped."""

@@ -49,16 +49,17 @@ def discriminator_hinge_loss(real_BP: Tensor, made_BP: Tensor) -> Tensor:
     return 0.5 * (F.relu(1 - real_BP).mean() + F.relu(1 + made_BP).mean())
 
 
-def squared_slope(real_BP: Tensor, pixels_B3YX: Tensor) -> Tensor:
-    """Return R1, half the squared gradient of real pictures' scores (arXiv 1801.04406, eq. 9).
+def r1_penalty(real_BP: Tensor, pixels_B3YX: Tensor) -> Tensor:
+    """Return half the squared gradient of real pictures' scores (R1: arXiv 1801.04406, eq. 9).
 
-    A picture's score is the mean of its patches'. The result can be differentiated in its turn.
+    Per patch: |d sum of scores / d pixels|^2 / P, so that its size is that of one patch's slope and does
+    not shrink as pictures grow. The result can be differentiated in its turn.
 
     Args:
         real_BP: the discriminator's scores of `pixels_B3YX`, which require a gradient.
     """
-    (slope_B3YX,) = torch.autograd.grad(real_BP.mean(1).sum(), pixels_B3YX, create_graph=True)
-    return 0.5 * slope_B3YX.square().sum((1, 2, 3)).mean()
+    (slope_B3YX,) = torch.autograd.grad(real_BP.sum(), pixels_B3YX, create_graph=True)
+    return 0.5 * slope_B3YX.square().sum((1, 2, 3)).mean() / real_BP.shape[1]
 
 
 def adaptive_weight(

@@ -7,13 +7,18 @@ Nothing here learns: how a codebook does is in `codebooks.py`, and a finished mo
 Shape letters: B batch, D code dimension, H W grid, K codes, P = B*H*W positions.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
+
+
+def without_autocast(device: str) -> AbstractContextManager[object]:
+    """Compute in the tensors' own precision, whatever is around; the meta device knows no autocast."""
+    return torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
 
 
 class QuantizerKind(StrEnum):
@@ -50,12 +55,7 @@ class VectorQuantizer(nn.Module):
         """Return the id of the nearest code; searched in fp32 whatever the encoder ran in."""
         z_PD = self.normalise(z_PD.float(), dim=-1)
         codebook_KD = self.codebook_KD.float()
-        device = z_PD.device.type  # the meta device knows no autocast
-        with (
-            torch.autocast(device, enabled=False)
-            if is_autocast_available(device)
-            else nullcontext()
-        ):
+        with without_autocast(z_PD.device.type):
             scores_PK = z_PD @ codebook_KD.T
         if not self.normalised:  # |z - c|^2 = |z|^2 - 2 (z c - |c|^2 / 2)
             scores_PK = scores_PK - codebook_KD.square().sum(dim=-1) / 2

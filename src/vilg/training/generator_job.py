@@ -22,13 +22,14 @@ from vilg.model.generator import (
     image_token_log_probs,
     text_to_image_states,
 )
-from vilg.parallel import mean_over_processes, own_share
+from vilg.parallel import mean_over_processes, num_processes, own_share
 from vilg.randomness import integers, uniforms
 from vilg.sampling.images import draw_images
 from vilg.sampling.texts import generate_texts
 from vilg.text import LANGUAGES, TextTokenizer
 from vilg.training.end_to_end import EndToEnd
 from vilg.training.loop import LoopConfig, Turn
+from vilg.training.picture_loss import discriminator_alarm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ def check_end_to_end(loss: GeneratorLossConfig) -> None:
 
     Raises:
         ConfigError: disturbed tokens, which would teach it to make the wrong pictures; no text to
-            image at all, which has the states that it reads.
+            image at all, which has the states that it reads; sums over tokens beside means of pixels.
     """
     require(
         loss.disturbed == 0,
@@ -80,11 +81,18 @@ def check_end_to_end(loss: GeneratorLossConfig) -> None:
         loss.text_to_image_share > 0,
         "end-to-end training reads text-to-image states: set generator.loss.text_to_image_share=1",
     )
+    require(
+        not loss.tokens_summed,
+        "end to end, tokens and pixels weigh alike by means: set generator.loss.tokens_summed=false",
+    )
 
 
-def _share(share: float, num: int) -> int:
-    """Return how many of a batch a share is: none for 0, else at least one."""
-    return max(1, round(share * num)) if share else 0
+def _share(batch: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """Return this process's part of a share of the batch; 0 is nothing, else at least one pair.
+
+    The order is random, so the first pairs of a batch are as good as any.
+    """
+    return own_share(batch[: max(1, round(share * len(batch))) if share else 0])
 
 
 @dataclass(frozen=True)
@@ -134,8 +142,8 @@ class GeneratorJob:
     Args:
         decode: image_ids_BN to pictures, for the samples that people look at.
         end_to_end: the reconstructor to train with it; None trains the generator alone.
-        moved: image_ids_BN of the pictures of these pairs as they are moved about at a step, to be
-            described; None shows them as they are. What is drawn always stays where it is.
+        encode_moved: image_ids_BN of the pictures of these pairs as they are moved about at a step, to
+            be described; None shows them as they are. What is drawn always stays where it is.
     """
 
     def __init__(
@@ -147,7 +155,7 @@ class GeneratorJob:
         tokenizer: TextTokenizer,
         decode: Callable[[Tensor], list[Image.Image]],
         end_to_end: EndToEnd | None = None,
-        moved: Callable[[int, NDArray[np.int64]], Tensor] | None = None,
+        encode_moved: Callable[[int, NDArray[np.int64]], Tensor] | None = None,
     ):
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(loop.seed)
@@ -162,9 +170,11 @@ class GeneratorJob:
             )
             others = end_to_end.picture_loss.turns
             self.module = nn.ModuleDict({"learner": learner} | {t.name: t.module for t in others})
-            self.turns = [Turn("", learner, self.loss), *others]
+            apart = tuple(learner.children())
+            self.turns = [Turn("", learner, self.loss, clipped_apart=apart), *others]
         self.config, self.loop = loss, loop
-        self.pairs, self.tokenizer, self.decode, self.moved = pairs, tokenizer, decode, moved
+        self.pairs, self.tokenizer = pairs, tokenizer
+        self.decode, self.encode_moved = decode, encode_moved
         # Norms of what the losses of tokens and pixels send back into the generator's last states.
         self._state_grads: dict[str, float] = {}
         self.image_ids_SN = np.stack([pair.image_ids for pair in pairs]).astype(np.int64)
@@ -193,15 +203,16 @@ class GeneratorJob:
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return L_txt2img + L_img2txt of the step's batch, and + L_rec end to end."""
-        ids = own_share(batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.pairs)))
+        batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.pairs))
+        drawn = _share(batch, self.config.text_to_image_share)
+        described = _share(batch, self.config.image_to_text_share)
         total = torch.zeros(())
         values: dict[str, Tensor] = {}
-        # The order is random, so the first pairs of a batch are as good as any.
-        if drawn := _share(self.config.text_to_image_share, len(ids)):
-            loss, parts = self._text_to_image_loss(step, ids[:drawn])
+        if len(drawn):
+            loss, parts = self._text_to_image_loss(step, drawn)
             total, values = total + loss, values | parts
-        if described := _share(self.config.image_to_text_share, len(ids)):
-            loss, parts = self._image_to_text_loss(step, ids[:described])
+        if len(described):
+            loss, parts = self._image_to_text_loss(step, described)
             total, values = total + loss, values | parts
         return total, values
 
@@ -230,11 +241,13 @@ class GeneratorJob:
         chosen = integers(self.loop.seed, "target language", len(LANGUAGES), step, ids)
         languages = [LANGUAGES[i] for i in chosen]
         targets = [self.pairs[id].captions[lang] for id, lang in zip(ids, languages, strict=True)]
+        if self.encode_moved is None:
+            image_ids_BN = torch.from_numpy(self.image_ids_SN[ids])
+        else:
+            image_ids_BN = self.encode_moved(step, ids)
         text_BM, counts_BM = image_to_text_log_probs(
             self.generator,
-            torch.from_numpy(self.image_ids_SN[ids])
-            if self.moved is None
-            else self.moved(step, ids),
+            image_ids_BN,
             [self.tokenizer.language_id(lang) for lang in languages],
             targets,
         )
@@ -248,6 +261,7 @@ class GeneratorJob:
         """Return the same states, whose gradient's norm is noted under a name."""
         if self.end_to_end is None or not states_BTC.requires_grad:
             return states_BTC
+        self._state_grads[f"{name}_state_grad"] = 0.0  # stays, where no gradient comes back
 
         def note(gradient: Tensor) -> None:
             self._state_grads[f"{name}_state_grad"] = float(gradient.norm())
@@ -258,11 +272,15 @@ class GeneratorJob:
 
     def after_step(self, step: int) -> dict[str, float]:
         """Return the norms at the generator's last layer; everything here learns by gradients."""
-        return self._state_grads
+        # Each process's loss is a mean over its own share; the norm is that of the whole batch's.
+        squares = torch.tensor([norm**2 for norm in self._state_grads.values()])
+        (mean,) = mean_over_processes([squares])
+        norms = (mean / num_processes()).sqrt().tolist()
+        return dict(zip(self._state_grads, norms, strict=True))
 
     def alarm(self, values: dict[str, float]) -> str | None:
-        """Nothing here goes wrong without the loss saying so."""
-        return None
+        """Return a line for people when a discriminator has won."""
+        return discriminator_alarm(values)
 
     def show(self, step: int, folder: Path) -> None:
         """Write training pictures over what their captions draw now, and the captions they get."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -132,7 +131,6 @@ def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np
     return np.concatenate(rows)
 
 
-@torch.no_grad()
 def moved_tokens(
     tokenizer: ImageTokenizer,
     pictures_SYX3: NDArray[np.uint8],
@@ -142,10 +140,9 @@ def moved_tokens(
     ids: NDArray[np.int64],
 ) -> Tensor:
     """Return the tokens of a batch's pictures, image_ids_BN, as they are moved about at a step."""
-    pixels = to_pixels(augment(pictures_SYX3[ids], seed, step, ids, config))
-    # Tokens are data: they do not depend on what the training computes in.
-    with torch.autocast(pixels.device.type, enabled=False):
-        return tokenizer.encode(pixels).flatten(1)
+    return tokenizer.encode(
+        to_pixels(augment(pictures_SYX3[ids], seed, step, ids, config))
+    ).flatten(1)
 
 
 def stored_tokens(

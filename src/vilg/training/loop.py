@@ -64,12 +64,15 @@ class Turn:
         module: all that this turn trains. Nothing else gets a gradient from its loss.
         loss: of the step's batch, with the parts worth logging; None while the turn has not begun.
         first_step: at which it begins, and its learning rate with it.
+        clipped_apart: parts of `module`, all of it together, whose gradients are clipped each by
+            itself, so that a loss that does not reach one cannot slow it down; none clips the whole.
     """
 
     name: str
     module: nn.Module
     loss: Callable[[int], tuple[Tensor, dict[str, Tensor]] | None]
     first_step: int = 0
+    clipped_apart: Sequence[nn.Module] = ()
 
 
 class Job(Protocol):
@@ -116,7 +119,11 @@ def take_turn(
     gradients = [p.grad for p in parameters if p.grad is not None]
     for gradient, mean in zip(gradients, mean_over_processes(gradients), strict=True):
         gradient.copy_(mean)
-    grad_norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    norms = [
+        nn.utils.clip_grad_norm_(part.parameters(), config.clip_norm)
+        for part in turn.clipped_apart or (turn.module,)
+    ]
+    grad_norm = torch.stack(norms).norm()
     names, values = ["loss", *parts], [loss.detach(), *parts.values()]
     logged = dict(zip(names, map(float, mean_over_processes(values)), strict=True))
     logged["grad_norm"] = float(grad_norm)

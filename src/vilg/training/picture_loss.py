@@ -22,7 +22,7 @@ from vilg.tokenizer.losses import (
     discriminator_hinge_loss,
     generator_adversarial_loss,
     logit_laplace_loss,
-    squared_slope,
+    r1_penalty,
 )
 from vilg.tokenizer.perceptual import PerceptualLoss, lite0_loss, lpips_vgg_loss
 from vilg.training.loop import Turn
@@ -45,8 +45,8 @@ class PictureLossConfig:
         adversarial: on top of the adaptive weight (VQGAN: 0.8); 0 builds no discriminator.
         adversarial_from: step at which the discriminator and its term begin (VQGAN: after an epoch
             or more).
-        gradient_penalty: weight of the discriminator's own slope at real pictures, R1; what keeps it
-            from winning on a small set. 0 leaves it out, as VQGAN does.
+        r1_penalty: weight of what the discriminator pays for its slope at real pictures, which keeps
+            it from winning on a small set; 0 leaves it out, as VQGAN does.
     """
 
     l1: float = 1.0
@@ -58,13 +58,17 @@ class PictureLossConfig:
     lpips_weights: Path | None = None
     adversarial: float = 0.0
     adversarial_from: int = 0
-    gradient_penalty: float = 0.0
+    r1_penalty: float = 0.0
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
 
     def __post_init__(self) -> None:
-        weights = ("l1", "l2", "logit_laplace", "perceptual", "adversarial", "gradient_penalty")
+        weights = ("l1", "l2", "logit_laplace", "perceptual", "adversarial", "r1_penalty")
         for name in (*weights, "adversarial_from"):
             require(getattr(self, name) >= 0, f"{name} must be 0 or more")
+        require(
+            self.adversarial > 0 or self.r1_penalty == 0,
+            "r1_penalty is the discriminator's, and adversarial=0 builds none",
+        )
         if self.perceptual_net is PerceptualNet.LPIPS_VGG:
             require(
                 self.vgg_weights is not None and self.lpips_weights is not None,
@@ -85,12 +89,46 @@ def check_fits(loss: PictureLossConfig, tokenizer: TokenizerConfig) -> None:
     """Refuse a loss that the decoder's output is not made for.
 
     Raises:
-        ConfigError: a likelihood for a VQGAN, or none for a dVAE.
+        ConfigError: a likelihood for a VQGAN, or none for a dVAE; a discriminator for a dVAE, whose
+            last layer holds widths too, which that term does not reach and could not be balanced by.
     """
     require(
         (loss.logit_laplace > 0) == isinstance(tokenizer, DVAEConfig),
         "a dvae learns by loss.logit_laplace and nothing else does: set it above 0 for a dvae and to 0 "
         "for a vqgan",
+    )
+    require(
+        loss.adversarial == 0 or not isinstance(tokenizer, DVAEConfig),
+        "a dvae has no adversarial term: set loss.adversarial=0",
+    )
+
+
+def check_begins(loss: PictureLossConfig, num_steps: int) -> None:
+    """Refuse a discriminator that would never be used.
+
+    Raises:
+        ConfigError: its first step comes after the run's last.
+    """
+    require(
+        loss.adversarial == 0 or loss.adversarial_from < num_steps,
+        f"loss.adversarial_from {loss.adversarial_from} is after the last step: set it below "
+        f"{num_steps}, or loss.adversarial=0",
+    )
+
+
+def discriminator_alarm(values: dict[str, float]) -> str | None:
+    """Return a line for people when the discriminator has won: what it says no longer teaches.
+
+    The hinge asks for scores 2 apart; twice that is more than it has any use for.
+    """
+    if "discriminator_scores_real" not in values:
+        return None
+    apart = values["discriminator_scores_real"] - values["discriminator_scores_made"]
+    if apart <= 4:
+        return None
+    return (
+        f"discriminator alarm: real and made pictures score {apart:.1f} apart; raise loss.r1_penalty, or "
+        "lower discriminator_optim.peak_lr or loss.discriminator.channels"
     )
 
 
@@ -187,13 +225,13 @@ class PictureLoss:
         if not self._is_adversarial(step):
             return None
         assert self.discriminator is not None and self._reconstructed is not None
-        penalised = self.config.gradient_penalty > 0
+        penalised = self.config.r1_penalty > 0
         pixels_B3YX = self._reconstructed.pixels_B3YX.detach().requires_grad_(penalised)
         real_BP = self.discriminator(pixels_B3YX).float()
         made_BP = self.discriminator(self._reconstructed.made_B3YX).float()
         total = discriminator_hinge_loss(real_BP, made_BP)
         values = {"scores_real": real_BP.detach().mean(), "scores_made": made_BP.detach().mean()}
         if penalised:
-            slope = squared_slope(real_BP, pixels_B3YX)
-            total, values["slope"] = total + self.config.gradient_penalty * slope, slope.detach()
+            r1 = r1_penalty(real_BP, pixels_B3YX)
+            total, values["r1"] = total + self.config.r1_penalty * r1, r1.detach()
         return total, values

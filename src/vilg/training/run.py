@@ -62,7 +62,7 @@ from vilg.training.inputs import (
 )
 from vilg.training.loop import LoopConfig, train
 from vilg.training.optim import OptimConfig
-from vilg.training.picture_loss import PictureLossConfig, check_fits
+from vilg.training.picture_loss import PictureLossConfig, check_begins, check_fits
 from vilg.training.tokenizer_job import DecoderJob, TokenizerJob
 
 DISCRIMINATOR_OPTIM = OptimConfig(peak_lr=2e-4, betas=(0.5, 0.9))  # VQGAN's betas
@@ -94,6 +94,7 @@ class TokenizerRun:
             self.init is not None or not self.decoder_only,
             "a decoder alone needs the tokenizer that it belongs to: set tokenizer.init",
         )
+        check_begins(self.loss, self.loop.num_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,8 @@ class GeneratorRun:
             this run trained, or else the shipped one.
         vocabulary: a tokenizer.json.
         init: folder or hub id of the model to start from; None starts anew.
-        augmentation: of the pictures that captions are learnt from; drawn ones stay where they are.
+        augmentation: of the pictures that captions are learnt from; drawn ones stay where they are. A
+            mirrored arrow has the wrong name: set `flip` only where none of the captions tells sides.
         end_to_end: train an image reconstructor with the generator; None trains the generator alone.
         discriminator_optim: for the adversarial term of `end_to_end`.
     """
@@ -133,8 +135,18 @@ class GeneratorRun:
             self.num_heads >= 1 and self.width % self.num_heads == 0,
             f"num_heads {self.num_heads} must divide the width {self.width}",
         )
+        require(
+            self.augmentation.recolour == 0,
+            "captions name colours: set generator.augmentation.recolour=0",
+        )
+        require(
+            self.augmentation == AS_THEY_ARE or self.loss.image_to_text_share > 0,
+            "generator.augmentation moves described pictures, and "
+            "generator.loss.image_to_text_share=0 describes none",
+        )
         if self.end_to_end is not None:
             check_end_to_end(self.loss)
+            check_begins(self.end_to_end.loss, self.loop.num_steps)
         require(
             self.end_to_end is not None or self.sampling.decoder is Decoder.TWO_STAGE,
             "without generator.end_to_end there is no end-to-end decoder: set "
@@ -306,21 +318,20 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
         tokenise_pair(sample, tokens, text_tokenizer, config.max_text)
         for sample, tokens in zip(samples, tokens_SN, strict=True)
     ]
-    end_to_end = moved = None
-    if config.end_to_end is not None or config.augmentation != AS_THEY_ARE:
-        pictures = load_pictures(samples, image_tokenizer.config.image_size)
+    end_to_end = encode_moved = None
+    size, seed = image_tokenizer.config.image_size, config.loop.seed
     if config.end_to_end is not None:
-        end_to_end = EndToEnd(config.end_to_end, shape, image_tokenizer, pictures, config.loop.seed)
+        pictures = load_pictures(samples, size)
+        end_to_end = EndToEnd(config.end_to_end, shape, image_tokenizer, pictures, seed)
     if config.augmentation != AS_THEY_ARE:
-        moved = partial(
-            moved_tokens, image_tokenizer, pictures, config.loop.seed, config.augmentation
-        )
+        pictures = load_pictures(samples, size)
+        encode_moved = partial(moved_tokens, image_tokenizer, pictures, seed, config.augmentation)
     job = GeneratorJob(
-        shape, config.loss, config.loop, pairs, text_tokenizer, decode, end_to_end, moved
+        shape, config.loss, config.loop, pairs, text_tokenizer, decode, end_to_end, encode_moved
     )
     resume = _has_checkpoint(folder)
     if config.init is not None and not resume:
-        _start_from(find_model(config.init), job, image_tokenizer)
+        _start_from(find_model(config.init), job, image_tokenizer, log)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, folder, resume=resume, out=log)
     model = Model(
@@ -333,7 +344,9 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
     save_model(folder / "model", model)
 
 
-def _start_from(folder: Path, job: GeneratorJob, image_tokenizer: ImageTokenizer) -> None:
+def _start_from(
+    folder: Path, job: GeneratorJob, image_tokenizer: ImageTokenizer, log: TextIO
+) -> None:
     """Take over the weights of an earlier stage; its codes and words must mean the same."""
     config = read_config(folder)
     earlier = load_model(folder)
@@ -345,5 +358,13 @@ def _start_from(folder: Path, job: GeneratorJob, image_tokenizer: ImageTokenizer
         raise RunError(f"{folder} was trained on another vocabulary")
     with torch.no_grad():
         job.generator.load_state_dict(earlier.generator.state_dict())
-        if job.end_to_end is not None and earlier.reconstructor is not None:
+        if job.end_to_end is None:
+            return
+        if earlier.reconstructor is not None:
             job.end_to_end.reconstructor.load_state_dict(earlier.reconstructor.state_dict())
+        else:
+            print(
+                f"{folder} has no reconstructor, which so begins as the image tokenizer's decoder",
+                file=log,
+                flush=True,
+            )

@@ -17,7 +17,12 @@ from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining, Quantized
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.loop import LoopConfig, Turn
-from vilg.training.picture_loss import PictureLoss, PictureLossConfig, check_fits
+from vilg.training.picture_loss import (
+    PictureLoss,
+    PictureLossConfig,
+    check_fits,
+    discriminator_alarm,
+)
 
 
 class TokenizerJob:
@@ -91,9 +96,9 @@ class TokenizerJob:
         return self.codebook.follow(self.tokenizer.quantizer, step)
 
     def alarm(self, values: dict[str, float]) -> str | None:
-        """Return a line for people when the codebook falls out of use."""
+        """Return a line for people when the codebook falls out of use or a discriminator has won."""
         if values["usage"] >= self.codebook.config.alarm_below:
-            return None
+            return discriminator_alarm(values)
         num_codes = self.tokenizer.config.num_codes
         return (
             f"codebook alarm: {values['usage']:.0%} of {num_codes} codes in use, perplexity "
@@ -130,5 +135,5 @@ class DecoderJob(TokenizerJob):
         return {}
 
     def alarm(self, values: dict[str, float]) -> str | None:
-        """Codes that stay cannot fall out of use."""
-        return None
+        """Codes that stay cannot fall out of use; a discriminator can still win."""
+        return discriminator_alarm(values)
