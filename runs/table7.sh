@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# The paper's Table 7 on emoji: two-stage against end-to-end, at equal steps, three seeds.
+# The paper's Table 7 on emoji: two-stage against end-to-end, at equal steps, three seeds; and what a
+# discriminator adds to the latter.
 #
 #     runs/table7.sh [DIR] [fp32|bf16]
 #
-# For each seed a two-stage generator, its end-to-end twin, the tokenizer's decoder trained for as many
-# steps alone, and the twin trained on with a discriminator; then all cells of the table by
-# runs/table7.py, with one contact sheet of the same tokens through all decoders. Cost: see docs/log.md.
-# A run that was stopped goes on where it stood.
+# For each seed a two-stage generator, its end-to-end twin, the tokenizer's decoder trained alone for as
+# many steps by the same loss, and the twin trained on, once with a discriminator and once without; then
+# all cells of the table by runs/table7.py, and a contact sheet whose last rows are the same tokens through
+# all decoders. Cost: see docs/log.md. A run that was stopped goes on where it stood.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,7 +26,8 @@ for seed in 0 1 2; do
     train generator table7 $seed
     train generator table7_e2e $seed
     train tokenizer table7_decoder $seed
-    train generator table7_adversarial $seed \
-        "generator.init=$dir/table7_e2e-$seed/generator/model"
+    for recipe in table7_e2e_longer table7_adversarial; do
+        train generator $recipe $seed "generator.init=$dir/table7_e2e-$seed/generator/model"
+    done
 done
 .venv/bin/python runs/table7.py --runs "$dir" --out "$dir"
