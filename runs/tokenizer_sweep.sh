@@ -14,6 +14,8 @@ shift || true
 
 declare -A lines=(
     [base]=""
+    [whole_picture]="tokenizer.model.local_encoder=false"
+    [two_blocks]="tokenizer.model.num_res_blocks=2"
     [full_resolution]="tokenizer.model.patch=1 tokenizer.model.channels=16 tokenizer.model.channel_multipliers=[1,2,4,8]"
     [patch4]="tokenizer.model.patch=4 tokenizer.model.channels=128 tokenizer.model.channel_multipliers=[1,2]"
     [wide]="tokenizer.model.channels=64"
@@ -24,11 +26,13 @@ declare -A lines=(
     [rate]="tokenizer.optim.peak_lr=3e-3"
     [perceptual]="tokenizer.loss.perceptual=0.1"
     [adversarial]="tokenizer.loss.perceptual=0.1 tokenizer.loss.adversarial=0.1 tokenizer.loss.adversarial_from=500"
+    [r1]="tokenizer.loss.perceptual=0.1 tokenizer.loss.adversarial=0.1 tokenizer.loss.adversarial_from=500 tokenizer.loss.r1_penalty=1.0"
     [recolour]="tokenizer.augmentation.recolour=0.3"
+    [zoom]="tokenizer.augmentation.zoom=0.15"
     [gradient]="tokenizer.codebook.rule=gradient"
 )
-order=(base full_resolution patch4 wide codes1024 codes4096 dim8 dim32 rate perceptual adversarial
-    recolour gradient)
+order=(base whole_picture two_blocks full_resolution patch4 wide codes1024 codes4096 dim8 dim32 rate perceptual adversarial
+    r1 recolour zoom gradient)
 
 for name in "${@:-${order[@]}}"; do
     out=$dir/$name

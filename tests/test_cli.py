@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from tests.tokenizer import published
 from vilg.cli import main
 from vilg.cli.output import picture_name, slug
 from vilg.images import contact_sheet, open_picture, to_array
-from vilg.model.folder import Model, load_model, save_model
+from vilg.model.folder import Decoder, Model, load_model, save_model
+from vilg.model.reconstructor import Reconstructor
 from vilg.pipeline import Vilg
 
 VILG = Path(sys.executable).with_name("vilg")
@@ -99,6 +100,28 @@ def test_four_pictures_differ_and_a_second_run_writes_the_same_bytes(
     second = generate(prompt, "-n", "4", "--seed", "7", "-o", "elsewhere/deeper")
     assert [path.name for path in second] == [path.name for path in first]
     assert [path.read_bytes() for path in second] == [path.read_bytes() for path in first]
+
+
+def test_the_end_to_end_decoder_is_asked_for_by_name(
+    run: Run, toy_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(toy_folder)
+    assert model.generator is not None
+    torch.manual_seed(0)
+    reconstructor = Reconstructor(model.generator.config.width, model.image_tokenizer)
+    own = replace(model.sampling, decoder=Decoder.END_TO_END)
+    save_model(tmp_path / "e2e", replace(model, reconstructor=reconstructor, sampling=own))
+    paths = {}
+    for decoder in (*Decoder, None):
+        options = ("--decoder", decoder) if decoder else ()
+        result = run("generate", "red apple", "--model", "e2e", "-o", f"{decoder}.png", *options)
+        assert result.status == 0, result.err
+        paths[decoder] = Path(result.out.strip())
+    pixels = {decoder: Image.open(path).tobytes() for decoder, path in paths.items()}
+    assert pixels[Decoder.END_TO_END] == pixels[None] != pixels[Decoder.TWO_STAGE]
+    assert json.loads(notes_of(paths[None])["settings"])["decoder"] == "end-to-end"
+    result = run("generate", "red apple", "--model", toy_folder, "--decoder", "end-to-end")
+    assert result.status == 2 and "no end-to-end decoder" in result.err
 
 
 def test_picture_i_is_that_of_seed_plus_i_alone(generate: Callable[..., list[Path]]) -> None:

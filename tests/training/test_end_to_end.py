@@ -9,10 +9,12 @@
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from tests.training.conftest import (
@@ -29,7 +31,7 @@ from tests.training.conftest import (
 )
 from vilg.config import ConfigError
 from vilg.data.order import batch_ids
-from vilg.images import to_pixels
+from vilg.images import contact_sheet, to_array, to_pixels
 from vilg.model.generator import image_token_log_probs, text_to_image_states
 from vilg.model.segments import Grid
 from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
@@ -247,6 +249,20 @@ def test_a_step_trains_all_of_it_but_the_tokenizer(kind: str) -> None:
     assert len(job.turns) == (2 if kind == "adversarial" else 1)
     now = end_to_end_of(job).image_tokenizer.state_dict()
     assert all(torch.equal(now[name], value) for name, value in lent.items())
+
+
+def test_samples_show_what_the_reconstructor_makes(tmp_path: Path) -> None:
+    job = make("vqgan")
+    job.decode = lambda image_ids_BN: [Image.new("RGB", (6, 6))] * len(image_ids_BN)
+    with torch.inference_mode():
+        job.show(3, tmp_path)
+        states = torch.zeros(8, 9, SMALL_GENERATOR.width)
+        row = contact_sheet([end_to_end_of(job).pictures(states)], scale=2)
+    sheet = Image.open(tmp_path / "step-00000003.png")
+    assert sheet.width == row.width
+    assert sheet.height > 2 * row.height
+    third = to_array(sheet)[-(row.height - 8) :]
+    assert len(np.unique(third)) > 2  # neither the decoder's black nor the ground's white alone
 
 
 def test_the_pictures_are_those_of_the_pairs() -> None:

@@ -27,9 +27,10 @@ from vilg.config import ConfigError, from_dict, to_json
 from vilg.data.shards import DataError, load_samples
 from vilg.errors import VilgError
 from vilg.images import open_picture, to_array, to_pixels
-from vilg.model.folder import Model, SamplingConfig, load_model, save_model
+from vilg.model.folder import Decoder, Model, SamplingConfig, load_model, save_model
 from vilg.model.generator import Generator
 from vilg.model.patterns import paper_patterns
+from vilg.pipeline import Vilg
 from vilg.recipes import RECIPES
 from vilg.sampling.images import draw_images
 from vilg.sampling.texts import generate_texts
@@ -563,7 +564,12 @@ def test_a_dvae_lends_its_tokens_to_a_generator(finished: Finished, tmp_path: Pa
         loss=PictureLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0),
         codebook=CodebookConfig(alarm_below=0.0),
     )
-    folder = quietly(replace(recipe, tokenizer=dvae), tmp_path / "out")
+    generator = replace(
+        recipe.generator,
+        end_to_end=EndToEndConfig(loss=dvae.loss),
+        sampling=SamplingConfig(decoder=Decoder.END_TO_END),
+    )
+    folder = quietly(Recipe(tokenizer=dvae, generator=generator), tmp_path / "out")
     model = load_model(folder)
     assert isinstance(model.image_tokenizer, DVAE) and model.generator is not None
     assert model.generator.config.num_codes == 16
@@ -574,6 +580,12 @@ def test_a_dvae_lends_its_tokens_to_a_generator(finished: Finished, tmp_path: Pa
     assert len(generate_texts(model.generator, ids, language, [0])) == 1
     losses = [record["nll"] for record in log_records(tmp_path / "out" / "tokenizer")]
     assert losses[-1] < losses[0]
+    # End to end, as the paper's ablation: its reconstructor paints what the model draws.
+    assert {"nll", "rec", "rec_state_grad"} <= log_records(tmp_path / "out" / "generator")[0].keys()
+    vilg = Vilg(model)
+    pictures = [vilg.generate("apple", 2, decoder=decoder) for decoder in Decoder]
+    assert all(picture.size == (16, 16) for row in pictures for picture in row)
+    assert to_array(pictures[0][0]).tobytes() != to_array(pictures[1][0]).tobytes()
 
 
 def test_a_tokenizer_is_trained_on_any_folder_of_pictures(

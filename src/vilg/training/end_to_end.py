@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from vilg.images import to_pixels
+from vilg.images import to_pictures, to_pixels
 from vilg.model.generator import GeneratorConfig
 from vilg.model.reconstructor import Reconstructor
 from vilg.tokenizer.base import ImageTokenizer
@@ -55,6 +56,15 @@ class EndToEnd:
         self.config, self.grid = config, generator.grid
         self.image_tokenizer, self.pictures_SYX3 = image_tokenizer, pictures_SYX3
 
+    def pictures(self, states_BNC: Tensor) -> list[Image.Image]:
+        """Return what the reconstructor makes of states, for people."""
+        return to_pictures(self._made(states_BNC)[1])
+
+    def _made(self, states_BNC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the decoder's raw output and the pixels_B3YX that it stands for."""
+        raw = self.reconstructor(states_BNC, self.grid).float()
+        return raw, self.image_tokenizer.to_image(raw)
+
     def loss(
         self, step: int, states_BNC: Tensor, ids: NDArray[np.int64]
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -66,7 +76,6 @@ class EndToEnd:
         """
         if self.config.detach_states:
             states_BNC = states_BNC.detach()
-        raw = self.reconstructor(states_BNC, self.grid).float()
-        made = self.image_tokenizer.to_image(raw)
+        raw, made = self._made(states_BNC)
         pixels = to_pixels(self.pictures_SYX3[ids])
         return self.picture_loss(step, raw, made, pixels, self.reconstructor.decoder)

@@ -283,7 +283,10 @@ class GeneratorJob:
         return discriminator_alarm(values)
 
     def show(self, step: int, folder: Path) -> None:
-        """Write training pictures over what their captions draw now, and the captions they get."""
+        """Write training pictures over what their captions draw now, and the captions they get.
+
+        End to end there is a third row: what the reconstructor makes of the second.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         chosen = integers(self.loop.seed, "shown", len(self.pairs), np.arange(8))
         pairs = [self.pairs[i] for i in chosen]
@@ -291,9 +294,11 @@ class GeneratorJob:
         langs = [LANGUAGES[i % len(LANGUAGES)] for i in range(len(pairs))]
         prompts = [pair.captions[lang] for pair, lang in zip(pairs, langs, strict=True)]
         drawn = draw_images(self.generator, prompts, range(len(pairs)), SamplingConfig())
-        contact_sheet([self.decode(image_ids_BN), self.decode(drawn.image_ids_BN)], scale=2).save(
-            folder / f"step-{step:08d}.png"
-        )
+        rows = [self.decode(image_ids_BN), self.decode(drawn.image_ids_BN)]
+        if self.end_to_end is not None:
+            states_BTC = text_to_image_states(self.generator, prompts, drawn.image_ids_BN)
+            rows.append(self.end_to_end.pictures(states_BTC[:, 1:]))
+        contact_sheet(rows, scale=2).save(folder / f"step-{step:08d}.png")
         language_ids = [self.tokenizer.language_id(lang) for lang in langs]
         written = generate_texts(self.generator, image_ids_BN, language_ids, range(len(pairs)))
         lines = [
