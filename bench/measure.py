@@ -89,6 +89,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def publish(section: str, text: str) -> None:
     """Print a benchmark's results, and put them in its section of docs/benchmarks.md."""
+    print(text)  # first: a run of an hour must not be lost to a page
     page = DOCS / "benchmarks.md"
     whole = page.read_text(encoding="utf-8")
     begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->\n"
@@ -97,7 +98,6 @@ def publish(section: str, text: str) -> None:
     if not found:
         sys.exit(f"{page} has no section {section}")
     page.write_text(f"{head}{begin}{text}{end}{tail}", encoding="utf-8")
-    print(text)
 
 
 def say(line: str) -> None:

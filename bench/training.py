@@ -128,7 +128,7 @@ def counted_flops(config: GeneratorConfig, batch: int) -> float:
     C, N, text = config.width, config.grid.num_cells, NUM_TEXT + 1
     linear = len(config.patterns) * 12 * C**2 * (text + N) + C * config.num_codes * N
     keys = {
-        pattern: len(window(pattern, causal=True).rows_up) * config.grid_width
+        pattern: len(window(pattern, config.grid_width, causal=True).rows_up) * config.grid_width
         for pattern in (Pattern.ROW, Pattern.COLUMN, Pattern.CONVOLUTION)
     }
     if FEWEST_CELLS > N:

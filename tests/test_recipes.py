@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vilg.model.generator import Generator
+from vilg.model.generator import Generator, text_to_image_log_probs
 from vilg.recipes import RECIPES
 from vilg.tokenizer.vqgan import VQGANConfig
 
@@ -44,8 +44,10 @@ def test_a_10b_step_has_the_shapes_it_should() -> None:
     config = run.shape(VQGANConfig(), VOCABULARY_SIZE)
     with torch.device("meta"):
         generator = Generator(config)
-        states = torch.empty(2, 1024, config.width)
-        assert generator.image_logits(states).shape == (2, 1024, 8192)
-        q = torch.empty(2, 8, config.width)
-        same = [lambda q, k, v: v] * len(config.patterns)
-        assert generator.transformer(q, same).shape == q.shape
+        ids = torch.empty(2, 1024, dtype=torch.long)
+    # Text to image only: how many words a batch has is not known without values.
+    image_BN = text_to_image_log_probs(generator, [[300, 301], [302]], ids)
+    assert image_BN.shape == (2, 1024)
+    image_BN.mean().backward()
+    without = {name for name, weight in generator.named_parameters() if weight.grad is None}
+    assert without == {"text_head.weight", "text_head.bias"}

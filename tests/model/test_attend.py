@@ -5,12 +5,11 @@ from itertools import product
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vilg.model.attend import attend, window, window_mask
-from vilg.model.patterns import Pattern
+from vilg.model.attend import attend, attend_dense, window, window_mask
+from vilg.model.patterns import Pattern, mask
 from vilg.model.segments import Grid, Layout, Modality, Role, Segment, with_padding
 
 RANDOM = random.Random(0)
@@ -23,7 +22,12 @@ GRIDS = [
     (13, 13),  # the window is cut on no side of the middle cell
     (7, 3),  # several steps of the window share an offset
     (3, 12),
-    *((RANDOM.randint(1, 12), RANDOM.randint(1, 14)) for _ in range(8)),
+    # Narrow and high: the causal window goes on over several short rows.
+    (8, 3),
+    (9, 2),
+    (12, 1),
+    (12, 4),
+    *((RANDOM.randint(1, 12), RANDOM.randint(1, 14)) for _ in range(12)),
 ]
 PATTERNS = [Pattern.ROW, Pattern.COLUMN, Pattern.CONVOLUTION, Pattern.DENSE]
 
@@ -48,32 +52,19 @@ def layouts(grid: Grid, num_text: int) -> dict[str, Layout]:
     }
 
 
-def dense(
-    q: Tensor, k: Tensor, v: Tensor, layout: Layout, pattern: Pattern, valid: Tensor
-) -> Tensor:
-    see_B1TT = with_padding(layout.visible(pattern), valid)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=see_B1TT).transpose(1, 2)
-
-
-def fast(
-    q: Tensor, k: Tensor, v: Tensor, layout: Layout, pattern: Pattern, valid: Tensor
-) -> Tensor:
-    return attend(pattern, layout, valid)(q, k, v)
-
-
-def inputs(layout: Layout, batch: int, padded: bool) -> tuple[list[Tensor], Tensor]:
-    generator = torch.Generator().manual_seed(layout.length)
+def inputs(layout: Layout, batch: int, seed: int) -> tuple[list[Tensor], Tensor]:
+    """Random queries, keys and values, and texts of random lengths, padded on the right."""
+    generator = torch.Generator().manual_seed(seed)
     shape = (batch, layout.length, 2, 4)
     qkv = [
         (torch.randn(shape, generator=generator, dtype=torch.float64) * 2).requires_grad_()
         for _ in range(3)
     ]
     valid = torch.ones(batch, layout.length, dtype=torch.bool)
-    if padded:  # the end of the text of every other sample
-        for segment, here, _ in layout.spans(0, layout.length):
-            if segment.modality is Modality.TEXT and segment.length > 1:
-                valid[::2, here.stop - segment.length // 2 : here.stop] = False
+    for segment, here, _ in layout.spans(0, layout.length):
+        if segment.modality is Modality.TEXT and segment.role is Role.SOURCE:
+            lengths = torch.randint(0, segment.length + 1, (batch, 1), generator=generator)
+            valid[:, here] = torch.arange(segment.length) < lengths
     return qkv, valid
 
 
@@ -81,11 +72,12 @@ def inputs(layout: Layout, batch: int, padded: bool) -> tuple[list[Tensor], Tens
 @pytest.mark.parametrize("size", GRIDS, ids=str)
 def test_attend_is_masked_dense_attention(pattern: Pattern, size: tuple[int, int]) -> None:
     grid = Grid(*size)
-    for num_text, padded in ((0, False), (1, False), (5, True)):
+    draw = random.Random(str(size))
+    for num_text in (0, 1, draw.randint(2, 9)):
         for task, layout in layouts(grid, num_text).items():
-            qkv, valid = inputs(layout, batch=3, padded=padded)
-            found = fast(*qkv, layout, pattern, valid)
-            expected = dense(*qkv, layout, pattern, valid)
+            qkv, valid = inputs(layout, batch=draw.randint(1, 4), seed=draw.randint(0, 99))
+            found = attend(pattern, layout, valid)(*qkv)
+            expected = attend_dense(pattern, layout, valid)(*qkv)
             assert torch.allclose(found, expected, atol=1e-10), (task, num_text)
             upstream = torch.randn(found.shape, dtype=torch.float64)
             for a, b in zip(
@@ -96,48 +88,87 @@ def test_attend_is_masked_dense_attention(pattern: Pattern, size: tuple[int, int
                 assert torch.allclose(a, b, atol=1e-9), (task, num_text)
 
 
+def test_the_dense_form_is_a_softmax_over_what_is_seen() -> None:
+    """The reference itself, score by score."""
+    layout = layouts(Grid(3, 4), 3)["t2i"]
+    qkv, valid = inputs(layout, batch=2, seed=1)
+    q, k, v = (x.detach() for x in qkv)
+    found = attend_dense(Pattern.ROW, layout, valid)(q, k, v)
+    see = with_padding(layout.visible(Pattern.ROW), valid)[:, 0]
+    for b, i, h in product(range(2), range(layout.length), range(2)):
+        keys = [j for j in range(layout.length) if see[b, i, j]]
+        weights = torch.stack([q[b, i, h] @ k[b, j, h] / 2 for j in keys]).softmax(0)
+        expected = sum(w * v[b, j, h] for w, j in zip(weights, keys, strict=True))
+        assert torch.allclose(found[b, i, h], expected)
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_attend_is_dense_to_1e_5_in_single_precision(pattern: Pattern) -> None:
     layout = layouts(Grid(12, 16), 9)["t2i"]
-    qkv, valid = inputs(layout, batch=2, padded=True)
+    qkv, valid = inputs(layout, batch=2, seed=0)
     single = [x.detach().float() for x in qkv]
-    found = fast(*single, layout, pattern, valid)
-    assert torch.allclose(found, dense(*single, layout, pattern, valid), atol=1e-5)
+    found = attend(pattern, layout, valid)(*single)
+    expected = attend_dense(pattern, layout, valid)(*single)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("pattern", "causal"), [*product(PATTERNS[:3], (True, False))])
 def test_a_window_holds_every_key_once(pattern: Pattern, causal: bool) -> None:
     for height, width in GRIDS:
         grid = Grid(height, width)
-        shape = window(pattern, causal=causal)
-        cells = torch.arange(grid.num_cells, dtype=torch.float64)[None]
-        groups = shape.group(cells, grid)
-        assert torch.equal(shape.ungroup(groups), cells)
-        keys_GS = torch.cat(shape.keys(groups, fill=-1.0), dim=2)[0]
+        reach = window(pattern, width, causal=causal)
+        cells = torch.arange(grid.num_cells)[None]
+        groups = reach.group(cells, grid)
+        assert torch.equal(reach.ungroup(groups), cells)
+        keys_GS = torch.cat(reach.rows(groups, fill=-1), dim=2)[0]
         for row in keys_GS.tolist():
             on_grid = [cell for cell in row if cell >= 0]
             assert len({*on_grid}) == len(on_grid)
-        assert window_mask(pattern, grid, causal).any(dim=-1).all()
+        num_keys = int(window_mask(pattern, grid, causal).sum())
+        assert num_keys == int(mask(pattern, height, width, causal=causal).sum()), (height, width)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_an_empty_segment_is_nothing(pattern: Pattern) -> None:
+    """At the end of a layout as at its beginning, and in both forms."""
+    grid = Grid(2, 3)
+    image, text = Segment(Modality.IMAGE, Role.SOURCE, 6), Segment(Modality.TEXT, Role.SOURCE, 2)
+    empty = Segment(Modality.TEXT, Role.TARGET, 0)
+    qkv, valid = inputs(Layout((image, text), grid), batch=2, seed=0)
+    for form in (attend, attend_dense):
+        expected = form(pattern, Layout((image, text), grid), valid)(*qkv)
+        found = form(pattern, Layout((image, text, empty), grid), valid)(*qkv)
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("task", ["t2i", "i2t"])
-def test_no_tensor_as_large_as_all_scores_is_ever_made(task: str) -> None:
-    """Boolean or float, in preparation or in reading, forward or backward: none has T x T places."""
-    layout = layouts(Grid(24, 24), 6)[task]
-    sizes: list[int] = []
+@pytest.mark.parametrize("pattern", PATTERNS[:3])
+def test_no_tensor_as_large_as_all_scores_is_ever_made(pattern: Pattern, task: str) -> None:
+    """In preparation or in reading, forward or backward: none has as many places as T x T."""
+    # Many short rows, of which a window of eleven is a small part.
+    layout = layouts(Grid(48, 12), 6)[task]
+    counts: list[int] = []
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             out = func(*args, **(kwargs or {}))
             tensors = out if isinstance(out, tuple | list) else [out]
-            sizes.extend(x.untyped_storage().nbytes() for x in tensors if isinstance(x, Tensor))
+            counts.extend(x.numel() for x in tensors if isinstance(x, Tensor))
             return out
 
-    qkv, valid = inputs(layout, batch=1, padded=False)
-    for pattern in (Pattern.ROW, Pattern.COLUMN):
-        window_mask(pattern, layout.grid, task == "t2i")  # made once and kept
-        sizes.clear()
-        with Watch():
-            fast(*qkv, layout, pattern, valid).sum().backward()
-        # Two heads of four numbers of eight bytes each, against one byte of a boolean mask.
-        assert sizes and max(sizes) < layout.length**2, pattern
+    qkv, valid = inputs(layout, batch=1, seed=0)
+    window_mask.cache_clear()
+    with Watch():
+        attend(pattern, layout, valid)(*qkv).sum().backward()
+    assert counts and max(counts) < layout.length**2
+
+
+def test_masks_are_made_on_the_cpu_whatever_the_default_device_is() -> None:
+    layout = layouts(Grid(3, 4), 2)["t2i"]
+    window_mask.cache_clear()
+    with torch.device("meta"):
+        valid = torch.ones(1, layout.length, dtype=torch.bool)
+        qkv = [torch.empty(1, layout.length, 2, 4) for _ in range(3)]
+        for pattern, form in product(PATTERNS, (attend, attend_dense)):
+            assert form(pattern, layout, valid)(*qkv).shape == qkv[0].shape
+        assert window_mask(Pattern.ROW, layout.grid, True).device.type == "cpu"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vilg.tokenizer.codebooks import CodebookAverages
-from vilg.tokenizer.quantizers import VectorQuantizer
+from vilg.tokenizer.quantizers import GumbelQuantizer, VectorQuantizer
 
 K, D = 12, 4
 
@@ -224,3 +224,11 @@ def test_codes_are_searched_in_fp32_within_a_bf16_region() -> None:
         found = quantizer(z_BDHW)
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+def test_likeliest_codes_are_scored_in_fp32_within_a_bf16_region() -> None:
+    torch.manual_seed(0)
+    quantizer, z_BDHW = GumbelQuantizer(4096, 16, in_dim=32), torch.randn(4, 32, 8, 8)
+    expected = quantizer.ids(z_BDHW)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.ids(z_BDHW), expected)

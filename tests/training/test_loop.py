@@ -30,6 +30,11 @@ from tests.training.conftest import (
 )
 from vilg.data.order import batch_ids
 from vilg.images import to_pixels
+from vilg.model.attend import attend, attend_dense
+from vilg.model.generator import Generator, text_to_image_layout
+from vilg.model.patterns import Pattern
+from vilg.model.segments import Grid
+from vilg.model.transformer import HeadNorm
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.checkpoint import CheckpointError, TrainState
 from vilg.training.generator_job import GeneratorJob
@@ -392,8 +397,51 @@ def test_the_tokenizers_loss_is_its_formula() -> None:
     assert float(parts["psnr"]) == pytest.approx(20 * math.log10(255 / rmse), rel=1e-5)
 
 
-def test_bf16_is_for_products_alone(kind: str) -> None:
-    """Losses stay near, weights and moments stay in fp32, and so does the search for codes."""
+def test_bf16_is_for_products_alone() -> None:
+    """The generator's norms and softmax, and every loss, are computed in fp32."""
+    job = make_job("generator", LOOP)
+    assert isinstance(job, GeneratorJob)
+    config = replace(job.generator.config, qk_norm=True)
+    job.generator = Generator(config)
+    found: dict[str, set[torch.dtype]] = {"norms": set(), "products": set(), "heads' norms": set()}
+
+    def note(kind: str, dtype: torch.dtype) -> None:
+        found[kind].add(dtype)
+
+    for part in job.generator.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.register_forward_hook(lambda part, x, out: note("norms", out.dtype))
+        elif isinstance(part, nn.Linear):
+            part.register_forward_hook(lambda part, x, out: note("products", out.dtype))
+        elif isinstance(part, nn.RMSNorm):
+            part.register_forward_pre_hook(lambda part, x: note("heads' norms", part.weight.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, parts = job.loss(0)
+    assert found["products"] == {torch.bfloat16}
+    assert found["norms"] == found["heads' norms"] == {torch.float32}
+    assert {loss.dtype, *(value.dtype for value in parts.values())} == {torch.float32}
+
+
+def test_heads_are_normalised_in_fp32_within_a_bf16_region() -> None:
+    """To the last bit that bf16 shows of the result."""
+    norm, x_BTHD = HeadNorm(64, eps=1e-6), 8 * torch.randn(2, 50, 2, 64).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = norm(x_BTHD)
+    assert torch.equal(found, norm(x_BTHD.float()).bfloat16())
+
+
+def test_softmax_is_fp32_within_a_bf16_region() -> None:
+    """A thousand equal keys: in bf16 their sum of weights could not be counted past 256."""
+    layout = text_to_image_layout(1, Grid(32, 32))
+    q, k = torch.zeros(2, 1, layout.length, 1, 8).bfloat16()
+    v = torch.ones_like(q)
+    valid = torch.ones(1, layout.length, dtype=torch.bool)
+    for pattern in Pattern:
+        for form in (attend, attend_dense):
+            assert torch.equal(form(pattern, layout, valid)(q, k, v), v), pattern
+
+
+def test_a_step_in_bf16_is_near_and_leaves_weights_and_moments_in_fp32(kind: str) -> None:
     values = {}
     for precision in Precision:
         job = make_job(kind, LOOP)

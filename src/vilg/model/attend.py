@@ -1,13 +1,13 @@
 """Sparse attention that never makes a T x T score matrix: the fast form of a pattern.
 
 Equal to dense attention under `with_padding(layout.visible(pattern), valid)`, which stays the
-reference. Text at either end of an edge is dense: text queries are few. Image queries go in groups, a
-group being a row of the grid, or a column. A group reads the visible text and the few rows (or
+reference. Where query or key is text nothing is masked by pattern; there are few such queries. Image
+queries go in groups, a group being a row of the grid, or a column. A group reads the visible text and the few rows (or
 columns) that the pattern can reach, under a mask of that size, in one softmax. With the groups on the
 batch dimension this is PyTorch's own fused attention, forward and backward (docs/decisions/0008).
 
-Shape letters: B batch, H heads, T positions, D head width, M text keys, G groups of queries, Q queries
-a group, S keys a group.
+Shape letters: B batch, H heads, T positions, D head width, G groups of queries, Q queries a group, S keys
+a group.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,20 +19,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vilg.model.patterns import KERNEL, Pattern
-from vilg.model.patterns import mask as pattern_mask
+from vilg.model.patterns import KERNEL, Pattern, sees
 from vilg.model.segments import Grid, Layout, Modality, Role, with_padding
 
 # From queries, keys and values of a layer, each _BTHD, to what every query reads.
 Read = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# On grids of fewer cells than this the dense form is faster: its groups are too small to be worth a
-# matrix product each (docs/decisions/0008: 0.3-0.5x at 64 cells, 0.5-1.1x at 256).
+# On grids of fewer cells than this the dense form is taken: groups of queries are too small to be worth a
+# matrix product each (docs/decisions/0008, at width 256: 0.3-0.5x at 64 cells, 0.5-1.1x at 256).
 FEWEST_CELLS = 512
 
 
 def reads(patterns: Sequence[Pattern], layout: Layout, valid_BT: Tensor) -> list[Read]:
-    """Return for each layer how the positions of a layout read in it; fast where that pays."""
+    """Return for each layer how the positions of a layout read in it; fast where that pays.
+
+    Args:
+        valid_BT: False at padding, which only texts have: pictures are whole.
+    """
     form = attend if layout.grid.num_cells >= FEWEST_CELLS else attend_dense
     by_pattern = {pattern: form(pattern, layout, valid_BT) for pattern in set(patterns)}
     return [by_pattern[pattern] for pattern in patterns]
@@ -58,45 +61,47 @@ def attend(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:
     if pattern is Pattern.DENSE:
         return attend_dense(pattern, layout, valid_BT)
     lengths = layout.lengths
-    parts = [
-        _text_part(layout, i, valid_BT)
+    segment_reads = [
+        _text_read(layout, i, valid_BT)
         if segment.modality is Modality.TEXT
-        else _image_part(pattern, layout, i, valid_BT)
+        else _image_read(pattern, layout, i, valid_BT)
         for i, segment in enumerate(layout.segments)
     ]
 
     def read(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor) -> Tensor:
         # Split, not sliced: the gradient of every slice would be a tensor of zeros as long as all.
         q, k, v = (x_BTHD.split(lengths, dim=1) for x_BTHD in (q_BTHD, k_BTHD, v_BTHD))
-        return torch.cat([part(q, k, v) for part in parts], dim=1)
+        return torch.cat([segment_read(q, k, v) for segment_read in segment_reads], dim=1)
 
     return read
 
 
 # From queries, keys and values in segments, each _BTHD, to what the queries of one segment read.
-_Part = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Tensor]
+_SegmentRead = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 
-def _text_part(layout: Layout, i: int, valid_BT: Tensor) -> _Part:
+def _text_read(layout: Layout, i: int, valid_BT: Tensor) -> _SegmentRead:
     """Return what the positions of text segment i read: all that their roles allow."""
     if layout.segments[i].length == 0:  # the null prompt, where a batch has no other
         return lambda q, k, v: q[i]
     ends = [0, *accumulate(layout.lengths)]
-    see_QT = layout.visible_by_role(slice(ends[i], ends[i + 1])).to(valid_BT.device)
-    # No text reads a segment in part, but for its own past; nobody here reads what lies behind these.
-    num_read = max(j for j in range(len(layout.segments)) if see_QT[-1, ends[j]]) + 1
-    see_B1QS = with_padding(see_QT, valid_BT, first=ends[i])[..., : ends[num_read]]
+    see_QT = layout.visible_by_role(slice(ends[i], ends[i + 1]))
+    # A text reads whole segments, but its own up to itself; those after the last that it reads are cut.
+    read = [j for j, length in enumerate(layout.lengths) if length and see_QT[-1, ends[j]]]
+    num_read = read[-1] + 1
+    see_B1QS = with_padding(see_QT.to(valid_BT.device), valid_BT, first=ends[i])[
+        ..., : ends[num_read]
+    ]
     attention = masked(see_B1QS)
     return lambda q, k, v: attention(
         q[i], torch.cat(tuple(k[:num_read]), dim=1), torch.cat(tuple(v[:num_read]), dim=1)
     )
 
 
-def _image_part(pattern: Pattern, layout: Layout, i: int, valid_BT: Tensor) -> _Part:
+def _image_read(pattern: Pattern, layout: Layout, i: int, valid_BT: Tensor) -> _SegmentRead:
     """Return what the cells of image segment i read, group by group."""
-    assert sum(s.modality is Modality.IMAGE for s in layout.segments) == 1, "one image a layout"
     causal, grid = layout.segments[i].role is Role.TARGET, layout.grid
-    shape, texts = window(pattern, causal=causal), _visible_texts(layout, i)
+    reach, texts = window(pattern, grid.width, causal=causal), _visible_texts(layout, i)
     valid = valid_BT.split(layout.lengths, dim=1)
     see_GQS = window_mask(pattern, grid, causal).to(valid_BT.device)
     (G, Q, _), B = see_GQS.shape, len(valid_BT)
@@ -111,16 +116,16 @@ def _image_part(pattern: Pattern, layout: Layout, i: int, valid_BT: Tensor) -> _
 
     def keys(x: Sequence[Tensor]) -> Tensor:
         """Lay out what each group reads: the text again for every group, and its rows of the grid."""
-        groups = shape.keys(shape.group(x[i], grid))
+        groups = reach.rows(reach.group(x[i], grid))
         text = (x[j][:, None].expand(-1, G, -1, -1, -1) for j in texts)
         return torch.cat([*text, *groups], dim=2).flatten(0, 1)
 
-    def part(q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
-        q_BGQHD = shape.group(q[i], grid)
+    def segment_read(q: Sequence[Tensor], k: Sequence[Tensor], v: Sequence[Tensor]) -> Tensor:
+        q_BGQHD = reach.group(q[i], grid)
         h = attention(q_BGQHD.flatten(0, 1), keys(k), keys(v))
-        return shape.ungroup(h.view(q_BGQHD.shape))
+        return reach.ungroup(h.view(q_BGQHD.shape))
 
-    return part
+    return segment_read
 
 
 def _visible_texts(layout: Layout, i: int) -> list[int]:
@@ -153,7 +158,7 @@ class Window:
         """Undo `group`."""
         return (groups.transpose(1, 2) if self.is_transposed else groups).flatten(1, 2)
 
-    def keys(self, groups: Tensor, fill: float = 0.0) -> list[Tensor]:
+    def rows(self, groups: Tensor, fill: int = 0) -> list[Tensor]:
         """Return the rows that each group reads, to be joined on dimension 2; `fill` off the grid."""
         G = groups.shape[1]
         shifted = []
@@ -165,28 +170,26 @@ class Window:
         return shifted
 
 
-def window(pattern: Pattern, *, causal: bool) -> Window:
-    """Return the rows that a pattern can reach; DENSE has no window."""
+def window(pattern: Pattern, width: int, *, causal: bool) -> Window:
+    """Return the rows that a pattern can reach on a grid of this width; DENSE has no window."""
     reach = KERNEL // 2
     if pattern is Pattern.COLUMN:
         return Window((0,), is_transposed=True)
     if pattern is Pattern.ROW:
         return Window((1, 0) if causal else (0,))
     assert pattern is Pattern.CONVOLUTION
-    # The causal window wraps round the left edge, and so touches one row more.
-    return Window(tuple(range(reach + 1, -1, -1) if causal else range(reach, -reach - 1, -1)))
+    if not causal:
+        return Window(tuple(range(reach, -reach - 1, -1)))
+    # From the first column the raster goes on, 5 cells left of 5 rows up: into one row more, or several
+    # where rows are shorter than that.
+    return Window(tuple(range(reach + -(-reach // width), -1, -1)))
 
 
 @lru_cache(maxsize=64)
 def window_mask(pattern: Pattern, grid: Grid, causal: bool) -> Tensor:
-    """Return see_GQS: whether the pattern lets a query read a key of its group's window.
-
-    Read off `patterns.mask`, so that there is one definition of a pattern.
-    """
-    shape = window(pattern, causal=causal)
-    cells_1GQ = shape.group(torch.arange(grid.num_cells, dtype=torch.float64)[None], grid)
-    queries_GQ = cells_1GQ[0].long()
-    keys_GS = torch.cat(shape.keys(cells_1GQ, fill=-1.0), dim=2)[0].long()
-    see_NN = pattern_mask(pattern, grid.height, grid.width, causal=causal)
-    see_GQS = see_NN[queries_GQ[:, :, None], keys_GS.clamp_min(0)[:, None, :]]
-    return see_GQS & (keys_GS >= 0)[:, None, :]
+    """Return see_GQS: whether the pattern lets a query read a key of its group's window."""
+    reach = window(pattern, grid.width, causal=causal)
+    queries_1GQ = reach.group(torch.arange(grid.num_cells, device="cpu")[None], grid)
+    keys_GS = torch.cat(reach.rows(queries_1GQ, fill=-1), dim=2)[0]
+    queries_GQ1, keys_G1S = queries_1GQ[0, :, :, None], keys_GS[:, None, :]
+    return sees(pattern, queries_GQ1, keys_G1S, grid.width, causal=causal) & (keys_G1S >= 0)

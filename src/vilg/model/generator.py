@@ -80,17 +80,20 @@ class Generator(nn.Module):
 
         | weight | value | why |
         | --- | --- | --- |
-        | matrices, embeddings | N(0, 0.02) | GPT-2's, good for widths of some hundreds |
+        | matrices, embeddings | N(0, 0.02) | GPT-2's; at width 4096 first logits then have a
+        standard deviation of 1.3, which costs 0.8 nats over an even guess at the first step |
         | outputs into the residual stream | N(0, 0.02 / sqrt(2 L)) | keeps its variance at depth L |
-        | biases | 0 | |
-        | norms | gain 1, bias 0 | PyTorch's default, left alone |
+        | biases | 0 | nothing is preferred before anything is learnt |
+        | norms | gain 1, bias 0 | a norm that only normalises |
         """
         residual = 0.02 / (2 * len(self.config.patterns)) ** 0.5
         for name, part in self.named_modules():
             if isinstance(part, nn.Linear | nn.Embedding):
                 is_residual = name.endswith((".out", ".mlp_out"))
                 nn.init.normal_(part.weight, std=residual if is_residual else 0.02)
-            if isinstance(part, nn.Linear):
+            if isinstance(part, nn.LayerNorm | nn.RMSNorm):
+                nn.init.ones_(part.weight)
+            if isinstance(part, nn.Linear | nn.LayerNorm):
                 nn.init.zeros_(part.bias)
 
     @property

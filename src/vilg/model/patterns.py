@@ -1,8 +1,8 @@
 """Which image cells an image cell may attend to, layer by layer (paper section 3.1.2, figure 2).
 
-A pattern is a relation between the cells of an H x W grid in raster order. `mask` is its reference
-form, a boolean matrix; `decode_window` is what sampling keeps and reads of it, and `attend` its fast form
-for whole sequences. Layers count from 1, as in DALL-E (arXiv 2102.12092, appendix B.1).
+A pattern is a relation between the cells of an H x W grid in raster order, `sees`. `mask` is all of it, a
+boolean matrix; `decode_window` is what sampling keeps and reads of it, and `attend` its fast form for whole
+sequences. Layers count from 1, as in DALL-E (arXiv 2102.12092, appendix B.1).
 
 Shape letters: Q query cells, N key cells, both H*W in raster order.
 """
@@ -32,8 +32,8 @@ def paper_patterns(num_layers: int) -> tuple[Pattern, ...]:
     return (*rule[:-1], Pattern.CONVOLUTION)
 
 
-def mask(pattern: Pattern, height: int, width: int, *, causal: bool) -> Tensor:
-    """Return see_QN, True where the query cell may read the key cell.
+def sees(pattern: Pattern, query: Tensor, key: Tensor, width: int, *, causal: bool) -> Tensor:
+    """Return, for query and key cells of any shapes that broadcast, whether the one may read the other.
 
     The causal form (image as target) is DALL-E's: rows and the window are bands of raster offsets
     that wrap round the edges. The two-way form (image as source) is geometric: same row, same column,
@@ -42,26 +42,28 @@ def mask(pattern: Pattern, height: int, width: int, *, causal: bool) -> Tensor:
     Args:
         causal: True for an image that is being generated, False for one that is read.
     """
-    cell = torch.arange(height * width)
-    row, column = cell // width, cell % width
-    row_back_QN = row[:, None] - row[None, :]
-    column_back_QN = column[:, None] - column[None, :]
-    back_QN = cell[:, None] - cell[None, :]  # how far the key lies behind the query
-    if not causal:
-        reach = KERNEL // 2
-        return {
-            Pattern.ROW: row_back_QN == 0,
-            Pattern.COLUMN: column_back_QN == 0,
-            Pattern.CONVOLUTION: (row_back_QN.abs() <= reach) & (column_back_QN.abs() <= reach),
-            Pattern.DENSE: torch.ones_like(back_QN, dtype=torch.bool),
-        }[pattern]
-    return (back_QN >= 0) & {
-        # Back to the same column of the previous row: W + 1 keys with the query's own.
-        Pattern.ROW: back_QN <= width,
-        Pattern.COLUMN: column_back_QN == 0,
-        Pattern.CONVOLUTION: torch.isin(back_QN, window_offsets(width)),
-        Pattern.DENSE: torch.ones_like(back_QN, dtype=torch.bool),
-    }[pattern]
+    back = query - key  # how far the key lies behind the query
+    past = back >= 0 if causal else torch.ones_like(back, dtype=torch.bool)
+    match pattern:
+        case Pattern.DENSE:
+            return past
+        case Pattern.COLUMN:
+            return past & (query % width == key % width)
+        case Pattern.ROW if causal:
+            # Back to the same column of the previous row: W + 1 keys with the query's own.
+            return past & (back <= width)
+        case Pattern.ROW:
+            return query // width == key // width
+        case Pattern.CONVOLUTION if causal:
+            return torch.isin(back, window_offsets(width).to(back.device))
+    rows, columns = query // width - key // width, query % width - key % width
+    return (rows.abs() <= KERNEL // 2) & (columns.abs() <= KERNEL // 2)
+
+
+def mask(pattern: Pattern, height: int, width: int, *, causal: bool) -> Tensor:
+    """Return see_QN: `sees` of every pair of cells."""
+    cell = torch.arange(height * width, device="cpu")
+    return sees(pattern, cell[:, None], cell[None, :], width, causal=causal)
 
 
 def window_offsets(width: int) -> Tensor:
@@ -71,8 +73,8 @@ def window_offsets(width: int) -> Tensor:
     would get twice its weight.
     """
     reach = KERNEL // 2
-    up = torch.arange(0, reach + 1)[:, None]
-    left = torch.arange(-reach, reach + 1)[None, :]
+    up = torch.arange(0, reach + 1, device="cpu")[:, None]
+    left = torch.arange(-reach, reach + 1, device="cpu")[None, :]
     offsets = (up * width + left).flatten().unique()
     return offsets[offsets >= 0]
 
@@ -101,7 +103,7 @@ def decode_window(pattern: Pattern, height: int, width: int) -> DecodeWindow:
     keys lie n cells apart, so nothing is forgotten there; they are kept column by column.
     """
     see_QN = mask(pattern, height, width, causal=True)
-    cell = torch.arange(height * width)
+    cell = torch.arange(height * width, device="cpu")
     if pattern is Pattern.COLUMN:
         num_slots = height * width
         slot = cell % width * height + cell // width

@@ -66,8 +66,9 @@ class Layout:
     grid: Grid
 
     def __post_init__(self) -> None:
-        for segment in self.segments:
-            assert segment.modality is Modality.TEXT or segment.length == self.grid.num_cells
+        images = [s for s in self.segments if s.modality is Modality.IMAGE]
+        assert len(images) <= 1, "there is one grid, so there is one image"
+        assert all(image.length == self.grid.num_cells for image in images)
 
     @property
     def lengths(self) -> list[int]:
@@ -80,7 +81,7 @@ class Layout:
     def beginning(self, stop: int) -> "Layout":
         """Return the layout of the first `stop` positions; inside an image, up to the end of their row.
 
-        An image that is cut off is a target, whose rows look the same on a grid of fewer rows.
+        Only a target may be cut off: its causal patterns do not depend on later rows.
         """
         segments, grid, first = [], Grid(1, 1), 0
         for segment in self.segments:
@@ -111,24 +112,27 @@ class Layout:
 
     @cached_property
     def is_target_T(self) -> Tensor:
-        return torch.cat([torch.full((s.length,), s.role is Role.TARGET) for s in self.segments])
+        return self._by_segment([s.role is Role.TARGET for s in self.segments])
 
     @cached_property
     def is_image_T(self) -> Tensor:
-        return torch.cat(
-            [torch.full((s.length,), s.modality is Modality.IMAGE) for s in self.segments]
-        )
+        return self._by_segment([s.modality is Modality.IMAGE for s in self.segments])
 
     @cached_property
     def cell_T(self) -> Tensor:
         """The cell of each image position; 0, and never used, at text."""
-        return torch.cat(
-            [torch.arange(s.length) * (s.modality is Modality.IMAGE) for s in self.segments]
+        places = [torch.arange(length, device="cpu") for length in self.lengths]
+        return torch.cat(places) * self.is_image_T
+
+    def _by_segment(self, values: list[bool]) -> Tensor:
+        """Repeat a value of each segment at its positions. Masks are made on the CPU, whatever is set."""
+        return torch.tensor(values, device="cpu").repeat_interleave(
+            torch.tensor(self.lengths, device="cpu")
         )
 
     def visible_by_role(self, queries: slice) -> Tensor:
         """Return see_QT of these query positions: source sees source; target, earlier target too."""
-        order_T = torch.arange(self.length)
+        order_T = torch.arange(self.length, device="cpu")
         target_QT = self.is_target_T[queries, None] & self.is_target_T[None, :]
         earlier_QT = order_T[None, :] <= order_T[queries, None]
         return ~self.is_target_T[None, :] | (target_QT & earlier_QT)

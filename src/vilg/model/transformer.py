@@ -14,6 +14,13 @@ from torch import Tensor, nn
 from vilg.model.attend import Read
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMS norm of each head, in the precision of its gain: under autocast too."""
+
+    def forward(self, x_BTHD: Tensor) -> Tensor:
+        return super().forward(x_BTHD.to(self.weight.dtype)).to(x_BTHD.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention.
 
@@ -28,8 +35,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         head_width = width // num_heads
-        self.q_norm = nn.RMSNorm(head_width, eps=1e-6) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(head_width, eps=1e-6) if qk_norm else nn.Identity()
+        self.q_norm = HeadNorm(head_width, eps=1e-6) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(head_width, eps=1e-6) if qk_norm else nn.Identity()
 
     def forward(self, x_BTC: Tensor, read: Read) -> Tensor:
         B, T, C = x_BTC.shape

@@ -104,8 +104,9 @@ class GumbelQuantizer(nn.Module):
         self.codebook_KD = nn.Parameter(torch.randn(num_codes, code_dim))
 
     def ids(self, z_BDHW: Tensor) -> Tensor:
-        """Return ids_BHW of the encoder's vectors; compared in fp32."""
-        return self.to_logits(z_BDHW).float().argmax(dim=1)
+        """Return ids_BHW of the encoder's vectors; scored and compared in fp32, like `nearest`."""
+        with without_autocast(z_BDHW.device.type):
+            return self.to_logits(z_BDHW.float()).argmax(dim=1)
 
     def lookup(self, ids_BHW: Tensor) -> Tensor:
         """Return the codes of a grid of ids, channels first."""

@@ -1,0 +1,44 @@
+"""What the pages name exists: files, functions and tests."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["docs/paper-to-code.md", "docs/paper-fidelity.md"]
+# `file.py`: `name`, `Class.name`
+NAMED = re.compile(r"`((?:[\w-]+/)*[\w-]+\.py)`: ((?:`[\w.]+`(?:, )?)+)")
+
+
+def source_of(path: str) -> str:
+    """Read a file of the package, or one that is named from the root."""
+    found = [place / path for place in (ROOT, ROOT / "src" / "vilg") if (place / path).is_file()]
+    assert found, f"{path} does not exist"
+    return found[0].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_tests_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?[^`]*`", text)
+    named += re.findall(r"`(tests/[\w/]+\.py)` \(`(test_\w+)`", text)
+    assert len(named) > 20
+    for path, name in named:
+        source = source_of(path)
+        assert not name or re.search(rf"(def|class) {name}\b", source), f"{path} has no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES[:1])
+def test_named_code_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = [
+        (path, name)
+        for path, names in NAMED.findall(text)
+        for name in re.findall(r"`([\w.]+)`", names)
+    ]
+    assert len(named) > 40
+    for path, name in named:
+        source = source_of(path)
+        for part in name.split("."):  # a class and its method or attribute, a function, a constant
+            assert re.search(rf"\b{part}\b", source), f"{path} has no {name}"
