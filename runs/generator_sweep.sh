@@ -16,7 +16,8 @@ declare -A lines=(
     [base]=""
     [dense]='generator.patterns=["dense","dense","dense","dense","dense","dense","dense","dense"]'
     [disturbed0]="generator.loss.disturbed=0"
-    [share25]="generator.loss.image_to_text_share=0.25"
+    [share100]="generator.loss.image_to_text_share=1"
+    [still]="generator.augmentation.max_shift=0 generator.augmentation.zoom=0"
     [rate_low]="generator.optim.peak_lr=5e-4"
     [rate_high]="generator.optim.peak_lr=2e-3"
     [batch32]="generator.loop.batch_size=32 generator.loop.num_steps=300"
@@ -24,7 +25,7 @@ declare -A lines=(
     [shallow_wide]='generator.width=384 generator.num_heads=6 generator.patterns=["row","column","row","convolution"]'
     [qk_norm]="generator.qk_norm=true"
 )
-order=(base dense disturbed0 share25 rate_low rate_high batch32 wide shallow_wide qk_norm)
+order=(base dense disturbed0 share100 still rate_low rate_high batch32 wide shallow_wide qk_norm)
 
 for name in "${@:-${order[@]}}"; do
     out=$dir/$name
@@ -34,7 +35,7 @@ for name in "${@:-${order[@]}}"; do
     # shellcheck disable=SC2086  # a line holds several settings
     .venv/bin/vilg train emoji_cpu --out "$out" ${resume[@]+"${resume[@]}"} --set \
         generator.image_tokenizer=src/vilg/assets/emoji-tokenizer generator.loop.num_steps=600 \
-        generator.loop.precision=bf16 generator.loss.disturbed=0.75 ${lines[$name]}
+        generator.loop.precision=bf16 ${lines[$name]}
     .venv/bin/vilg evaluate generator --model "$out/generator/model" --out "$out/scores" --limit 60 \
         --groups smileys-emotion animals-nature food-drink travel-places activities objects symbols
 done

@@ -154,6 +154,17 @@ def test_a_detached_reconstructor_leaves_the_generator_to_its_tokens() -> None:
     )
 
 
+def test_the_norm_in_the_log_is_that_of_all_parts_together() -> None:
+    job = make("vqgan")
+    loss, _ = job.loss(0)
+    weights = [*job.turns[0].module.parameters()]
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    expected = torch.cat([g.flatten() for g in gradients if g is not None]).norm()
+    (turn,) = job.turns
+    found = take_turn(turn, build_optimizer(OPTIM, turn.module), OPTIM, 0)["grad_norm"]
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["vqgan", "dvae"])
 def test_pixels_are_made_of_the_states_at_their_own_tokens(kind: str) -> None:
     """Not of those that predict them: the last state has seen the whole picture."""
