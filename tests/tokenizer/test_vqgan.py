@@ -177,6 +177,16 @@ def test_decode_is_the_decoder_on_the_codes_of_the_ids() -> None:
     assert not decoded_B3YX.requires_grad
 
 
+def test_tokens_do_not_depend_on_what_a_training_around_computes_in() -> None:
+    vqgan, pixels_B3YX = build(replace(TINY, num_codes=4096, code_dim=16)), pictures(16, 16)
+    assert isinstance(vqgan.quantizer, VectorQuantizer)
+    expected = vqgan.encode(pixels_B3YX)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        rounded = vqgan.quantizer.ids(vqgan.encoder(pixels_B3YX))
+        assert torch.equal(vqgan.encode(pixels_B3YX), expected)
+    assert not torch.equal(rounded, expected)  # bf16 would have told
+
+
 def test_tokens_do_not_depend_on_batch_mates() -> None:
     vqgan, pixels_B3YX = build(CONFIGS["attention"]), pictures(5, 16)
     together_BHW = vqgan.encode(pixels_B3YX)
