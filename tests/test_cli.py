@@ -124,6 +124,60 @@ def test_the_end_to_end_decoder_is_asked_for_by_name(
     assert result.status == 2 and "no end-to-end decoder" in result.err
 
 
+def test_paths_reach_a_pipe_while_a_bar_is_on_the_terminal(
+    toy_folder: Path, tmp_path: Path
+) -> None:
+    """Rich would send what is printed under a bar to the bar's own terminal."""
+    code = (
+        "import sys, time; from vilg.progress import Progress\n"
+        "with Progress(patience=0.0) as progress:\n"
+        "    progress(1, 2); print('the/path.png', flush=True); progress(2, 2)\n"
+    )
+    master, slave = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=slave, text=True, check=True
+    )
+    os.close(slave)
+    os.close(master)
+    assert done.stdout == "the/path.png\n"
+
+
+@pytest.mark.parametrize("out", ["x.jpg", "new/X.WEBP", "-", ""])
+def test_an_output_that_is_no_place_for_png_is_refused(
+    run: Run, toy_folder: Path, out: str
+) -> None:
+    result = run("generate", "red apple", "-o", out, "--model", toy_folder)
+    assert result.status == 2 and "FILE.png" in result.err
+    assert files_under(Path()) == {}
+
+
+def test_a_png_may_be_called_png_in_capitals(generate: Callable[..., list[Path]]) -> None:
+    assert generate("red apple", "-o", "A.PNG") == [Path("A.PNG")]
+    assert Path("A.PNG").is_file()
+
+
+def test_a_result_is_not_written_over_what_it_is_made_from(
+    run: Run, picture: Path, toy_folder: Path
+) -> None:
+    before = picture.read_bytes()
+    for verb in (
+        ("edit", picture, "red", "--first-row", "1", "-o", picture),
+        ("edit", picture, "red", "--first-row", "1", "--preview", picture),
+        ("edit", picture, "red", "--mask", picture, "-o", picture),
+        ("score", picture, "red", "--html", picture),
+    ):
+        result = run(*verb, "--model", toy_folder)
+        assert result.status == 2 and "is what is read" in result.err, verb
+    assert picture.read_bytes() == before
+
+
+def test_characters_that_the_model_does_not_know_are_said(run: Run, toy_folder: Path) -> None:
+    result = run("generate", "apple 🍎 赤い", "red", "-o", "out", "--model", toy_folder)
+    assert result.status == 0
+    assert "not in the model's vocabulary: 🍎い" in result.err
+    assert run("generate", "red 苹果", "-o", "out2", "--model", toy_folder).err == ""
+
+
 def test_picture_i_is_that_of_seed_plus_i_alone(generate: Callable[..., list[Path]]) -> None:
     together = generate("red apple", "banana", "-n", "3", "--seed", "5", "--guidance", "2")
     alone = [
@@ -301,7 +355,8 @@ def test_captions_are_one_a_line(run: Run, picture: Path, toy_folder: Path) -> N
     assert lines[:3] == lines[3:6]
     assert len(set(lines[:3])) > 1
     again = run("caption", picture, "--lang", "en", "-n", "3", "--model", toy_folder)
-    assert again.out.split("\n")[:3] == lines[:3]
+    # Of several pictures each line says whose it is; of one there is nothing to say.
+    assert [f"picture.png\t{line}" for line in again.out.splitlines()] == lines[:3]
 
 
 def test_a_line_break_in_a_caption_is_no_new_line(
@@ -609,7 +664,10 @@ BAD_INPUT = {
         "leave temperature",
     ),
     "mask of another size": ("edit picture.png red --mask small.png --model toy", "8 x 8 pixels"),
-    "black mask": ("edit picture.png red --mask black.png --model toy", "black all over"),
+    "black mask": (
+        "edit picture.png red --mask black.png --model toy",
+        "nothing in the mask is lighter than mid-grey (its lightest pixel is 0",
+    ),
     "row outside the grid": ("edit picture.png red --first-row 4 --model toy", "0 to 3, not 4"),
     "share of nothing": ("edit picture.png red --share 0 --model toy", "share"),
     "edit for an empty prompt": ("edit picture.png  --first-row 1 --model toy", "empty"),

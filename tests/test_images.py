@@ -62,6 +62,36 @@ def test_pictures_are_turned_upright_as_their_exif_says(orientation: int) -> Non
     assert np.array_equal(to_array(open_picture(encoded(stored, exif=exif))), upright)
 
 
+def test_a_given_picture_is_turned_like_its_file(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "phone.png"
+    path.write_bytes(encoded(Image.fromarray(noise(2, 3)), exif=exif))
+    assert open_picture(Image.open(path)).tobytes() == open_picture(path).tobytes()
+
+
+def test_given_pictures_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    whole = encoded(Image.fromarray(noise(40, 40)))
+    closed = Image.open(io.BytesIO(whole))
+    closed.close()
+    floats = Image.fromarray(np.zeros((2, 2), dtype=np.float32))
+    for picture, said in (
+        (Image.open(io.BytesIO(whole[: len(whole) // 2])), "not a readable picture"),
+        (closed, "not a readable picture"),
+        (Image.new("RGB", (0, 3)), "no pixels: 0 x 3"),
+        (floats, "no agreed range"),
+        (np.zeros((2, 2, 3)), "a ndarray is no picture.*fromarray"),
+    ):
+        with pytest.raises(ImageError, match=said):
+            open_picture(picture)
+
+
+def test_wide_integers_of_eight_bits_keep_their_brightness() -> None:
+    levels = np.arange(0, 256, 16, dtype=np.int32)[None]
+    found = to_array(open_picture(Image.fromarray(levels)))
+    assert found[0, :, 0].tolist() == levels[0].tolist()
+
+
 def test_transparency_is_laid_on_white() -> None:
     picture = Image.new("RGBA", (3, 1))
     picture.putpixel((0, 0), (255, 0, 0, 255))

@@ -1,5 +1,6 @@
 """The public face on a model of random weights: decoders, candidates, edits, captions, words."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.training.conftest import SMALL_GENERATOR, SMALL_VQGAN, VOCABULARY
-from vilg.images import to_array, to_pictures
+from vilg.images import ImageError, to_array, to_pictures
 from vilg.model.folder import Decoder, Model, SamplingConfig
 from vilg.model.generator import (
     Generator,
@@ -27,7 +28,7 @@ from vilg.sampling.edit import share_of_cells
 from vilg.sampling.images import Kept
 from vilg.sampling.rank import image_scores
 from vilg.sampling.texts import generate_texts
-from vilg.text import TextTokenizer
+from vilg.text import TextError, TextTokenizer
 from vilg.tokenizer.vqgan import VQGAN
 
 PROMPT = "红苹果"
@@ -232,7 +233,7 @@ def test_an_edit_says_one_thing(model: Model, picture: Image.Image) -> None:
 
 def test_the_best_captions_make_the_picture_likeliest(model: Model, picture: Image.Image) -> None:
     vilg = Vilg(model)
-    drawn = vilg.caption(picture, "en", 6, seed=2)
+    drawn = vilg.caption(picture, "en", 6, seed=2, temperature=1)
     found = vilg.caption(picture, "en", 2, seed=2, best_of=6)
     ids = vilg.encode([picture]).expand(6, -1)
     texts = generate_texts(
@@ -246,12 +247,65 @@ def test_a_beam_is_at_least_as_likely_as_greedy(model: Model, picture: Image.Ima
     vilg = Vilg(model)
     assert vilg.caption(picture, beam=1) == vilg.caption(picture)
     assert len(set(vilg.caption(picture, n=3, beam=4))) == 3
+    assert vilg.caption(picture, n=3) == vilg.caption(picture, n=3, beam=4)
+    assert vilg.caption(picture, n=5) == vilg.caption(picture, n=5, beam=5)
     with pytest.raises(SettingError, match="the beam must be at least 3"):
         vilg.caption(picture, n=3, beam=2)
     with pytest.raises(SettingError, match="leave temperature, top-k and top-p out"):
         vilg.caption(picture, beam=2, temperature=0.5)
-    with pytest.raises(SettingError, match="goes without a beam"):
+    with pytest.raises(SettingError, match="leave the beam out"):
         vilg.caption(picture, n=1, beam=2, best_of=2)
+
+
+def test_settings_of_pictures_are_not_those_of_captions(model: Model, picture: Image.Image) -> None:
+    vilg = Vilg(model)
+    narrow = Vilg(replace(model, sampling=SamplingConfig(top_k=1, temperature=0.1)))
+    drawn = vilg.caption(picture, n=4, temperature=1.0, seed=3)
+    assert narrow.caption(picture, n=4, temperature=1.0, seed=3) == drawn
+    for settings in ({"top_k": 5}, {"top_p": 0.5}):
+        with pytest.raises(SettingError, match="set a temperature"):
+            vilg.caption(picture, **settings)
+    with pytest.raises(SettingError, match="temperature 0 has one caption"):
+        vilg.caption(picture, n=2, temperature=0)
+
+
+def test_mistakes_are_said_in_a_sentence(model: Model, picture: Image.Image) -> None:
+    vilg = Vilg(model)
+    for call, error, said in (
+        (lambda: vilg.generate(["a", "b"]), TextError, "a list is no text"),
+        (lambda: vilg.score(picture, None), TextError, "a NoneType is no text"),
+        (lambda: vilg.caption(np.zeros((4, 4, 3))), ImageError, "fromarray"),
+        (lambda: vilg.draw(["a", "b"], [1]), SettingError, "a seed for every picture"),
+        (lambda: vilg.generate("red", guidance=1e38), SettingError, "guidance must be 0 to 100"),
+        (
+            lambda: vilg.generate("red", guidance_scale=3),
+            SettingError,
+            "rank, progress and preview",
+        ),
+        (lambda: vilg.generate("red", rank=lambda p, x: [1.0]), SettingError, "set best_of"),
+        (
+            lambda: vilg.generate("red", best_of=2, rank=lambda p, x: [1.0, math.nan]),
+            SettingError,
+            "every one of 2 pictures a finite score",
+        ),
+    ):
+        with pytest.raises(error, match=said):
+            call()
+
+
+def test_a_preview_of_an_edit_keeps_what_is_below(model: Model, picture: Image.Image) -> None:
+    vilg, seen = Vilg(model), []
+    grid = vilg.generator.config.grid
+    drawn = vilg.edit(picture, PROMPT, 2, first_row=1, raw=True, best_of=2, preview=seen.append)
+    original = to_array(vilg.decode(vilg.encode([picture]))[0])
+    side = vilg.image_size // grid.height
+    first = [to_array(shown) for shown in seen[0]]
+    assert len(first) == 4  # two candidates of each
+    last = {to_array(shown).tobytes() for shown in seen[-1]}
+    assert {to_array(result).tobytes() for result in drawn} <= last
+    # The end of the picture is its own until it is drawn; a cell's pixels depend on all tokens a little.
+    near = np.abs(first[0][-side:].astype(int) - original[-side:]).mean()
+    assert near < np.abs(255 - original[-side:].astype(int)).mean() / 4
 
 
 def test_a_word_speaks_for_what_it_makes_likelier(model: Model, picture: Image.Image) -> None:

@@ -33,29 +33,32 @@ def open_picture(
     """
     if isinstance(source, Image.Image):
         picture, name = source, "the given picture"
+    elif isinstance(source, bytes):
+        picture, name = None, "the given bytes"
+        stream = BytesIO(source)
+    elif isinstance(source, Path | str):
+        picture, name = None, str(source)
+        stream = _bytes_of(source)
     else:
-        if isinstance(source, bytes):
-            name, stream = "the given bytes", BytesIO(source)
-        else:
-            name = str(source)
-            try:
-                stream = BytesIO(Path(source).read_bytes())
-            except IsADirectoryError as error:
-                raise ImageError(f"{name} is a folder: name a picture file") from error
-            except OSError as error:
-                raise ImageError(f"cannot read {name}: {error.strerror}") from error
-            except ValueError as error:  # a name with a null character
-                raise ImageError(f"cannot read {name}: {error}") from error
-        try:
-            picture = Image.open(stream)
-            picture.load()
-            picture = ImageOps.exif_transpose(picture)
-        except UnidentifiedImageError as error:  # its own words name the stream, not the file
-            raise ImageError(f"{name} is not a readable picture (of no known format)") from error
-        # ValueError: text of over a megabyte in a PNG, which Pillow takes for an attack.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ImageError(f"{name} is not a readable picture ({error})") from error
-    if picture.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion cuts off at 255
+        raise ImageError(
+            f"a {type(source).__name__} is no picture: give a path or a Pillow image "
+            "(PIL.Image.fromarray makes one of an array)"
+        )
+    try:
+        picture = picture or Image.open(stream)
+        picture.load()
+        picture = ImageOps.exif_transpose(picture)
+    except UnidentifiedImageError as error:  # its own words name the stream, not the file
+        raise ImageError(f"{name} is not a readable picture (of no known format)") from error
+    # ValueError: text of over a megabyte in a PNG, which Pillow takes for an attack.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{name} is not a readable picture ({error})") from error
+    if 0 in picture.size:
+        raise ImageError(f"{name} has no pixels: {picture.width} x {picture.height}")
+    if picture.mode == "F":
+        raise ImageError(f"{name} holds floats, of no agreed range: convert it to mode RGB or L")
+    # 16 bits a pixel; Pillow's own conversion cuts off at 255. Plain "I" may also hold 8 bits' levels.
+    if picture.mode.startswith("I;") or (picture.mode == "I" and np.asarray(picture).max() > 255):
         levels = np.asarray(picture).astype(np.float64) / 257
         picture = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
@@ -63,6 +66,17 @@ def open_picture(
         picture = Image.new("RGBA", layer.size, (*ground, 255))
         picture.alpha_composite(layer)
     return picture.convert("RGB")
+
+
+def _bytes_of(path: Path | str) -> BytesIO:
+    try:
+        return BytesIO(Path(path).read_bytes())
+    except IsADirectoryError as error:
+        raise ImageError(f"{path} is a folder: name a picture file") from error
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # a name with a null character
+        raise ImageError(f"cannot read {path}: {error}") from error
 
 
 def batch_of(size: int) -> int:

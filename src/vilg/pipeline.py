@@ -6,6 +6,7 @@ m.generate("red apple, 3D render", n=4, seed=7)[0].save("apple.png")
 m.caption("apple.png", lang="zh")
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self, Unpack
@@ -44,7 +45,9 @@ from vilg.sampling.settings import Changes, SettingError, check, settings_with
 from vilg.sampling.texts import generate_texts, search_text
 from vilg.text import LANGUAGES, TextError, TextTokenizer, guess_language
 
-Picture = Path | str | Image.Image
+_BEAM = 4  # captions that are looked for at a time, where several are wanted
+
+Picture = Path | str | bytes | Image.Image
 Progress = Callable[[int, int], None]  # called with (tokens done, tokens in all)
 Preview = Callable[[list[Image.Image]], None]  # called with the pictures under way
 
@@ -56,7 +59,9 @@ class DrawOptions(Changes, total=False):
         rank: chooses among the candidates of `best_of`; None asks the model itself how likely the
             prompt is as a caption.
         progress: called with (tokens done, tokens in all).
-        preview: called after every row of tokens with the pictures as they stand, white below.
+        preview: called after every row of tokens with the pictures under way as they stand, by the
+            two-stage decoder, below white or the edited picture: some of those asked for, all candidates of each. An
+            exception raised in it stops the drawing.
     """
 
     rank: Ranker | None
@@ -154,7 +159,14 @@ class Vilg:
         """
         settings = self.settings(**changes)
         check(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
-        assert len(seeds) == len(prompts)
+        check(
+            len(seeds) == len(prompts),
+            f"a seed for every picture: there are {len(seeds)} for {len(prompts)}",
+        )
+        check(
+            rank is None or settings.best_of > 1,
+            "a ranker chooses among candidates: set best_of",
+        )
         texts = [self.encode_text(prompt) for prompt in prompts]
         grid, N = self.generator.config.grid, settings.best_of
         chosen: list[Drawn] = []
@@ -163,15 +175,25 @@ class Vilg:
         for first in range(0, len(prompts), at_once):
             part = slice(first, first + at_once)
 
-            def watch(num_finished: int, image_ids_Bk: Tensor, before: int = first * N) -> None:
+            here = kept and Kept(kept.image_ids_GN[part], kept.keep_GN[part])
+
+            def watch(
+                num_finished: int,
+                image_ids_Bk: Tensor,
+                before: int = first * N,
+                here: Kept | None = here,
+            ) -> None:
                 B, k = image_ids_Bk.shape
                 done = grid.num_cells * (before + num_finished) + B * k
                 if progress:
                     progress(done, grid.num_cells * N * len(prompts))
                 if preview and k % grid.width == 0:
-                    preview(self._unfinished(image_ids_Bk))
+                    # An edited picture stands as it was below what is drawn.
+                    rows_B = (num_finished + torch.arange(B)) // N
+                    preview(
+                        self._unfinished(image_ids_Bk, here.image_ids_GN[rows_B] if here else None)
+                    )
 
-            here = kept and Kept(kept.image_ids_GN[part], kept.keep_GN[part])
             drawn = draw_in_batches(
                 self.generator,
                 texts[part],
@@ -195,6 +217,10 @@ class Vilg:
             pictures = self.pictures(drawn)
             groups = [pictures[i : i + count] for i in range(0, len(pictures), count)]
             scores = [rank(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
+            check(
+                all(len(row) == count and all(map(math.isfinite, row)) for row in scores),
+                f"a ranker must give every one of {count} pictures a finite score",
+            )
             return torch.tensor(scores, dtype=torch.float64).flatten()
         if kept is not None and bool(kept.has_kept_behind().all()):
             assert drawn.kept_log_prob_B is not None
@@ -275,10 +301,13 @@ class Vilg:
         """Describe a picture `n` times.
 
         Args:
-            temperature: None takes the likeliest word each time for one caption, and 1 for several,
-                which would be equal otherwise.
-            beam: search for the likeliest captions instead of drawing them, this many at a time.
-            best_of: draw this many captions and return the `n` that make the picture likeliest.
+            temperature: draw the words, 1 as the model has them; None takes the likeliest word each
+                time for one caption, and a beam's for several.
+            top_k, top_p: of drawn words; None leaves nothing out.
+            beam: how many captions are looked for at a time; None is 1 for one caption and at least 4
+                for several.
+            best_of: draw this many captions, at temperature 1 unless told otherwise, and return the `n`
+                that make the picture likeliest.
 
         Raises:
             ImageError: the picture cannot be read.
@@ -292,9 +321,21 @@ class Vilg:
             "a beam looks for the likeliest captions: leave temperature, top-k and top-p out",
         )
         check(
-            best_of == 1 or (best_of >= n and beam is None),
-            f"best-of must be at least {n}, the captions, and goes without a beam, not {best_of}",
+            best_of == 1 or best_of >= n,
+            f"best-of must be at least {n}, the captions, not {best_of}",
         )
+        check(best_of == 1 or beam is None, "best-of draws captions: leave the beam out")
+        drawn = temperature is not None or best_of > 1
+        check(
+            drawn or (top_k is None and top_p is None),
+            "top-k and top-p are for drawn captions: set a temperature",
+        )
+        check(
+            temperature != 0 or max(n, best_of) == 1,
+            "temperature 0 has one caption to give: leave it out, or set it above 0",
+        )
+        if not drawn and beam is None and n > 1:
+            beam = max(n, _BEAM)
         language_id = self.text_tokenizer.language_id(lang)
         image_ids_1N = self.encode([image])
         if beam is not None:
@@ -303,7 +344,10 @@ class Vilg:
             count = max(n, best_of)
             if temperature is None:
                 temperature = 0.0 if count == 1 else 1.0
-            settings = self.settings(temperature=temperature, top_k=top_k, top_p=top_p)
+            # The model's own settings are for pictures.
+            settings = settings_with(
+                SamplingConfig(), temperature=temperature, top_k=top_k, top_p=top_p
+            )
             texts = generate_texts(
                 self.generator,
                 image_ids_1N,
@@ -369,10 +413,12 @@ class Vilg:
         ids_B1HW = image_ids_BN.view(-1, 1, grid.height, grid.width)
         return [to_pictures(self.image_tokenizer.decode(ids_1HW))[0] for ids_1HW in ids_B1HW]
 
-    def _unfinished(self, image_ids_Bk: Tensor) -> list[Image.Image]:
-        """Return the pictures of the first rows of tokens, white below."""
+    def _unfinished(self, image_ids_Bk: Tensor, below_BN: Tensor | None) -> list[Image.Image]:
+        """Return the pictures of the first rows of tokens; below white, or what other tokens have there."""
         grid = self.generator.config.grid
         B, k = image_ids_Bk.shape
+        if below_BN is not None:
+            return self.decode(torch.cat([image_ids_Bk, below_BN[:, k:]], dim=1))
         # Some code has to stand below; the last row's make the least of an edge.
         missing = image_ids_Bk[:, -grid.width :].repeat(1, grid.height - k // grid.width)
         pictures = self.decode(torch.cat([image_ids_Bk, missing], dim=1))
@@ -397,6 +443,8 @@ class Vilg:
         Raises:
             TextError: an empty text, or one longer than the model reads.
         """
+        if not isinstance(text, str):
+            raise TextError(f"a {type(text).__name__} is no text: give one text, in quotes")
         ids = self.text_tokenizer.encode(text)
         # The caption of an image needs one place more, for its language or end token.
         longest = self.generator.config.max_text - 1

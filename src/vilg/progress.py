@@ -82,6 +82,9 @@ class Progress:
                 TimeRemainingColumn(),
                 console=Console(file=self._stream),
                 transient=True,
+                # Or what is printed meanwhile, the paths of pictures, would go to this console: fine on
+                # the terminal that both write to, and lost to a pipe or a file.
+                redirect_stdout=sys.stdout.isatty(),
             )
             self._task = self._bar.add_task("", rate=rate)
             self._bar.start()

@@ -188,6 +188,11 @@ class TextTokenizer:
         ]
         return [range(*ends) for ends in zip(starts, [*starts[1:], len(units)], strict=True)]
 
+    def in_bytes(self, text: str) -> list[str]:
+        """Return the characters of a text that have no place in the alphabet, each once, in order."""
+        characters = dict.fromkeys(_marked(text))
+        return [c for c in characters if c != " " and c not in self._letters]
+
     def _encoding(self, text: str) -> Encoding:
         spelled = "".join(self._spell(character) for character in _marked(text))
         if not spelled:

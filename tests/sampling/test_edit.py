@@ -36,7 +36,7 @@ def test_a_cell_with_one_masked_pixel_is_drawn_anew() -> None:
 def test_a_mask_that_masks_nothing_is_said() -> None:
     black, side = Image.new("L", (48, 16)), Image.new("L", (48, 16))
     side.paste(255, (0, 0, 9, 16))
-    for mask, said in ((black, "black all over"), (side, "outside the square")):
+    for mask, said in ((black, "lightest pixel is 0 of 255"), (side, "outside the square")):
         with pytest.raises(SettingError, match=said):
             read_mask(mask, Image.new("RGB", (48, 16)), 16)
 

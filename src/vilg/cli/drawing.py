@@ -35,6 +35,7 @@ from vilg.text import TextError
 
 # Candidates between two writes: what a broken-off batch loses at most, or one picture's.
 _CHUNK = 16
+OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 _SHOWN = 8  # pictures a row of a preview
 
 
@@ -73,9 +74,15 @@ def plan(prompts: Sequence[str], n: int, seed: int, out: str) -> list[Job]:
     """Say where every picture goes: a file "*.png" for one picture, else a folder.
 
     Raises:
-        OutputError: one file for several pictures, or a place that cannot be written.
+        OutputError: one file for several pictures, another kind of picture, or a place that cannot be
+            written.
     """
-    if out.endswith(".png") and not Path(out).is_dir():
+    if out in ("", "-"):
+        raise OutputError(f"pictures go to files: name a folder or FILE.png, not {out!r}")
+    suffix = Path(out).suffix.lower()
+    if suffix in OTHER_PICTURES and not (out.endswith("/") or Path(out).is_dir()):
+        raise OutputError(f"pictures are written as PNG, not {suffix}: name FILE.png or a folder")
+    if suffix == ".png" and not Path(out).is_dir():
         total = len(prompts) * n
         if total > 1:
             raise OutputError(f"{out} is one file, but {total} pictures go there: name a folder")
@@ -90,12 +97,16 @@ def plan(prompts: Sequence[str], n: int, seed: int, out: str) -> list[Job]:
     return jobs
 
 
-def check_prompts(model: Vilg, prompts: Sequence[str]) -> None:
+def check_prompts(model: Vilg, prompts: Sequence[str], say: Callable[[str], None]) -> None:
     """Encode all prompts, so that a bad one is found before another one is drawn.
+
+    Characters that the model knows by their bytes alone are said: it has not learnt what they mean.
 
     Raises:
         TextError, PromptError: an empty or too long prompt.
     """
+    if unknown := "".join(model.text_tokenizer.in_bytes("".join(prompts))):
+        say(f"these characters are not in the model's vocabulary: {unknown}")
     for i, prompt in enumerate(prompts):
         try:
             model.encode_text(prompt)
@@ -114,7 +125,7 @@ def check_preview(path: Path | None, jobs: Sequence[Job]) -> None:
     if path is None:
         return
     check_file(path)
-    if path.suffix != ".png" or path.absolute() in [job.path.absolute() for job in jobs]:
+    if path.suffix.lower() != ".png" or path.absolute() in [job.path.absolute() for job in jobs]:
         raise OutputError(f"the preview {path} must be a .png file, and not one of the results")
 
 

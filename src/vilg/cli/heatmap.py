@@ -52,7 +52,7 @@ def heatmap_page(model: Vilg, image: Image.Image, text: str, score: Score) -> st
         lang=guess_language(text),
         text=html.escape(text),
         strongest=f"{strongest:.2f}",
-        gain=f"{sum(score.image_log_probs) - sum(score.unconditional_image_log_probs):+.2f}",
+        gain=f"{sum(score.image_gains):+.2f}",
         picture=_figure(picture, "the picture in tokens", ""),
         figures="\n".join(figures),
         tokens="\n".join(
@@ -74,7 +74,11 @@ def _overlaid(picture: Image.Image, gains_HW: np.ndarray) -> Image.Image:
         Image.fromarray(array).resize(picture.size, Image.Resampling.NEAREST)
         for array in (colours_HW3, cover_HW)
     )
-    return Image.composite(colours, picture, cover)
+    # Pale and grey beneath, or the colour of "for" could not be told from a red apple.
+    pale = Image.blend(
+        picture.convert("L").convert("RGB"), Image.new("RGB", picture.size, "white"), 0.4
+    )
+    return Image.composite(colours, pale, cover)
 
 
 def _figure(picture: Image.Image, title: str, sum_of_gains: str) -> str:

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -54,6 +54,17 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder; name a file")
     check_folder(path.parent)
+
+
+def check_apart(path: Path, inputs: Sequence[Path | None]) -> None:
+    """Refuse to write a result over what it is made from.
+
+    Raises:
+        OutputError: the file is one of the inputs.
+    """
+    for source in inputs:
+        if source is not None and path.exists() and source.exists() and path.samefile(source):
+            raise OutputError(f"{path} is what is read: name another file for the result")
 
 
 def write(path: Path, content: bytes) -> None:

@@ -57,7 +57,7 @@ class Drawing:
     top_p: Setting = None
     """draw among the fewest tokens that have this much probability"""
     guidance: Setting = None
-    """how much the prompt counts; 1 is the plain model"""
+    """how much the prompt counts; 1 is the plain model, 0 does without the prompt"""
     guidance_schedule: Annotated[
         Literal["constant", "rising", "falling"] | None,
         arg(help_behavior_hint="(default: the model's)"),
@@ -95,7 +95,7 @@ class Drawing:
         """
         from vilg.cli import drawing
 
-        drawing.check_prompts(model, prompts)
+        drawing.check_prompts(model, prompts, say)
         settings = self.settings(model)
         ranker = None
         if self.rank is not None:
@@ -120,7 +120,7 @@ class Generate(Drawing):
     prompt: Annotated[
         tuple[str, ...], Positional, arg(metavar="PROMPT...", help_behavior_hint="")
     ] = ()
-    """what to draw; several prompts are drawn one after the other"""
+    """what to draw; n pictures of each"""
     prompts: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """a file of prompts, one a line; pictures that are there already are left as they are"""
 
@@ -147,7 +147,7 @@ class Generate(Drawing):
 @APP.command(name="edit")
 @dataclass(frozen=True, kw_only=True)
 class Edit(Drawing):
-    """Draw part of a picture anew, at the model's size; the rest keeps its tokens and pixels.
+    """Draw part of a picture's middle square anew, at the model's size; the rest keeps its pixels.
 
     Example: vilg edit apple.png "green apple, 3D render" --mask mask.png -n 4
     """
@@ -157,7 +157,7 @@ class Edit(Drawing):
     prompt: Annotated[str, Positional, arg(metavar="PROMPT", help_behavior_hint="")]
     """what the whole picture is to show"""
     mask: Annotated[Path | None, arg(metavar="MASK", help_behavior_hint="")] = None
-    """a picture of the same size, white where to draw anew"""
+    """a picture of the same size, white where to draw anew; a transparent ground counts as black"""
     first_row: Annotated[int | None, arg(metavar="R", help_behavior_hint="")] = None
     """instead of a mask: draw this row of tokens, counted from 0, and all below it"""
     share: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None
@@ -167,6 +167,7 @@ class Edit(Drawing):
 
     def run(self) -> None:
         from vilg.cli import drawing
+        from vilg.cli.output import check_apart
         from vilg.images import BLACK, open_picture
 
         check_number(self.n)
@@ -175,6 +176,9 @@ class Edit(Drawing):
         part = drawing.Part(mask, self.first_row, self.share, self.raw)
         jobs = drawing.plan([clean(self.prompt)], self.n, self.seed, self.out)
         drawing.check_preview(self.preview, jobs)
+        for path in (self.preview, *(job.path for job in jobs)):
+            if path is not None:
+                check_apart(path, (self.image, self.mask))
         plan = self.plan(load(self.model, self.precision), [jobs[0].prompt])
         for path in drawing.edit(plan, jobs, picture, part):
             print(path, flush=True)
@@ -183,7 +187,7 @@ class Edit(Drawing):
 @APP.command(name="caption")
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """Describe pictures in Chinese or English, one caption a line.
+    """Describe pictures in Chinese or English, one caption a line; of several pictures, after its name.
 
     Example: vilg caption apple.png --lang en
     """
@@ -197,15 +201,15 @@ class Caption:
     seed: Annotated[int, arg(metavar="S")] = 0
     """seed of a picture's first caption; the next one has S + 1"""
     temperature: Annotated[
-        float | None, arg(metavar="X", help_behavior_hint="(default: 0 for one caption, else 1)")
+        float | None, arg(metavar="X", help_behavior_hint="(default: the likeliest captions)")
     ] = None
-    """0 takes the likeliest word each time"""
+    """draw the words instead of looking for the likeliest; 1 as the model has them"""
     beam: Annotated[int | None, arg(metavar="K", help_behavior_hint="")] = None
-    """search for the likeliest captions, K at a time, instead of drawing them"""
+    """how many captions are looked for at a time (default: 1 for one caption, at least 4 for several)"""
     best_of: Annotated[int, arg(metavar="K")] = 1
     """draw K captions and keep those that make the picture likeliest"""
     precision: Precision = "fp32"
-    """how weights are multiplied: bf16 and int8 round them, so pictures are not quite the same"""
+    """how weights are multiplied: bf16 and int8 round them, so captions may differ"""
     json: Flag = False
     """print one JSON object a picture"""
     model: ModelName = None
@@ -217,6 +221,8 @@ class Caption:
         if not self.image:
             raise UsageError("name a picture, as in: vilg caption apple.png")
         check_number(self.n)
+        for path in self.image:  # before the model is loaded, and one at a time
+            open_picture(path)
         model = load(self.model, self.precision)
         pictures = [square(open_picture(path), model.image_size) for path in self.image]
         for path, picture in zip(self.image, pictures, strict=True):
@@ -234,7 +240,8 @@ class Caption:
             if self.json:
                 print_json({"image": str(path), "lang": self.lang, "captions": captions})
             else:
-                print(*captions, sep="\n", flush=True)
+                name = f"{path}\t" if len(self.image) > 1 else ""
+                print(*(name + caption for caption in captions), sep="\n", flush=True)
 
 
 @APP.command(name="score")
@@ -259,7 +266,7 @@ class ScorePair:
     """a model folder, or a Hugging Face Hub id"""
 
     def run(self) -> None:
-        from vilg.cli.output import check_file, write
+        from vilg.cli.output import check_apart, check_file, write
         from vilg.cli.tables import score_table
         from vilg.images import open_picture
 
@@ -267,6 +274,7 @@ class ScorePair:
             raise UsageError("--html writes a page and --json prints: choose one")
         if self.html:
             check_file(self.html)
+            check_apart(self.html, (self.image,))
         text, picture = clean(self.text), open_picture(self.image)
         model = load(self.model)
         score = model.score(picture, text, self.lang)
@@ -276,6 +284,12 @@ class ScorePair:
             write(self.html, heatmap_page(model, picture, text, score).encode())
             print(self.html)
         elif self.json:
-            print_json({"image": str(self.image), "text": text, **dataclasses.asdict(score)})
+            means = {
+                "text_given_image": score.text_given_image,
+                "image_given_text": score.image_given_text,
+                "gain": score.gain,
+            }
+            about = {"image": str(self.image), "text": text}
+            print_json(about | means | dataclasses.asdict(score))
         else:
             print(score_table(score, model.generator.config.grid_width))

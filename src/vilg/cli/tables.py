@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 def score_table(score: "Score", grid_width: int) -> str:
     """Lay out a score: totals first, then every token of both directions."""
     null = score.unconditional_image_log_probs
-    gains = [a - b for a, b in zip(score.image_log_probs, null, strict=True)]
-    gain = sum(gains) / len(gains)
+    gains = score.image_gains
     return "\n".join(
         [
             "log probabilities in nats: 0 is certain, lower is less likely",
@@ -31,7 +30,7 @@ def score_table(score: "Score", grid_width: int) -> str:
             "picture given text",
             f"  mean {score.image_given_text:8.3f}   sum {sum(score.image_log_probs):9.3f}",
             f"  null {sum(null) / len(null):8.3f}   sum {sum(null):9.3f}   (no text at all)",
-            f"  gain {gain:8.3f}   sum {sum(gains):9.3f}   (what the text says about the picture)",
+            f"  gain {score.gain:8.3f}   sum {sum(gains):9.3f}   (what the text says about the picture)",
             "",
             "  every image token, where it stands in the picture",
             *_grid(score.image_log_probs, grid_width),

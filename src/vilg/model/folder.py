@@ -233,7 +233,6 @@ def save_model(folder: Path, model: Model) -> None:
     Raises:
         ModelError: the files cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     rounded = copy.deepcopy(model.image_tokenizer).to(model.image_tokenizer.stored_as).float()
     config = ModelConfig(
         image_tokenizer=model.image_tokenizer.config,
@@ -246,6 +245,7 @@ def save_model(folder: Path, model: Model) -> None:
         has_reconstructor=model.reconstructor is not None,
     )
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
             _write_model(Path(name), model, config)
             # A folder without config.json is no model: it goes first and comes last, so that a

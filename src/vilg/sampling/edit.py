@@ -80,7 +80,8 @@ def read_mask(mask: Image.Image, picture: Image.Image, size: int) -> NDArray[np.
     white = mask.convert("L").point(lambda level: 255 if level >= 128 else 0)
     check(
         white.getbbox() is not None,
-        "the mask is black all over: paint white what is to be drawn anew",
+        "nothing in the mask is lighter than mid-grey (its lightest pixel is "
+        f"{mask.convert('L').getextrema()[1]} of 255): paint white what is to be drawn anew",
     )
     # The same crop as the picture's own. By averages, in floats: a thin stroke leaves a little.
     fitted = ImageOps.fit(white.convert("F"), (size, size), method=Image.Resampling.BOX)

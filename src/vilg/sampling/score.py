@@ -46,6 +46,17 @@ class Score:
         """Mean log probability of a text token."""
         return sum(self.text_log_probs) / len(self.text_log_probs)
 
+    @property
+    def image_gains(self) -> list[float]:
+        """What the text says about each image token: its log probability less that without a text."""
+        pairs = zip(self.image_log_probs, self.unconditional_image_log_probs, strict=True)
+        return [with_text - without for with_text, without in pairs]
+
+    @property
+    def gain(self) -> float:
+        """Mean of `image_gains`."""
+        return sum(self.image_gains) / len(self.image_gains)
+
 
 @torch.inference_mode()
 def word_gains(

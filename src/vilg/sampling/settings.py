@@ -7,6 +7,8 @@ from typing import Any, TypedDict, Unpack
 from vilg.errors import VilgError
 from vilg.model.folder import Decoder, GuidanceSchedule, SamplingConfig
 
+LARGEST_GUIDANCE = 100  # far beyond use, far from where logits overflow
+
 
 class SettingError(VilgError):
     """A sampling setting outside its range."""
@@ -38,7 +40,12 @@ def settings_with(own: SamplingConfig, **changes: Unpack[Changes]) -> SamplingCo
     """
     names = [field.name for field in fields(SamplingConfig)]
     for name in changes:
-        check(name in names, f"no setting is called {name}; there are {', '.join(names)}")
+        others = (
+            "rank, progress and preview are options of their own; precision is from_pretrained's"
+        )
+        check(
+            name in names, f"no setting is called {name}; there are {', '.join(names)} ({others})"
+        )
     given: dict[str, Any] = {name: x for name, x in changes.items() if x is not None}
     x = settings = replace(own, **given)
     check(
@@ -48,8 +55,8 @@ def settings_with(own: SamplingConfig, **changes: Unpack[Changes]) -> SamplingCo
     check(x.top_k is None or x.top_k >= 1, f"top-k must be at least 1, not {x.top_k}")
     check(x.top_p is None or 0 < x.top_p <= 1, f"top-p must be above 0, at most 1, not {x.top_p}")
     check(
-        x.guidance >= 0 and math.isfinite(x.guidance),
-        f"the guidance must be 0 or more, not {x.guidance}",
+        0 <= x.guidance <= LARGEST_GUIDANCE,
+        f"the guidance must be 0 to {LARGEST_GUIDANCE}, not {x.guidance}",
     )
     check(x.best_of >= 1, f"best-of must be at least 1, not {x.best_of}")
     check(x.decoder in [*Decoder], f"the decoder must be {_or(Decoder)}, not {x.decoder}")
