@@ -1,8 +1,11 @@
 """The paper's sizes: parameter counts by formula, and that both networks can be built."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from vilg.model.folder import read_config
 from vilg.model.generator import Generator, text_to_image_log_probs
 from vilg.recipes import RECIPES
 from vilg.tokenizer.vqgan import VQGANConfig
@@ -36,6 +39,13 @@ def test_the_paper_s_sizes_have_their_parameters(
     assert found == blocks + embeddings + heads_out
     assert blocks == pytest.approx(12 * layers * d**2, rel=2e-3)
     assert blocks == pytest.approx(stated, rel=0.04)
+
+
+def test_recipes_that_begin_with_the_shipped_tokenizer_have_its_shape() -> None:
+    shipped = read_config(Path("src/vilg/assets/emoji-tokenizer")).image_tokenizer
+    for name in ("emoji_tokenizer", "table7_decoder"):
+        run = RECIPES[name]().tokenizer
+        assert run is not None and run.model == shipped, name
 
 
 def test_a_10b_step_has_the_shapes_it_should() -> None:

