@@ -105,8 +105,10 @@ def step(system: str, width: int, side: int, batch: int) -> Callable[[], None]:
     torch.manual_seed(0)
     model, loss = SYSTEMS[system](width, side, batch)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    # Blocks have the matrices: tables, heads and positions have a side of the vocabulary or the length.
-    blocks = sum(p.numel() for p in model.parameters() if max(p.shape) <= 4 * width)
+    # Of tables, heads and positions one side is the vocabulary's or the length's, of blocks none.
+    length = NUM_TEXT + 1 + side**2
+    sizes = [p for p in model.parameters() if max(p.shape) <= 4 * width and length not in p.shape]
+    blocks = sum(p.numel() for p in sizes)
     say(f"{system}: {blocks / 1e6:.2f} M parameters in its blocks")
     assert abs(blocks / (12 * LAYERS * width**2) - 1) < 0.01
 
