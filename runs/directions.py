@@ -4,13 +4,12 @@ Nats a token, languages together, of all unseen combinations and of 500 seen pai
 training with the 95% interval of Student's t, and the paired difference to training both.
 """
 
-import argparse
 import json
 import statistics
 from pathlib import Path
 
 import torch
-from seeds import SEEDS, interval
+from seeds import SEEDS, command_line, interval
 from torch import Tensor
 
 from vilg.data.shards import Sample
@@ -47,10 +46,7 @@ def nats(folder: Path, samples: list[Sample], image_ids_SN: Tensor) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = command_line(__doc__)
     splits = read_splits(EMOJI, Settings(groups=EMOJI_GROUPS))
     folder = {
         (name, seed): options.runs / f"{name}-{seed}" / "generator" / "model"

@@ -7,7 +7,6 @@ interval of Student's t, which says nothing about other captions: for that, each
 own standard error over halves of them. Cells are compared in pairs, seed by seed.
 """
 
-import argparse
 import json
 import statistics
 from dataclasses import replace
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from seeds import SEEDS, interval
+from seeds import SEEDS, command_line, interval
 from torch import Tensor
 
 from vilg.evaluation.judge import Judge, load_judge
@@ -156,10 +155,7 @@ def table(judge: Judge, originals: Arrays, by_seed: list[dict[str, Arrays]]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = command_line(__doc__)
     splits = read_splits(EMOJI, Settings(groups=EMOJI_GROUPS))
     samples = splits.chosen["unseen_combination"]
     prompts = [

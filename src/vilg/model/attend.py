@@ -2,9 +2,9 @@
 
 Equal to dense attention under `with_padding(layout.visible(pattern), valid)`, which stays the
 reference. Where query or key is text nothing is masked by pattern; there are few such queries. Image
-queries go in groups, a group being a row of the grid, or a column. A group reads the visible text and the few rows (or
-columns) that the pattern can reach, under a mask of that size, in one softmax. With the groups on the
-batch dimension this is PyTorch's own fused attention, forward and backward (docs/decisions/0008).
+queries go in groups, a group being a row of the grid, or a column. A group reads the visible text and the
+few rows (or columns) that the pattern can reach, under a mask of that size, in one softmax. With the groups
+on the batch dimension this is PyTorch's own fused attention, forward and backward (docs/decisions/0008).
 
 Shape letters: B batch, H heads, T positions, D head width, G groups of queries, Q queries a group, S keys
 a group.

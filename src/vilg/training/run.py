@@ -319,12 +319,12 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
         for sample, tokens in zip(samples, tokens_SN, strict=True)
     ]
     end_to_end = encode_moved = None
-    size, seed = image_tokenizer.config.image_size, config.loop.seed
+    is_moved, seed = config.augmentation != AS_THEY_ARE, config.loop.seed
+    if config.end_to_end is not None or is_moved:
+        pictures = load_pictures(samples, image_tokenizer.config.image_size)
     if config.end_to_end is not None:
-        pictures = load_pictures(samples, size)
         end_to_end = EndToEnd(config.end_to_end, shape, image_tokenizer, pictures, seed)
-    if config.augmentation != AS_THEY_ARE:
-        pictures = load_pictures(samples, size)
+    if is_moved:
         encode_moved = partial(moved_tokens, image_tokenizer, pictures, seed, config.augmentation)
     job = GeneratorJob(
         shape, config.loss, config.loop, pairs, text_tokenizer, decode, end_to_end, encode_moved
