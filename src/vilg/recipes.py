@@ -357,7 +357,7 @@ def table7_e2e_longer() -> Recipe:
     generator = replace(
         recipe.generator,
         init="runs/table7/table7_e2e-0/generator/model",
-        loop=replace(recipe.generator.loop, num_steps=600),
+        loop=replace(recipe.generator.loop, num_steps=450),
         optim=replace(recipe.generator.optim, peak_lr=5e-4),
     )
     return Recipe(generator=generator)
@@ -374,7 +374,7 @@ def table7_adversarial() -> Recipe:
     loss = replace(
         TABLE7_LOSS,
         adversarial=0.2,
-        adversarial_from=100,
+        adversarial_from=50,
         r1_penalty=1.0,
         discriminator=DiscriminatorConfig(channels=32, num_layers=2),
     )

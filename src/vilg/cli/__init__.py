@@ -11,12 +11,13 @@ import os
 import sys
 from typing import TextIO
 
+from vilg import __version__
 from vilg.errors import VilgError
 
 _SUMMARY = """\
 Words to pictures and pictures to words, in Chinese and English, with one model.
 
-Every verb has a --help of its own."""
+Every verb has a --help of its own; --version says which vilg this is."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,6 +50,9 @@ def _run(argv: list[str]) -> int:
     from vilg.cli import sampling, verbs  # noqa: F401 - importing registers them
     from vilg.cli.options import APP
 
+    if argv == ["--version"]:
+        print("vilg", __version__)
+        return 0
     try:
         verb = APP.cli(prog="vilg", description=_SUMMARY, args=argv)
     except SystemExit as stop:  # tyro has printed the help, or what is wrong with the arguments

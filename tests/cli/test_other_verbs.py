@@ -1,0 +1,180 @@
+"""`vilg edit`, `caption`, `score`, `train`, `evaluate` and `data stats`: what they write."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import Run, full_disk, notes_of
+from tests.conftest import EMOJI
+from vilg.model.folder import load_model, save_model
+from vilg.pipeline import Vilg
+
+
+@pytest.mark.parametrize("part", [["--first-row", "0"], ["--share", "0.5"], ["--mask", "m.png"]])
+def test_edits_differ_and_a_second_run_writes_the_same_bytes(
+    run: Run, picture: Path, toy_folder: Path, part: list[str]
+) -> None:
+    mask = Image.new("L", (50, 40))
+    mask.paste(255, (20, 0, 30, 40))
+    mask.save("m.png")
+    command = ("edit", picture, "red apple", *part, "-n", "3", "--model", toy_folder, "-o")
+    first, again = (run(*command, out) for out in ("one/", "two/"))
+    assert (first.status, first.err) == (0, "")
+    pairs = list(zip(first.out.splitlines(), again.out.splitlines(), strict=True))
+    contents = [Path(one).read_bytes() for one, _ in pairs]
+    assert contents == [Path(other).read_bytes() for _, other in pairs]
+    assert len(set(contents)) == 3
+    edited = json.loads(notes_of(pairs[0][0])["edited"])
+    assert set(edited) == {"picture", part[0].strip("-").replace("-", "_")}
+
+
+def test_a_page_shows_every_word_and_needs_nothing_else(
+    run: Run, picture: Path, toy_folder: Path
+) -> None:
+    result = run("score", picture, "red <apple>", "--html", "new/s.html", "--model", toy_folder)
+    assert (result.status, result.err, result.out) == (0, "", "new/s.html\n")
+    page = Path("new/s.html").read_text(encoding="utf-8")
+    words = Vilg.from_pretrained(toy_folder).word_map(picture, "red <apple>")
+    assert len(words) > 3
+    assert page.count('<img src="data:image/png;base64,') == 1 + len(
+        words
+    )  # the picture itself too
+    assert "red &lt;apple&gt;" in page and "<apple>" not in page
+    assert "http" not in page and "$" not in page
+
+
+@pytest.mark.parametrize("how", [["--beam", "3"], ["--best-of", "5"]])
+def test_captions_that_are_searched_or_ranked(
+    run: Run, picture: Path, toy_folder: Path, how: list[str]
+) -> None:
+    result = run("caption", picture, "-n", "2", *how, "--model", toy_folder)
+    assert (result.status, result.out.count("\n")) == (0, 2)
+
+
+def test_captions_are_one_a_line(run: Run, picture: Path, toy_folder: Path) -> None:
+    result = run("caption", picture, picture, "--lang", "en", "-n", "3", "--model", toy_folder)
+    assert (result.status, result.err) == (0, "")
+    lines = result.out.split("\n")
+    assert len(lines) == 7 and lines[-1] == ""
+    assert lines[:3] == lines[3:6]
+    assert len(set(lines[:3])) > 1
+    again = run("caption", picture, "--lang", "en", "-n", "3", "--model", toy_folder)
+    # Of several pictures each line says whose it is; of one there is nothing to say.
+    assert [f"picture.png\t{line}" for line in again.out.splitlines()] == lines[:3]
+
+
+def test_a_line_break_in_a_caption_is_no_new_line(
+    run: Run, picture: Path, toy_folder: Path
+) -> None:
+    model = load_model(toy_folder)
+    assert model.generator and model.text_tokenizer
+    ids = range(model.generator.config.vocabulary_size)
+    line_break = model.text_tokenizer.token_strings(ids).index("<0x0A>")
+    model.generator.text_head.bias[line_break] = 1000
+    save_model(Path("breaks"), model)
+    assert run("caption", picture, "--model", "breaks").out == "\n"
+
+
+def test_captions_as_json(run: Run, picture: Path, toy_folder: Path) -> None:
+    plain = run("caption", picture, "--model", toy_folder)
+    result = run("caption", picture, "--json", "--model", toy_folder)
+    assert json.loads(result.out) == {
+        "image": "picture.png",
+        "lang": "zh",
+        "captions": plain.out.split("\n")[:1],
+    }
+
+
+def test_a_score_has_both_directions_and_the_gain(
+    run: Run, picture: Path, toy_folder: Path
+) -> None:
+    values = json.loads(run("score", picture, "red apple", "--json", "--model", toy_folder).out)
+    assert len(values["image_log_probs"]) == len(values["unconditional_image_log_probs"]) == 16
+    assert values["text_tokens"][-1] == "[EOS]"
+    assert len(values["text_log_probs"]) == len(values["text_tokens"])
+    gain = sum(values["image_log_probs"]) - sum(values["unconditional_image_log_probs"])
+
+    table = run("score", picture, "red apple", "--model", toy_folder).out
+    assert all(token in table for token in values["text_tokens"])
+    gain_line = next(line for line in table.splitlines() if "gain " in line)
+    assert f"{gain / 16:.3f}" in gain_line and f"{gain:.3f}" in gain_line
+    # Two grids of 4 x 4 cells.
+    assert sum(len(line.split()) == 4 for line in table.splitlines()[-10:]) == 8
+
+
+def test_the_language_of_a_score_can_be_given(run: Run, picture: Path, toy_folder: Path) -> None:
+    guessed, given, other = (
+        run("score", picture, "red apple", "--json", "--model", toy_folder, *lang).out
+        for lang in ([], ["--lang", "en"], ["--lang", "zh"])
+    )
+    assert guessed == given != other
+
+
+def test_data_stats_prints_a_table(run: Run, toy_data: Path) -> None:
+    result = run("data", "stats", toy_data)
+    assert (result.status, result.err) == (0, "")
+    rows = [line.split() for line in result.out.splitlines()]
+    assert ["samples", "20"] in rows
+    assert ["train", "15"] in rows
+    assert ["unseen", "combination", "3"] in rows or ["unseen_combination", "3"] in rows
+
+
+@pytest.mark.parametrize("suite", ["tokenizer", "generator"])
+def test_evaluate_writes_where_it_is_told(
+    run: Run, toy_folder: Path, toy_data: Path, suite: str
+) -> None:
+    options = ("--model", toy_folder, "--data", toy_data, "--out", "numbers", "--limit", "3")
+    result = run("evaluate", suite, *options)
+    assert result.status == 0, result.err
+    assert any(Path("numbers").iterdir())
+
+
+def test_measuring_without_the_extra_is_one_line(
+    run: Run, toy_folder: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What Python takes for a package that is not there.
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    result = run("evaluate", "tokenizer", "--model", toy_folder, "--data", toy_data)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("vilg: error: torchmetrics not found")
+    assert 'pip install "vilg[eval]"' in result.err and result.err.count("\n") == 1
+    assert not any(Path.cwd().iterdir())
+
+
+def test_a_trained_model_draws_and_a_full_disk_is_one_line(run: Run, toy_data: Path) -> None:
+    settings = [
+        f"{stage}.{key}"
+        for stage in ("tokenizer", "generator")
+        for key in (
+            f"data.folder={toy_data}",
+            "data.groups=null",
+            "data.limit=4",
+            "loop.num_steps=2",
+            "loop.batch_size=2",
+        )
+    ]
+    command = (
+        "train",
+        "emoji_cpu_tiny",
+        "--set",
+        *settings,
+        "--set",
+        f"generator.vocabulary={EMOJI / 'tokenizer.json'}",
+    )
+    result = run(*command)
+    assert result.status == 0, result.err
+    (folder,) = result.out.splitlines()
+    assert Path(folder).is_relative_to("runs/emoji_cpu_tiny")
+    assert f"--model {folder}" in result.err
+    assert run("generate", "red apple", "-o", "a.png", "--model", folder).status == 0
+
+    again = run(*command)
+    assert again.status == 2 and "--resume" in again.err
+    with full_disk(after=100_000):
+        full = run(*command, "--out", "other")
+    assert full.status == 2
+    assert full.err.splitlines()[-1].startswith("vilg: error:")
+    assert "Traceback" not in full.err

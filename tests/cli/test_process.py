@@ -1,0 +1,103 @@
+"""The command as a process: full disks, Ctrl-C, closed pipes, help, its version."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import VILG, Result, Run, files_under, full_disk
+
+
+def test_a_full_disk_leaves_no_half_picture(run: Run, toy_folder: Path) -> None:
+    Path("a.png").write_text("the old one")
+    with full_disk(after=100):
+        result = run("generate", "red", "-o", "a.png", "--model", toy_folder)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.count("\n") == 1 and "cannot write a.png" in result.err
+    assert files_under(Path.cwd()) == {"a.png": b"the old one"}
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """Press Ctrl-C half a second from now."""
+    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, old)
+
+
+def test_ctrl_c_is_one_line_and_leaves_whole_pictures(
+    run: Run, toy_folder: Path, alarm: None
+) -> None:
+    result = run("generate", "red", "-n", "20000", "--model", toy_folder)
+    assert (result.status, result.err) == (130, "vilg: interrupted\n")
+    for path in Path.cwd().rglob("*.*"):
+        Image.open(path).load()
+
+
+# As a process of its own; buffered, because a full disk or a closed pipe then shows at the exit
+
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+def test_the_installed_command_says_nothing_but_the_result(picture: Path, toy_folder: Path) -> None:
+    command = [str(part) for part in (VILG, "caption", picture, "--model", toy_folder)]
+    done = subprocess.run(
+        command, capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.endswith(b"\n") and done.stdout.count(b"\n") == 1
+
+
+def test_help_works_without_torch() -> None:
+    code = "import sys, vilg.cli; vilg.cli.main(['train', '--help']); assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert "Example: vilg train emoji_cpu_tiny" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["demo", "generate", "edit", "caption", "score", "train", "evaluate", "import", "data stats"],
+)
+def test_every_verb_has_a_summary_and_an_example(run: Run, verb: str) -> None:
+    result = run(*verb.split(), "--help")
+    assert (result.status, result.err) == (0, "")
+    usage, _, summary, _, example, *_ = result.out.splitlines()
+    assert usage.startswith(f"usage: vilg {verb} ")
+    assert summary.endswith(".") and summary != usage
+    assert example.startswith(f"Example: vilg {verb} ")
+
+
+def test_a_full_disk_under_stdout_is_an_error(toy_data: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [str(VILG), "data", "stats", str(toy_data)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            text=True,
+            env=BUFFERED,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "vilg: error: No space left on device\n"
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error(toy_data: Path) -> None:
+    command = [sys.executable, "-m", "vilg.cli", "data", "stats", str(toy_data)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=BUFFERED) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    assert run("--version") == Result(0, f"vilg {version('vilg')}\n", "")
