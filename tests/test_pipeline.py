@@ -23,7 +23,7 @@ from vilg.model.generator import (
 from vilg.model.reconstructor import Reconstructor
 from vilg.model.segments import Grid
 from vilg.pipeline import SettingError, Vilg
-from vilg.sampling.batches import candidate_seeds
+from vilg.sampling.batches import LARGEST_BATCH, candidate_seeds
 from vilg.sampling.edit import share_of_cells
 from vilg.sampling.images import Kept
 from vilg.sampling.rank import image_scores
@@ -219,6 +219,48 @@ def test_where_nothing_is_kept_behind_an_edit_captions_decide(
     assert best > 0 and torch.equal(found, ids[best])
 
 
+def test_each_picture_is_ranked_by_what_it_keeps_itself(model: Model, picture: Image.Image) -> None:
+    """A neighbour without kept tokens behind it, ranked by captions, changes nothing."""
+    vilg = Vilg(model)
+    redrawn_GN = torch.stack(
+        [torch.isin(torch.arange(9), torch.tensor([1, 2])), torch.arange(9) >= 3]
+    )
+    kept = Kept(vilg.encode([picture]).expand(2, -1), ~redrawn_GN)
+    together = vilg.draw([PROMPT] * 2, [7, 7], kept=kept, best_of=6).image_ids_BN
+    for i in range(2):
+        one = Kept(kept.image_ids_GN[i : i + 1], kept.keep_GN[i : i + 1])
+        alone = vilg.draw([PROMPT], [7], kept=one, best_of=6).image_ids_BN
+        assert torch.equal(together[i], alone[0])
+
+
+def test_pictures_in_several_chunks_are_those_drawn_alone(
+    model: Model, picture: Image.Image
+) -> None:
+    """Twelve candidates of three pictures are drawn in two parts."""
+    vilg, calls = Vilg(model), []
+    assert 2 * 12 <= LARGEST_BATCH < 3 * 12
+    redrawn_GN = share_of_cells(0.5, range(3), Grid(3, 3))
+    kept = Kept(vilg.encode([picture]).expand(3, -1), ~redrawn_GN)
+    for parts in (
+        [None] * 3,
+        [Kept(kept.image_ids_GN[i : i + 1], kept.keep_GN[i : i + 1]) for i in range(3)],
+    ):
+        together = vilg.draw(
+            [PROMPT] * 3,
+            range(3),
+            kept=kept if parts[0] else None,
+            best_of=12,
+            progress=lambda done, total: calls.append((done, total)),
+        ).image_ids_BN
+        alone = [
+            vilg.draw([PROMPT], [i], kept=part, best_of=12).image_ids_BN
+            for i, part in enumerate(parts)
+        ]
+        assert torch.equal(together, torch.cat(alone))
+        assert calls == sorted(calls) and calls[-1] == (3 * 12 * 9, 3 * 12 * 9)
+        calls.clear()
+
+
 def test_an_edit_says_one_thing(model: Model, picture: Image.Image) -> None:
     vilg = Vilg(model)
     for part in ({}, {"first_row": 1, "share": 0.5}):
@@ -243,7 +285,15 @@ def test_the_best_captions_make_the_picture_likeliest(model: Model, picture: Ima
     assert found == [drawn[i] for i in order[:2]]
 
 
-def test_a_beam_is_at_least_as_likely_as_greedy(model: Model, picture: Image.Image) -> None:
+def test_drawn_captions_are_the_same_in_several_batches(model: Model, picture: Image.Image) -> None:
+    vilg = Vilg(model)
+    many = vilg.caption(picture, n=LARGEST_BATCH + 2, seed=3, temperature=1)
+    last = vilg.caption(picture, n=2, seed=3 + LARGEST_BATCH, temperature=1)
+    assert len(many) == LARGEST_BATCH + 2 and many[-2:] == last
+    assert many[0] != last[0]
+
+
+def test_how_many_captions_a_beam_has(model: Model, picture: Image.Image) -> None:
     vilg = Vilg(model)
     assert vilg.caption(picture, beam=1) == vilg.caption(picture)
     assert len(set(vilg.caption(picture, n=3, beam=4))) == 3
@@ -276,6 +326,17 @@ def test_mistakes_are_said_in_a_sentence(model: Model, picture: Image.Image) -> 
         (lambda: vilg.score(picture, None), TextError, "a NoneType is no text"),
         (lambda: vilg.caption(np.zeros((4, 4, 3))), ImageError, "fromarray"),
         (lambda: vilg.draw(["a", "b"], [1]), SettingError, "a seed for every picture"),
+        (lambda: vilg.generate("red", n="4"), SettingError, "whole number, not '4'"),
+        (lambda: vilg.generate("red", n=0), SettingError, "at least 1, not 0"),
+        (lambda: vilg.generate("red", seed=1.5), SettingError, "seed must be a whole number"),
+        (lambda: vilg.generate("red", temperature="1"), SettingError, "a number, not '1'"),
+        (lambda: vilg.generate("red", best_of=2.5), SettingError, "whole number, not 2.5"),
+        (lambda: vilg.generate("red", top_k=2.5), SettingError, "whole number, not 2.5"),
+        (lambda: vilg.edit(picture, "red", 0, share=0.5), SettingError, "at least 1, not 0"),
+        (lambda: vilg.caption(picture, n=0, best_of=2), SettingError, "at least 1, not 0"),
+        (lambda: vilg.caption(picture, seed=7), SettingError, "a seed is for drawn captions"),
+        (lambda: vilg.caption(picture, beam=2.5), SettingError, "whole number, not 2.5"),
+        (lambda: vilg.caption(picture, beam=10**9), SettingError, "at most 256 captions"),
         (lambda: vilg.generate("red", guidance=1e38), SettingError, "guidance must be 0 to 100"),
         (
             lambda: vilg.generate("red", guidance_scale=3),

@@ -41,11 +41,19 @@ from vilg.sampling.images import Drawn, Kept
 from vilg.sampling.precision import Precision, prepared
 from vilg.sampling.rank import Ranker, caption_scores, image_scores
 from vilg.sampling.score import Score, word_gains
-from vilg.sampling.settings import Changes, SettingError, check, settings_with
+from vilg.sampling.settings import (
+    Changes,
+    SettingError,
+    check,
+    check_count,
+    seeds_from,
+    settings_with,
+)
 from vilg.sampling.texts import generate_texts, search_text
 from vilg.text import LANGUAGES, TextError, TextTokenizer, guess_language
 
 _BEAM = 4  # captions that are looked for at a time, where several are wanted
+_WIDEST_BEAM = 256  # its caches are copied at every step
 
 Picture = Path | str | bytes | Image.Image
 Progress = Callable[[int, int], None]  # called with (tokens done, tokens in all)
@@ -136,8 +144,8 @@ class Vilg:
             TextError: empty or too long a prompt.
             SettingError: a setting outside its range, or a decoder that this model has not.
         """
-        check(n >= 1, f"the number of pictures must be at least 1, not {n}")
-        return self.pictures(self.draw([prompt] * n, range(seed, seed + n), **options))
+        seeds = seeds_from(seed, n, "pictures")
+        return self.pictures(self.draw([prompt] * n, seeds, **options))
 
     def draw(
         self,
@@ -211,7 +219,7 @@ class Vilg:
     def _scores(
         self, prompts: Sequence[str], drawn: Drawn, kept: Kept | None, rank: Ranker | None
     ) -> Tensor:
-        """Return the score of every candidate."""
+        """Return the score of every candidate, to be compared with those of the same picture."""
         count = len(drawn.image_ids_BN) // len(prompts)
         if rank is not None:
             pictures = self.pictures(drawn)
@@ -222,9 +230,16 @@ class Vilg:
                 f"a ranker must give every one of {count} pictures a finite score",
             )
             return torch.tensor(scores, dtype=torch.float64).flatten()
-        if kept is not None and bool(kept.has_kept_behind().all()):
-            assert drawn.kept_log_prob_B is not None
+        if drawn.kept_log_prob_B is None:
+            return self._caption_scores(prompts, drawn)
+        assert kept is not None
+        by_kept_B = kept.has_kept_behind().repeat_interleave(count)
+        if bool(by_kept_B.all()):
             return drawn.kept_log_prob_B
+        return torch.where(by_kept_B, drawn.kept_log_prob_B, self._caption_scores(prompts, drawn))
+
+    def _caption_scores(self, prompts: Sequence[str], drawn: Drawn) -> Tensor:
+        count = len(drawn.image_ids_BN) // len(prompts)
         each = [prompt for prompt in prompts for _ in range(count)]
         languages = [self.text_tokenizer.language_id(guess_language(prompt)) for prompt in each]
         texts = [self.encode_text(prompt) for prompt in each]
@@ -260,13 +275,9 @@ class Vilg:
             ImageError, TextError: as `caption` and `generate` do.
             SettingError: a mask of another size, or all black; or as `generate` does.
         """
-        check(n >= 1, f"the number of pictures must be at least 1, not {n}")
+        seeds = seeds_from(seed, n, "pictures")
         check_one_part(mask, first_row, share)
-        picture, grid, seeds = (
-            open_picture(image),
-            self.generator.config.grid,
-            range(seed, seed + n),
-        )
+        picture, grid = open_picture(image), self.generator.config.grid
         if mask is not None:
             mask_YX = read_mask(open_picture(mask, ground=BLACK), picture, self.image_size)
             redraw_GN, masks = masked_cells(mask_YX, grid).expand(n, -1), [mask_YX] * n
@@ -291,7 +302,7 @@ class Vilg:
         lang: str = "zh",
         n: int = 1,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -301,6 +312,7 @@ class Vilg:
         """Describe a picture `n` times.
 
         Args:
+            seed: of drawn captions; caption i has seed `seed + i`; None is 0.
             temperature: draw the words, 1 as the model has them; None takes the likeliest word each
                 time for one caption, and a beam's for several.
             top_k, top_p: of drawn words; None leaves nothing out.
@@ -314,51 +326,42 @@ class Vilg:
             TextError: an unknown language.
             SettingError: a setting outside its range.
         """
-        check(n >= 1, f"the number of captions must be at least 1, not {n}")
-        check(beam is None or beam >= n, f"the beam must be at least {n}, the captions, not {beam}")
-        check(
-            beam is None or temperature is top_k is top_p is None,
-            "a beam looks for the likeliest captions: leave temperature, top-k and top-p out",
-        )
-        check(
-            best_of == 1 or best_of >= n,
-            f"best-of must be at least {n}, the captions, not {best_of}",
-        )
-        check(best_of == 1 or beam is None, "best-of draws captions: leave the beam out")
+        check_count(n, "captions")
+        check_count(best_of, "candidates")
+        seeds = seeds_from(seed or 0, max(n, best_of), "captions")
         drawn = temperature is not None or best_of > 1
-        check(
-            drawn or (top_k is None and top_p is None),
-            "top-k and top-p are for drawn captions: set a temperature",
-        )
-        check(
-            temperature != 0 or max(n, best_of) == 1,
-            "temperature 0 has one caption to give: leave it out, or set it above 0",
-        )
+        _check_captions(n, seed, temperature, top_k, top_p, beam, best_of)
         if not drawn and beam is None and n > 1:
             beam = max(n, _BEAM)
         language_id = self.text_tokenizer.language_id(lang)
         image_ids_1N = self.encode([image])
         if beam is not None:
+            check_count(beam, "captions in a beam")
+            check(beam <= _WIDEST_BEAM, f"a beam has at most {_WIDEST_BEAM} captions, not {beam}")
             texts = search_text(self.generator, image_ids_1N[0], language_id, beam)[:n]
         else:
-            count = max(n, best_of)
-            if temperature is None:
-                temperature = 0.0 if count == 1 else 1.0
             # The model's own settings are for pictures.
             settings = settings_with(
-                SamplingConfig(), temperature=temperature, top_k=top_k, top_p=top_p
+                SamplingConfig(),
+                temperature=temperature if temperature is not None else float(drawn),
+                top_k=top_k,
+                top_p=top_p,
             )
-            texts = generate_texts(
-                self.generator,
-                image_ids_1N,
-                [language_id],
-                range(seed, seed + count),
-                temperature=settings.temperature,
-                top_k=settings.top_k,
-                top_p=settings.top_p,
-            )
+            texts = [
+                text
+                for first in range(0, len(seeds), LARGEST_BATCH)
+                for text in generate_texts(
+                    self.generator,
+                    image_ids_1N,
+                    [language_id],
+                    seeds[first : first + LARGEST_BATCH],
+                    temperature=settings.temperature,
+                    top_k=settings.top_k,
+                    top_p=settings.top_p,
+                )
+            ]
             if best_of > 1:
-                scores_B = image_scores(self.generator, texts, image_ids_1N.expand(count, -1))
+                scores_B = image_scores(self.generator, texts, image_ids_1N.expand(len(texts), -1))
                 texts = [texts[i] for i in scores_B.argsort(descending=True, stable=True)[:n]]
         return [self.text_tokenizer.decode(text) for text in texts]
 
@@ -466,6 +469,40 @@ class Vilg:
             "this model has no end-to-end decoder: train one, or take the two-stage decoder",
         )
         return settings
+
+
+def _check_captions(
+    n: int,
+    seed: int | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    beam: int | None,
+    best_of: int,
+) -> None:
+    """Refuse options of `Vilg.caption` that make no sense together."""
+    drawn = temperature is not None or best_of > 1
+    check(
+        beam is None or temperature is top_k is top_p is None,
+        "a beam looks for the likeliest captions: leave temperature, top-k and top-p out",
+    )
+    check(beam is None or beam >= n, f"the beam must be at least {n}, the captions, not {beam}")
+    check(best_of == 1 or beam is None, "best-of draws captions: leave the beam out")
+    check(
+        best_of == 1 or best_of >= n, f"best-of must be at least {n}, the captions, not {best_of}"
+    )
+    check(
+        drawn or (top_k is None and top_p is None),
+        "top-k and top-p are for drawn captions: set a temperature",
+    )
+    check(
+        drawn or seed is None,
+        "a seed is for drawn captions: set a temperature, or leave it out for the likeliest",
+    )
+    check(
+        temperature != 0 or max(n, best_of) == 1,
+        "temperature 0 has one caption to give: leave it out, or set it above 0",
+    )
 
 
 __all__ = ["LANGUAGES", "Score", "SettingError", "Vilg"]

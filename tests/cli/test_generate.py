@@ -72,13 +72,18 @@ def test_paths_reach_a_pipe_while_a_bar_is_on_the_terminal(
     assert done.stdout == "the/path.png\n"
 
 
-@pytest.mark.parametrize("out", ["x.jpg", "new/X.WEBP", "-", ""])
+@pytest.mark.parametrize("out", ["x.jpg", "new/X.WEBP", "x.svg", "-", ""])
 def test_an_output_that_is_no_place_for_png_is_refused(
     run: Run, toy_folder: Path, out: str
 ) -> None:
     result = run("generate", "red apple", "-o", out, "--model", toy_folder)
     assert result.status == 2 and "FILE.png" in result.err
     assert files_under(Path()) == {}
+
+
+def test_a_folder_may_be_called_as_a_picture(generate: Callable[..., list[Path]]) -> None:
+    paths = generate("red apple", "-n", "2", "-o", "shots.png/")
+    assert [path.parent for path in paths] == [Path("shots.png")] * 2
 
 
 def test_a_png_may_be_called_png_in_capitals(generate: Callable[..., list[Path]]) -> None:
@@ -179,7 +184,7 @@ def test_a_resumed_batch_refuses_pictures_of_other_settings(run: Run, toy_folder
     before = files_under(Path("out"))
     result = run(*command, "--temperature", "0.5")
     assert result.status == 2
-    assert "choose another -o" in result.err
+    assert "another settings: choose another -o" in " ".join(result.err.split())
     assert files_under(Path("out")) == before
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from PIL import Image
 
@@ -26,16 +26,16 @@ from vilg.cli.output import (
 from vilg.errors import VilgError
 from vilg.images import contact_sheet, to_array
 from vilg.model.folder import SamplingConfig
-from vilg.pipeline import Vilg
+from vilg.pipeline import DrawOptions, Vilg
 from vilg.progress import Progress
+from vilg.sampling.batches import LARGEST_BATCH
 from vilg.sampling.clip import ClipRanker
 from vilg.sampling.edit import check_one_part
-from vilg.sampling.settings import Changes
 from vilg.text import TextError
 
-# Candidates between two writes: what a broken-off batch loses at most, or one picture's.
-_CHUNK = 16
-OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+OTHER_PICTURES = frozenset(
+    (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".svg", ".pdf")
+)
 _SHOWN = 8  # pictures a row of a preview
 
 
@@ -79,10 +79,11 @@ def plan(prompts: Sequence[str], n: int, seed: int, out: str) -> list[Job]:
     """
     if out in ("", "-"):
         raise OutputError(f"pictures go to files: name a folder or FILE.png, not {out!r}")
-    suffix = Path(out).suffix.lower()
-    if suffix in OTHER_PICTURES and not (out.endswith("/") or Path(out).is_dir()):
+    is_folder = out.endswith("/") or Path(out).is_dir()
+    suffix = "" if is_folder else Path(out).suffix.lower()
+    if suffix in OTHER_PICTURES:
         raise OutputError(f"pictures are written as PNG, not {suffix}: name FILE.png or a folder")
-    if suffix == ".png" and not Path(out).is_dir():
+    if suffix == ".png":
         total = len(prompts) * n
         if total > 1:
             raise OutputError(f"{out} is one file, but {total} pictures go there: name a folder")
@@ -171,39 +172,50 @@ def left_to_do(plan: Plan, jobs: Sequence[Job], say: Callable[[str], None]) -> l
     Raises:
         OutputError: a file of that name is another picture, which must not pass for this one.
     """
-    done = [job for job in jobs if job.path.exists()]
-    for job in done:
-        if read_notes(job.path) != plan.notes(job):
+    left = []
+    for job in jobs:
+        if not job.path.exists():
+            left.append(job)
+            continue
+        there = read_notes(job.path)
+        others = [name for name, value in plan.notes(job).items() if there.get(name) != value]
+        if others:
             raise OutputError(
-                f"{job.path} was drawn by another model, prompt or setting: choose another -o"
+                f"{job.path} is there, drawn with another {' and '.join(others)}: choose another -o"
             )
-    if done:
-        say(f"{len(done)} of {len(jobs)} pictures are there already, skipped")
-    return [job for job in jobs if job not in done]
+    if len(left) < len(jobs):
+        say(f"{len(jobs) - len(left)} of {len(jobs)} pictures are there already, skipped")
+    return left
 
 
-def draw(plan: Plan, jobs: Sequence[Job]) -> Iterator[Path]:
-    """Draw and write the pictures; yield each path when its file is whole."""
+def _chunks(plan: Plan, jobs: Sequence[Job]) -> Iterator[tuple[Sequence[Job], DrawOptions]]:
+    """Yield the jobs that are drawn between two writes, and how; a broken-off run loses these at most."""
     cells = plan.model.generator.config.grid.num_cells * plan.settings.best_of
-    at_once = max(1, _CHUNK // plan.settings.best_of)
+    at_once = max(1, LARGEST_BATCH // plan.settings.best_of)
     with Progress() as progress:
         for first in range(0, len(jobs), at_once):
-            chunk = jobs[first : first + at_once]
 
             def report(done: int, _: int, first: int = first) -> None:
                 progress(first * cells + done, len(jobs) * cells)
 
-            drawn = plan.model.draw(
-                [job.prompt for job in chunk],
-                [job.seed for job in chunk],
-                rank=plan.ranker,
-                progress=report,
-                preview=plan.show if plan.preview else None,
-                **changes(plan.settings),
-            )
-            for job, picture in zip(chunk, plan.model.pictures(drawn), strict=True):
-                write(job.path, png(picture, plan.notes(job)))
-                yield job.path
+            options = {
+                "rank": plan.ranker,
+                "progress": report,
+                "preview": plan.show if plan.preview else None,
+                **dataclasses.asdict(plan.settings),
+            }
+            yield jobs[first : first + at_once], cast(DrawOptions, options)
+
+
+def draw(plan: Plan, jobs: Sequence[Job]) -> Iterator[Path]:
+    """Draw and write the pictures; yield each path when its file is whole."""
+    for chunk, options in _chunks(plan, jobs):
+        drawn = plan.model.draw(
+            [job.prompt for job in chunk], [job.seed for job in chunk], **options
+        )
+        for job, picture in zip(chunk, plan.model.pictures(drawn), strict=True):
+            write(job.path, png(picture, plan.notes(job)))
+            yield job.path
 
 
 @dataclass(frozen=True)
@@ -232,33 +244,22 @@ class Part:
 
 
 def edit(plan: Plan, jobs: Sequence[Job], picture: Image.Image, part: Part) -> Iterator[Path]:
-    """Edit a picture as often as there are jobs; yield each path when its file is whole."""
-    with Progress() as progress:
+    """Edit a picture once a job, whose seeds are consecutive; yield each path when its file is whole."""
+    for chunk, options in _chunks(plan, jobs):
         edited = plan.model.edit(
             picture,
-            jobs[0].prompt,
-            len(jobs),
+            chunk[0].prompt,
+            len(chunk),
             mask=part.mask,
             first_row=part.first_row,
             share=part.share,
             raw=part.raw,
-            seed=jobs[0].seed,
-            rank=plan.ranker,
-            progress=progress,
-            preview=plan.show if plan.preview else None,
-            **changes(plan.settings),
+            seed=chunk[0].seed,
+            **options,
         )
-    for job, result in zip(jobs, edited, strict=True):
-        write(job.path, png(result, plan.notes(job) | part.notes(picture)))
-        yield job.path
-
-
-def changes(settings: SamplingConfig) -> Changes:
-    """Return settings as keywords."""
-    values: Any = {
-        field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)
-    }
-    return cast(Changes, values)
+        for job, result in zip(chunk, edited, strict=True):
+            write(job.path, png(result, plan.notes(job) | part.notes(picture)))
+            yield job.path
 
 
 def _hash(picture: Image.Image) -> str:

@@ -25,8 +25,11 @@ _FOR, _AGAINST = (230, 97, 1), (33, 113, 181)
 _COVER = 0.75
 
 
-def heatmap_page(model: Vilg, image: Image.Image, text: str, score: Score) -> str:
+def heatmap_page(model: Vilg, image: Image.Image, text: str, lang: str | None, score: Score) -> str:
     """Return the page as HTML, complete in itself.
+
+    Args:
+        lang: as `Vilg.score` has it.
 
     Raises:
         ImageError, TextError: as `Vilg.score` does.
@@ -49,7 +52,7 @@ def heatmap_page(model: Vilg, image: Image.Image, text: str, score: Score) -> st
     return Template(_PAGE.read_text(encoding="utf-8")).substitute(
         model=html.escape(str(model.weights_hash)),
         version=vilg.__version__,
-        lang=guess_language(text),
+        lang=lang or guess_language(text),
         text=html.escape(text),
         strongest=f"{strongest:.2f}",
         gain=f"{sum(score.image_gains):+.2f}",

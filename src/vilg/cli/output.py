@@ -102,5 +102,5 @@ def read_notes(path: Path) -> dict[str, str]:
         with Image.open(path) as picture:
             picture.load()
             return {key: str(text) for key, text in getattr(picture, "text", {}).items()}
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return {}

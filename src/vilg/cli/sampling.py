@@ -198,8 +198,8 @@ class Caption:
     """language of the captions"""
     n: Number = 1
     """captions of each picture"""
-    seed: Annotated[int, arg(metavar="S")] = 0
-    """seed of a picture's first caption; the next one has S + 1"""
+    seed: Annotated[int | None, arg(metavar="S", help_behavior_hint="(default: 0)")] = None
+    """of drawn captions: seed of a picture's first one; the next one has S + 1"""
     temperature: Annotated[
         float | None, arg(metavar="X", help_behavior_hint="(default: the likeliest captions)")
     ] = None
@@ -281,7 +281,7 @@ class ScorePair:
         if self.html:
             from vilg.cli.heatmap import heatmap_page
 
-            write(self.html, heatmap_page(model, picture, text, score).encode())
+            write(self.html, heatmap_page(model, picture, text, self.lang, score).encode())
             print(self.html)
         elif self.json:
             means = {

@@ -2,12 +2,17 @@
 
 import math
 from dataclasses import fields, replace
+from numbers import Integral, Real
 from typing import Any, TypedDict, Unpack
 
 from vilg.errors import VilgError
 from vilg.model.folder import Decoder, GuidanceSchedule, SamplingConfig
 
 LARGEST_GUIDANCE = 100  # far beyond use, far from where logits overflow
+
+
+_NUMBERS = {"temperature", "top_p", "guidance"}
+_COUNTS = {"top_k", "best_of"}
 
 
 class SettingError(VilgError):
@@ -32,6 +37,24 @@ def check(holds: bool, message: str) -> None:
         raise SettingError(message)
 
 
+def check_count(count: int, what: str) -> None:
+    """Raise `SettingError` unless the count is a whole number of at least 1."""
+    whole = isinstance(count, Integral)
+    check(whole, f"the number of {what} must be a whole number, not {count!r}")
+    check(count >= 1, f"the number of {what} must be at least 1, not {count}")
+
+
+def seeds_from(seed: int, count: int, what: str) -> range:
+    """Return the seeds of so many results, one after the other.
+
+    Raises:
+        SettingError: none at all, or what is no whole number.
+    """
+    check_count(count, what)
+    check(isinstance(seed, Integral), f"the seed must be a whole number, not {seed!r}")
+    return range(seed, seed + count)
+
+
 def settings_with(own: SamplingConfig, **changes: Unpack[Changes]) -> SamplingConfig:
     """Return the settings with those replaced that are given.
 
@@ -47,6 +70,12 @@ def settings_with(own: SamplingConfig, **changes: Unpack[Changes]) -> SamplingCo
             name in names, f"no setting is called {name}; there are {', '.join(names)} ({others})"
         )
     given: dict[str, Any] = {name: x for name, x in changes.items() if x is not None}
+    for name in _NUMBERS & given.keys():
+        check(isinstance(given[name], Real), f"{name} must be a number, not {given[name]!r}")
+    for name in _COUNTS & given.keys():
+        check(
+            isinstance(given[name], Integral), f"{name} must be a whole number, not {given[name]!r}"
+        )
     x = settings = replace(own, **given)
     check(
         x.temperature >= 0 and math.isfinite(x.temperature),
