@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["docs/paper-to-code.md", "docs/paper-fidelity.md"]
+SEEN_RED = ROOT / "docs" / "seen-red.md"
 # `file.py`: `name`, `Class.name`
 NAMED = re.compile(r"`((?:[\w-]+/)*[\w-]+\.py)`: ((?:`[\w.]+`(?:, )?)+)")
 
@@ -21,12 +22,25 @@ def source_of(path: str) -> str:
 @pytest.mark.parametrize("page", PAGES)
 def test_named_tests_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?[^`]*`", text)
+    named = re.findall(r"`(tests/[\w/]+\.py)((?:::\w+)*)[^`]*`", text)
     named += re.findall(r"`(tests/[\w/]+\.py)` \(`(test_\w+)`", text)
     assert len(named) > 20
-    for path, name in named:
-        source = source_of(path)
-        assert not name or re.search(rf"(def|class) {name}\b", source), f"{path} has no {name}"
+    for path, names in named:
+        check_defined(path, names)
+
+
+def check_defined(path: str, names: str) -> None:
+    """Find every name of a test's id, such as "::TestMask::test_x", in its file."""
+    source = source_of(path)
+    for name in filter(None, names.split("::")):
+        assert re.search(rf"(def|class) {name}\b", source), f"{path} has no {name}"
+
+
+def test_tests_seen_red_exist() -> None:
+    named = re.findall(r"`([\w/]+\.py)((?:::\w+)+)", SEEN_RED.read_text(encoding="utf-8"))
+    assert len(named) > 500
+    for path, names in named:
+        check_defined(f"tests/{path}", names)
 
 
 @pytest.mark.parametrize("page", PAGES[:1])
@@ -41,4 +55,5 @@ def test_named_code_exists(page: str) -> None:
     for path, name in named:
         source = source_of(path)
         for part in name.split("."):  # a class and its method or attribute, a function, a constant
-            assert re.search(rf"\b{part}\b", source), f"{path} has no {name}"
+            defined = rf"^\s*(?:(?:def|class) {part}\b|(?:self\.)?{part}\b[^=\n]*[:=])"
+            assert re.search(defined, source, re.MULTILINE), f"{path} has no {name}"
