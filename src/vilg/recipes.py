@@ -366,19 +366,27 @@ def table7_e2e_longer() -> Recipe:
 def table7_adversarial() -> Recipe:
     """The same with a discriminator, which the paper expected to be unstable at 10 B and left for later.
 
-    What keeps it stable: a reconstructor that is past its first steps, a late start, the adaptive weight,
-    and a discriminator that pays for its slope.
+    What keeps it stable: a reconstructor that is past its first steps, a late start, an adaptive weight with
+    a limit, and a discriminator that pays for its slope; it has few steps, so it learns fast.
     """
     recipe = table7_e2e_longer()
     assert recipe.generator is not None
     loss = replace(
         TABLE7_LOSS,
         adversarial=0.2,
+        adaptive_weight_limit=4.0,
         adversarial_from=50,
         r1_penalty=1.0,
         discriminator=DiscriminatorConfig(channels=32, num_layers=2),
     )
-    return Recipe(generator=replace(recipe.generator, end_to_end=EndToEndConfig(loss=loss)))
+    adversarial = replace(
+        recipe.generator,
+        end_to_end=EndToEndConfig(loss=loss),
+        discriminator_optim=replace(
+            recipe.generator.discriminator_optim, peak_lr=1e-3, warmup_steps=20
+        ),
+    )
+    return Recipe(generator=adversarial)
 
 
 def table7_decoder() -> Recipe:

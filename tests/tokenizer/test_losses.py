@@ -131,6 +131,7 @@ def test_the_adaptive_weight_is_bounded() -> None:
     weight = nn.Parameter(torch.ones(2))
     steep, flat = 1e9 * weight.sum(), 0 * weight.sum()
     assert float(adaptive_weight(steep, flat, weight, alone)[0]) == 1e4
+    assert float(adaptive_weight(steep, flat, weight, alone, 4.0)[0]) == 4.0
     assert float(adaptive_weight(flat, steep, weight, alone)[0]) == 0.0
 
 

@@ -92,6 +92,14 @@ def test_the_adversarial_term_has_its_adaptive_weight() -> None:
     )
 
 
+def test_the_adaptive_weight_has_the_limit_of_the_settings() -> None:
+    job = tokenizer_job("adversarial")
+    free = float(job.loss(1)[1]["adaptive_weight"])
+    limit = free / 2
+    job.picture_loss.config = replace(job.picture_loss.config, adaptive_weight_limit=limit)
+    assert float(job.loss(1)[1]["adaptive_weight"]) == pytest.approx(limit)
+
+
 def test_the_discriminator_pays_for_its_slope_at_real_pictures() -> None:
     job = tokenizer_job("adversarial")
     loss = job.picture_loss

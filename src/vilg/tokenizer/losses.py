@@ -67,10 +67,11 @@ def adaptive_weight(
     adversarial_loss: Tensor,
     last_layer: Tensor,
     mean: Callable[[Sequence[Tensor]], list[Tensor]],
+    limit: float = 1e4,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weight at which both losses pull equally at the last layer (VQGAN, eq. 7).
 
-    lambda = |d rec / d last| / (|d adv / d last| + 1e-4), at most 1e4, without gradient.
+    lambda = |d rec / d last| / (|d adv / d last| + 1e-4), at most `limit` (VQGAN: 1e4), without gradient.
 
     Args:
         last_layer: weight of the decoder's last convolution.
@@ -84,5 +85,5 @@ def adaptive_weight(
         for loss in (reconstruction_loss, adversarial_loss)
     ]
     reconstruction_norm, adversarial_norm = (gradient.norm() for gradient in mean(gradients))
-    weight = (reconstruction_norm / (adversarial_norm + 1e-4)).clamp(0.0, 1e4)
+    weight = (reconstruction_norm / (adversarial_norm + 1e-4)).clamp(0.0, limit)
     return weight, reconstruction_norm, adversarial_norm

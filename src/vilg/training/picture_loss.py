@@ -43,6 +43,8 @@ class PictureLossConfig:
         perceptual: difference of feature maps; 0 loads no network.
         perceptual_net: EfficientNet-Lite0, or LPIPS with VGG16 from `vgg_weights` and `lpips_weights`.
         adversarial: on top of the adaptive weight (VQGAN: 0.8); 0 builds no discriminator.
+        adaptive_weight_limit: largest adaptive weight (VQGAN: 1e4). A discriminator that has learnt nothing
+            yet has a slope near 0, and a large weight makes noise of it that is as strong as the pixels.
         adversarial_from: step at which the discriminator and its term begin (VQGAN: after an epoch
             or more).
         r1_penalty: weight of what the discriminator pays for its slope at real pictures, which keeps
@@ -57,13 +59,14 @@ class PictureLossConfig:
     vgg_weights: Path | None = None
     lpips_weights: Path | None = None
     adversarial: float = 0.0
+    adaptive_weight_limit: float = 1e4
     adversarial_from: int = 0
     r1_penalty: float = 0.0
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
 
     def __post_init__(self) -> None:
         weights = ("l1", "l2", "logit_laplace", "perceptual", "adversarial", "r1_penalty")
-        for name in (*weights, "adversarial_from"):
+        for name in (*weights, "adaptive_weight_limit", "adversarial_from"):
             require(getattr(self, name) >= 0, f"{name} must be 0 or more")
         require(
             self.adversarial > 0 or self.r1_penalty == 0,
@@ -211,7 +214,11 @@ class PictureLoss:
         assert isinstance(last_layer, Tensor)
         adversarial = generator_adversarial_loss(self.discriminator(made).float())
         weight, reconstruction_norm, adversarial_norm = adaptive_weight(
-            reconstruction, adversarial, last_layer, mean_over_processes
+            reconstruction,
+            adversarial,
+            last_layer,
+            mean_over_processes,
+            self.config.adaptive_weight_limit,
         )
         return self.config.adversarial * weight * adversarial, {
             "adversarial": adversarial.detach(),
