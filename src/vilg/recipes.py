@@ -376,7 +376,7 @@ def table7_adversarial() -> Recipe:
         adversarial=0.2,
         adaptive_weight_limit=4.0,
         adversarial_from=50,
-        r1_penalty=1.0,
+        r1_penalty=0.01,  # 1.0 keeps it from learning anything: docs/log.md
         discriminator=DiscriminatorConfig(channels=32, num_layers=2),
     )
     adversarial = replace(
