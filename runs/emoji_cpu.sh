@@ -10,28 +10,20 @@
 # | stage      | trains                                      | cost, one thread | expected at the end      |
 # | tokenizer1 | 64 tokens a picture, 2,048 codes, by pixels | 50 min           | PSNR 23 dB on a batch    |
 # | tokenizer2 | the same on, perceptual, recoloured         | 70 min           | perceptual 0.9           |
-# | 1          | generator, 11 M parameters, both directions | 140 min          | not known yet            |
-# | scores     | nothing: `vilg evaluate`, for the cards     | 15 min           |                          |
+# | 1          | generator, 11 M parameters, both directions | 80 min           | t2i 4.2, i2t 0.85        |
+# | scores     | nothing: `vilg evaluate`, for the cards     | 40 min           |                          |
 #
 # All with bf16 products: a processor without avx512_bf16 takes about twice as long.
 #
-# The tokenizer goes to src/vilg/assets/emoji-tokenizer. The generator that is shipped so far has the
-# tokens of an earlier one (1,024 codes); the stages that made it stand in this script at b2db484.
+# The tokenizer goes to src/vilg/assets/emoji-tokenizer, the generator with its tokens to emoji-64.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source runs/train.sh
 
 stage=${1:?name a stage: tokenizer1, tokenizer2, 1, scores}
 dir=${2:-runs/emoji_cpu}
 shipped=src/vilg/assets/emoji-64
 tokens=src/vilg/assets/emoji-tokenizer
-
-train() {  # train NAME RECIPE SETTINGS...: begin, or go on with what is there
-    local out=$dir/$1 recipe=$2
-    shift 2
-    local resume=()
-    [ -e "$out/config.json" ] && resume=(--resume)
-    .venv/bin/vilg train "$recipe" --out "$out" ${resume[@]+"${resume[@]}"} "$@"
-}
 
 ship() {  # ship PART NAME FOLDER: put a finished stage's weights and log where they are kept
     local part=$1 name=$2 folder=$3
@@ -42,26 +34,27 @@ ship() {  # ship PART NAME FOLDER: put a finished stage's weights and log where 
 
 case $stage in
     tokenizer1)
-        train tokenizer1 emoji_tokenizer --set tokenizer.loop.precision=bf16 &&
+        train "$dir/tokenizer1" emoji_tokenizer tokenizer.loop.precision=bf16 &&
             ship tokenizer tokenizer1 "$tokens"
         ;;
     tokenizer2)
-        train tokenizer2 emoji_tokenizer --set "tokenizer.init=$tokens" \
+        train "$dir/tokenizer2" emoji_tokenizer "tokenizer.init=$tokens" \
             tokenizer.loop.precision=bf16 tokenizer.loop.seed=1 tokenizer.loop.num_steps=6000 \
             tokenizer.optim.peak_lr=1e-3 tokenizer.loss.perceptual=0.1 \
             tokenizer.augmentation.recolour=0.15 &&
             ship tokenizer tokenizer2 "$tokens"
         ;;
     1)
-        train stage1 emoji_cpu --set "generator.image_tokenizer=$tokens" \
-            generator.loop.precision=bf16 &&
+        train "$dir/stage1" emoji_cpu "generator.image_tokenizer=$tokens" \
+            generator.loop.precision=bf16 generator.loop.num_steps=8500 &&
             ship generator stage1 "$shipped"
         ;;
     scores)
         .venv/bin/vilg evaluate tokenizer --model "$tokens" --out "$tokens/scores"
-        # The groups that the recipe trains on.
-        .venv/bin/vilg evaluate generator --out "$shipped/scores" --groups smileys-emotion \
-            animals-nature food-drink travel-places activities objects symbols
+        for suite in generator drawing; do  # on the groups that the recipe trains on
+            .venv/bin/vilg evaluate $suite --out "$shipped/scores" --groups smileys-emotion \
+                animals-nature food-drink travel-places activities objects symbols
+        done
         ;;
     *) echo "unknown stage $stage: tokenizer1, tokenizer2, 1 or scores" >&2 && exit 2 ;;
 esac

@@ -8,6 +8,7 @@
 # Results: docs/log.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source runs/train.sh
 
 dir=${1:-runs/generator_sweep}
 shift || true
@@ -32,10 +33,8 @@ order=(base dense disturbed0 share100 still rate_low rate_high batch32 wide shal
 for name in "${@:-${order[@]}}"; do
     out=$dir/$name
     [ -e "$out/scores/generator.json" ] && continue
-    resume=()
-    [ -e "$out/config.json" ] && resume=(--resume)
     # shellcheck disable=SC2086  # a line holds several settings
-    .venv/bin/vilg train emoji_cpu --out "$out" ${resume[@]+"${resume[@]}"} --set \
+    train "$out" emoji_cpu \
         generator.image_tokenizer=src/vilg/assets/emoji-tokenizer generator.loop.num_steps=600 \
         generator.loop.precision=bf16 ${lines[$name]}
     .venv/bin/vilg evaluate generator --model "$out/generator/model" --out "$out/scores" --limit 60 \

@@ -9,15 +9,14 @@
 # tokens are enough). A run that was stopped goes on where it stood.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source runs/train.sh
 
 dir=${1:-runs/overfit_256}
 precision=${2:-fp32}  # bf16 where the processor has it
 
 [ -e "$dir/scenes/manifest.json" ] ||
     .venv/bin/python datasets/scenes/build.py --num 16 --size 256 --out "$dir/scenes"
-resume=()
-[ -e "$dir/run/config.json" ] && resume=(--resume)
-.venv/bin/vilg train overfit_256 --out "$dir/run" ${resume[@]+"${resume[@]}"} --set \
+train "$dir/run" overfit_256 \
     "tokenizer.data.folder=$dir/scenes" "generator.data.folder=$dir/scenes" \
     "tokenizer.loop.precision=$precision" "generator.loop.precision=$precision"
 .venv/bin/python runs/overfit_256.py --model "$dir/run/generator/model" --data "$dir/scenes" \

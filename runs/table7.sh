@@ -11,25 +11,23 @@
 # seed: about an hour on one thread. A run that was stopped goes on where it stood.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source runs/train.sh
 
 dir=${1:-runs/table7}
 precision=${2:-fp32}  # bf16 where the processor has it
 seeds=("${@:3}")
 
-train() {  # train STAGE RECIPE SEED [SETTINGS...]: begin, or go on with what is there
-    local stage=$1 recipe=$2 seed=$3 out=$dir/$2-$3 resume=()
-    shift 3
-    [ -e "$out/config.json" ] && resume=(--resume)
-    .venv/bin/vilg train "$recipe" --out "$out" ${resume[@]+"${resume[@]}"} --set \
-        "$stage.loop.seed=$seed" "$stage.loop.precision=$precision" "$@"
-}
-
 for seed in ${seeds[@]:-0 1 2}; do
-    train generator table7 $seed
-    train generator table7_e2e $seed
-    train tokenizer table7_decoder $seed
-    for recipe in table7_e2e_longer table7_adversarial; do
-        train generator $recipe $seed "generator.init=$dir/table7_e2e-$seed/generator/model"
+    for recipe in table7 table7_e2e table7_decoder table7_e2e_longer table7_adversarial; do
+        stage=generator settings=()
+        case $recipe in
+            table7_decoder) stage=tokenizer ;;
+            *longer | *adversarial)
+                settings=("generator.init=$dir/table7_e2e-$seed/generator/model")
+                ;;
+        esac
+        train "$dir/$recipe-$seed" $recipe "$stage.loop.seed=$seed" \
+            "$stage.loop.precision=$precision" ${settings[@]+"${settings[@]}"}
     done
 done
 [ ${#seeds[@]} -gt 0 ] || .venv/bin/python runs/table7.py --runs "$dir" --out "$dir"

@@ -8,6 +8,7 @@
 # Results: docs/log.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source runs/train.sh
 
 dir=${1:-runs/tokenizer_sweep}
 shift || true
@@ -26,7 +27,7 @@ declare -A lines=(
     [rate]="tokenizer.optim.peak_lr=3e-3"
     [perceptual]="tokenizer.loss.perceptual=0.1"
     [adversarial]="tokenizer.loss.perceptual=0.1 tokenizer.loss.adversarial=0.1 tokenizer.loss.adversarial_from=500"
-    [r1]="tokenizer.loss.perceptual=0.1 tokenizer.loss.adversarial=0.1 tokenizer.loss.adversarial_from=500 tokenizer.loss.r1_penalty=1.0"
+    [r1]="tokenizer.loss.perceptual=0.1 tokenizer.loss.adversarial=0.1 tokenizer.loss.adversarial_from=500 tokenizer.loss.r1_penalty=0.01"
     [recolour]="tokenizer.augmentation.recolour=0.3"
     [zoom]="tokenizer.augmentation.zoom=0.15"
     [gradient]="tokenizer.codebook.rule=gradient"
@@ -37,10 +38,8 @@ order=(base whole_picture two_blocks full_resolution patch4 wide codes1024 codes
 for name in "${@:-${order[@]}}"; do
     out=$dir/$name
     [ -e "$out/scores/tokenizer.json" ] && continue
-    resume=()
-    [ -e "$out/config.json" ] && resume=(--resume)
     # shellcheck disable=SC2086  # a line holds several settings
-    .venv/bin/vilg train emoji_tokenizer --out "$out" ${resume[@]+"${resume[@]}"} --set \
+    train "$out" emoji_tokenizer \
         tokenizer.loop.num_steps=1000 tokenizer.loop.precision=bf16 ${lines[$name]}
     .venv/bin/vilg evaluate tokenizer --model "$out/tokenizer/model" --out "$out/scores"
 done
