@@ -4,11 +4,12 @@
     bench/.venv/bin/python docs/draw_curves.py OUT.png --values psnr --logs A.jsonl B.jsonl --apart
 
 Logs follow one another, as the stages of a run do; `--apart` starts each at step 0, as seeds do. The thin
-line is what was logged, a mean over a few steps; the thick one is its moving average over ten of them.
+line is what was logged, a mean over a few steps; the thick one is its moving average over a tenth of the log.
 """
 
 import argparse
 import json
+import math
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,15 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-WINDOW = 10  # entries of a log
-
 
 def entries(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
 def smooth(values: list[float]) -> list[float]:
-    """Return at each place the mean of the last WINDOW values."""
-    last = [values[max(0, i + 1 - WINDOW) : i + 1] for i in range(len(values))]
+    """Return at each place the mean of the values up to it, a tenth of all at most."""
+    window = math.ceil(len(values) / 10)
+    last = [values[max(0, i + 1 - window) : i + 1] for i in range(len(values))]
     return [sum(part) / len(part) for part in last]
 
 
