@@ -208,6 +208,7 @@ def emoji_cpu() -> Recipe:
             sampling=SamplingConfig(temperature=0.7, guidance=2.0),
             loss=GeneratorLossConfig(disturbed=0.75, image_to_text_share=0.5),
             augmentation=AugmentConfig(max_shift=4, flip=False, zoom=0.2),
+            share_codes=True,
             loop=LoopConfig(num_steps=12_000, batch_size=16, show_every=1000, save_every=250),
             optim=OptimConfig(peak_lr=1e-3, final_lr=3e-5, warmup_steps=200, ema_decay=0.998),
         )

@@ -102,6 +102,31 @@ def test_the_dense_form_is_a_softmax_over_what_is_seen() -> None:
         assert torch.allclose(found[b, i, h], expected)
 
 
+@pytest.mark.parametrize("most_kept", [0, 256])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_in_bf16_are_those_of_double_precision(
+    autocast: bool, most_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the fused kernel and through kept scores alike, to the 3 digits that bf16 has."""
+    monkeypatch.setattr("vilg.model.attend.MOST_KEPT_KEYS", most_kept)
+    layout = layouts(Grid(8, 8), 9)["t2i"]
+    qkv, valid = inputs(layout, batch=2, seed=0)
+    halves = [x.detach().bfloat16().requires_grad_() for x in qkv]
+    read = attend_dense(Pattern.ROW, layout, valid)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = read(*halves)
+    assert found.dtype is torch.bfloat16
+    expected = read(*qkv)
+    upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).double()
+    pairs = zip(
+        (found, *torch.autograd.grad(found, halves, upstream.bfloat16())),
+        (expected, *torch.autograd.grad(expected, qkv, upstream)),
+        strict=True,
+    )
+    for a, b in pairs:
+        assert (a.double() - b).norm() < 0.01 * b.norm()
+
+
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_attend_is_dense_to_1e_5_in_single_precision(pattern: Pattern) -> None:
     layout = layouts(Grid(12, 16), 9)["t2i"]

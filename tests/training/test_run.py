@@ -367,6 +367,25 @@ def test_an_end_to_end_run_broken_off_ends_as_if_it_had_not_been(
         assert torch.equal(again.state_dict()[name], weight), name
 
 
+def test_a_run_with_shared_codes_broken_off_ends_as_if_it_had_not_been(
+    finished: Finished, tmp_path: Path
+) -> None:
+    generator = replace(
+        finished.generator_only.generator, init=str(finished.model), share_codes=True
+    )
+    recipe = Recipe(generator=generator)
+    model = quietly(recipe, tmp_path / "whole")
+    out = tmp_path / "broken"
+    with pytest.raises(BrokenOff):
+        run(recipe, out, log=Breaking("generator", 5))
+    quietly(recipe, out, resume=True)
+    assert results(out) == results(tmp_path / "whole")
+    alone = quietly(Recipe(generator=replace(generator, share_codes=False)), tmp_path / "alone")
+    found, plain = (load(contents(path)["model.safetensors"]) for path in (model, alone))
+    assert {name: w.shape for name, w in found.items()} == {n: w.shape for n, w in plain.items()}
+    assert not torch.equal(found["image_head.weight"], plain["image_head.weight"])
+
+
 def test_what_fails_before_anything_is_saved_leaves_the_folder_free(
     finished: Finished, tmp_path: Path
 ) -> None:

@@ -29,6 +29,10 @@ Read = Callable[[Tensor, Tensor, Tensor], Tensor]
 # matrix product each (docs/decisions/0008, at width 256: 0.3-0.5x at 64 cells, 0.5-1.1x at 256).
 FEWEST_CELLS = 512
 
+# Up to this many keys, gradients in bf16 on a CPU go through scores that are kept: the fused kernel's
+# backward pass is slow for few keys (docs/decisions/0008: 2 to 3 times at 160 and fewer).
+MOST_KEPT_KEYS = 256
+
 
 def reads(patterns: Sequence[Pattern], layout: Layout, valid_BT: Tensor) -> list[Read]:
     """Return for each layer how the positions of a layout read in it; fast where that pays.
@@ -46,9 +50,19 @@ def masked(see_B1TS: Tensor) -> Read:
 
     def read(q_BTHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BSHD, v_BSHD))
+        in_bf16_on_cpu = q.dtype is torch.bfloat16 and q.device.type == "cpu"
+        if in_bf16_on_cpu and q.requires_grad and k.shape[2] <= MOST_KEPT_KEYS:
+            return _with_kept_scores(q, k, v, see_B1TS).transpose(1, 2)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=see_B1TS).transpose(1, 2)
 
     return read
+
+
+def _with_kept_scores(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, see_B1TS: Tensor) -> Tensor:
+    """Return what the fused kernel returns; the softmax is computed in fp32 and kept in bf16, as there."""
+    scores_BHTS = (q_BHTD * q_BHTD.shape[-1] ** -0.5) @ k_BHSD.transpose(2, 3)
+    hidden_BHTS = scores_BHTS.masked_fill(~see_B1TS, -torch.inf)
+    return hidden_BHTS.softmax(-1, dtype=v_BHSD.dtype) @ v_BHSD
 
 
 def attend_dense(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from vilg.config import require
 
@@ -43,7 +44,13 @@ def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
 
 def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
     """Decay the weights of linear layers and convolutions; leave gains, biases, embeddings, codes."""
-    decayed = [part.weight for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    parts = (part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d))
+    decayed = [
+        part.parametrizations.weight.original  # type: ignore[union-attr]
+        if parametrize.is_parametrized(part, "weight")
+        else part.weight
+        for part in parts
+    ]
     chosen = {id(parameter) for parameter in decayed}
     plain = [parameter for parameter in module.parameters() if id(parameter) not in chosen]
     groups = [

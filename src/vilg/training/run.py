@@ -63,6 +63,7 @@ from vilg.training.inputs import (
 from vilg.training.loop import LoopConfig, train
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig, check_begins, check_fits
+from vilg.training.shared_codes import fold_codes, share_codes
 from vilg.training.tokenizer_job import DecoderJob, TokenizerJob
 
 DISCRIMINATOR_OPTIM = OptimConfig(peak_lr=2e-4, betas=(0.5, 0.9))  # VQGAN's betas
@@ -108,6 +109,8 @@ class GeneratorRun:
         init: folder or hub id of the model to start from; None starts anew.
         augmentation: of the pictures that captions are learnt from; drawn ones stay where they are. A
             mirrored arrow has the wrong name: set `flip` only where none of the captions tells sides.
+        share_codes: let image codes of like vectors be learnt together (`training.shared_codes`); for sets so
+            small that a code is seen too seldom to be learnt alone.
         end_to_end: train an image reconstructor with the generator; None trains the generator alone.
         discriminator_optim: for the adversarial term of `end_to_end`.
     """
@@ -124,6 +127,7 @@ class GeneratorRun:
     sampling: SamplingConfig = SamplingConfig()
     loss: GeneratorLossConfig = GeneratorLossConfig()
     augmentation: AugmentConfig = AS_THEY_ARE
+    share_codes: bool = False
     end_to_end: EndToEndConfig | None = None
     loop: LoopConfig
     optim: OptimConfig
@@ -332,8 +336,12 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
     resume = _has_checkpoint(folder)
     if config.init is not None and not resume:
         _start_from(find_model(config.init), job, image_tokenizer, log)
+    if config.share_codes:
+        share_codes(job.generator, image_tokenizer.quantizer.codebook_KD)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, folder, resume=resume, out=log)
+    if config.share_codes:
+        fold_codes(job.generator)
     model = Model(
         image_tokenizer,
         job.generator.eval(),
