@@ -26,7 +26,7 @@ from vilg.pipeline import SettingError, Vilg
 from vilg.sampling.batches import LARGEST_BATCH, candidate_seeds
 from vilg.sampling.edit import share_of_cells
 from vilg.sampling.images import Kept
-from vilg.sampling.rank import image_scores
+from vilg.sampling.rank import caption_scores, image_scores
 from vilg.sampling.texts import generate_texts
 from vilg.text import TextError, TextTokenizer
 from vilg.tokenizer.vqgan import VQGAN
@@ -104,6 +104,31 @@ def test_best_of_keeps_the_candidate_whose_caption_is_likeliest(model: Model) ->
     assert torch.equal(vilg.draw([PROMPT], [5], best_of=5).image_ids_BN[0], kept[1])
     plain = vilg.draw([PROMPT] * 3, [4, 5, 6]).image_ids_BN
     assert torch.equal(vilg.draw([PROMPT] * 3, [4, 5, 6], best_of=1).image_ids_BN, plain)
+
+
+def test_candidates_are_ranked_by_their_own_prompt_in_its_language(model: Model) -> None:
+    vilg, prompts = Vilg(model), {PROMPT: "zh", "a": "en", "青梨": "zh"}
+    found = vilg.draw([*prompts], [4, 1, 6], best_of=8).image_ids_BN
+    for row, seed, (prompt, lang) in zip(found, (4, 1, 6), prompts.items(), strict=True):
+        ids = vilg.draw([prompt] * 8, candidate_seeds(seed, 8)).image_ids_BN
+        text, language = vilg.encode_text(prompt), vilg.text_tokenizer.language_id(lang)
+        scores = caption_scores(vilg.generator, ids, [language] * 8, [text] * 8)
+        assert torch.equal(row, ids[scores.argmax()])
+
+
+def test_a_ranker_sees_each_prompt_with_its_own_candidates(model: Model) -> None:
+    seen: list[tuple[str, np.ndarray]] = []
+
+    def note(prompt: str, pictures: list) -> list[float]:
+        seen.append((prompt, arrays(pictures)))
+        return [0.0] * len(pictures)
+
+    vilg = Vilg(model)
+    vilg.draw([PROMPT, "青梨"], [4, 5], best_of=3, rank=note)
+    assert [prompt for prompt, _ in seen] == [PROMPT, "青梨"]
+    for (prompt, shown), seed in zip(seen, (4, 5), strict=True):
+        ids = vilg.draw([prompt] * 3, candidate_seeds(seed, 3)).image_ids_BN
+        assert np.array_equal(shown, arrays(vilg.decode(ids)))
 
 
 def test_another_ranker_sees_the_pictures_and_decides(model: Model) -> None:
@@ -367,6 +392,34 @@ def test_a_preview_of_an_edit_keeps_what_is_below(model: Model, picture: Image.I
     # The end of the picture is its own until it is drawn; a cell's pixels depend on all tokens a little.
     near = np.abs(first[0][-side:].astype(int) - original[-side:]).mean()
     assert near < np.abs(255 - original[-side:].astype(int)).mean() / 4
+
+
+def test_a_preview_is_over_the_picture_that_is_edited(
+    model: Model, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where several are edited, in several batches."""
+    monkeypatch.setattr("vilg.sampling.batches.LARGEST_BATCH", 1)
+    vilg, seen = Vilg(model), []
+    ids = vilg.encode([picture, picture.rotate(180)])
+    kept = Kept(ids, (torch.arange(9) < 3).expand(2, -1))
+    drawn = vilg.draw([PROMPT] * 2, [1, 2], kept=kept, preview=seen.append).image_ids_BN
+    expected = torch.cat([drawn[:, :6], ids[:, 6:]], dim=1)
+    assert np.array_equal(arrays(seen[0] + seen[2]), arrays(vilg.decode(expected)))
+
+
+def test_a_score_is_that_of_the_text_and_that_of_none(model: Model, picture: Image.Image) -> None:
+    vilg = Vilg(model)
+    score, image = vilg.score(picture, PROMPT), vilg.encode([picture])
+    ids, language = vilg.encode_text(PROMPT), vilg.text_tokenizer.language_id("zh")
+    for values, expected in (
+        (score.image_log_probs, text_to_image_log_probs(vilg.generator, [ids], image)),
+        (score.unconditional_image_log_probs, text_to_image_log_probs(vilg.generator, [[]], image)),
+        (
+            score.text_log_probs,
+            image_to_text_log_probs(vilg.generator, image, [language], [ids])[0],
+        ),
+    ):
+        torch.testing.assert_close(torch.tensor(values), expected[0], rtol=0, atol=1e-5)
 
 
 def test_a_word_speaks_for_what_it_makes_likelier(model: Model, picture: Image.Image) -> None:

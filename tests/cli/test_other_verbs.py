@@ -1,14 +1,18 @@
 """`vilg edit`, `caption`, `score`, `train`, `evaluate` and `data stats`: what they write."""
 
+import base64
 import json
+import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.cli.conftest import Run, full_disk, notes_of
 from tests.conftest import EMOJI
+from vilg.images import open_picture, to_array
 from vilg.model.folder import load_model, save_model
 from vilg.pipeline import Vilg
 
@@ -44,6 +48,21 @@ def test_a_page_shows_every_word_and_needs_nothing_else(
     )  # the picture itself too
     assert "red &lt;apple&gt;" in page and "<apple>" not in page
     assert "http" not in page and "$" not in page
+
+
+def test_orange_lies_where_a_word_helps_and_blue_where_it_harms(
+    run: Run, picture: Path, toy_folder: Path
+) -> None:
+    ((_, gains),) = Vilg(load_model(toy_folder)).word_map(open_picture(picture), "red")
+    gains_HW = np.array(gains).reshape(4, 4)
+    assert gains_HW.min() < 0 < gains_HW.max()
+    assert run("score", picture, "red", "--html", "s.html", "--model", toy_folder).status == 0
+    _, shown = re.findall(r'base64,([^"]+)', Path("s.html").read_text(encoding="utf-8"))
+    cells_HW3 = to_array(open_picture(base64.b64decode(shown)))[32::64, 32::64].astype(int)
+    tint_HW = cells_HW3[..., 0] - cells_HW3[..., 2]  # beneath, all is grey
+    strong_HW = np.abs(gains_HW) > 0.1 * np.abs(gains_HW).max()
+    assert np.array_equal(np.sign(tint_HW)[strong_HW], np.sign(gains_HW)[strong_HW])
+    assert np.abs(tint_HW).argmax() == np.abs(gains_HW).argmax()  # the strongest is the most opaque
 
 
 @pytest.mark.parametrize("how", [["--beam", "3"], ["--best-of", "5"]])

@@ -16,7 +16,7 @@ from vilg.model.generator import (
 from vilg.model.patterns import Pattern, decode_window, mask, paper_patterns
 from vilg.sampling.batches import cache_bytes, candidate_seeds, draw_in_batches, largest_batch
 from vilg.sampling.decode import DecodeState, decode_step, prefill
-from vilg.sampling.images import draw_images
+from vilg.sampling.images import Kept, draw_images
 from vilg.text import TextTokenizer
 
 BOI = TextTokenizer.boi_id
@@ -205,3 +205,19 @@ def test_batches_of_any_size_draw_the_same(
     finished = [(first, rows) for first, rows, cells in under_way if cells == 4]
     assert [first for first, _ in finished] == sorted({first for first, _ in finished})
     assert sum(rows for _, rows in finished) == len(seeds)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 100])
+def test_kept_tokens_go_with_their_picture_in_batches_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    generator = toy_generator(paper_patterns(3), 2, 2)
+    monkeypatch.setattr("vilg.sampling.batches.LARGEST_BATCH", size)
+    texts, settings = [PROMPTS[i] for i in (0, 0, 1)], SamplingConfig(temperature=0.5)
+    keep_GN = torch.tensor(
+        [[True, False, False, True], [False, True] * 2, [True, True, False, True]]
+    )
+    kept = Kept(toy_images(generator, 3), keep_GN)
+    expected = draw_images(generator, texts, range(9), settings, kept=kept).image_ids_BN
+    drawn = draw_in_batches(generator, texts, range(9), settings, kept=kept)
+    assert torch.equal(drawn.image_ids_BN, expected)

@@ -62,6 +62,14 @@ def test_the_original_stays_whole_and_shares_its_embeddings(precision: Precision
     assert sum(isinstance(part, nn.Linear) for part in generator.modules()) == 4 * 4 + 2
 
 
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [(Precision.FP32, torch.float32), (Precision.BF16, torch.bfloat16)]
+)
+def test_weights_are_held_as_asked_for(precision: Precision, dtype: torch.dtype) -> None:
+    parts = prepared(toy_generator(), precision).modules()
+    assert {part.dtype for part in parts if isinstance(part, PackedLinear)} == {dtype}
+
+
 def test_fp32_scores_what_the_plain_model_scores() -> None:
     generator = toy_generator()
     images = toy_images(generator, len(PROMPTS))

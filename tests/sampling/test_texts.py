@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from tests.sampling.test_decode import EN, EOS, ZH, V, toy_generator, toy_images
+from tests.sampling.test_decode import EN, EOS, ZH, V, text_logits, toy_generator, toy_images
 from vilg.model.generator import Generator, image_to_text_log_probs
 from vilg.sampling.rank import caption_scores, image_scores
 from vilg.sampling.texts import generate_texts, search_text
@@ -49,6 +49,33 @@ def test_a_beam_of_one_is_the_greedy_text() -> None:
     greedy = generate_texts(generator, images, [EN] * 8, range(8))
     assert [search_text(generator, image, EN, 1)[0] for image in images] == greedy
     assert len({len(text) for text in greedy}) >= 2
+
+
+def naive_beam(generator: Generator, image: torch.Tensor, beam: int) -> list[list[int]]:
+    """Search for texts of 7 tokens at most, uncached, one text at a time."""
+    going: list[tuple[float, list[int]]] = [(0.0, [])]
+    ended: list[tuple[float, list[int]]] = []
+    for length in range(1, 8):
+        longer = [
+            (value + float(log_prob), [*text, id])
+            for value, text in going
+            for id, log_prob in enumerate(text_logits(generator, image, ZH, text).log_softmax(0))
+        ]
+        longer.sort(reverse=True)
+        ended += [(value / length, text[:-1]) for value, text in longer[:beam] if text[-1] == EOS]
+        going = [(value, text) for value, text in longer if text[-1] != EOS][:beam]
+        if len(ended) >= beam:
+            break
+    else:
+        ended += [(value / length, text) for value, text in going]
+    return [text for _, text in sorted(ended, reverse=True)[:beam]]
+
+
+@pytest.mark.parametrize("beam", [2, 3, 6])
+def test_a_beam_is_the_naive_search(beam: int) -> None:
+    generator = sharp()
+    for image in toy_images(generator, 6):
+        assert search_text(generator, image, ZH, beam) == naive_beam(generator, image, beam)
 
 
 def test_a_wider_beam_is_never_less_likely_here() -> None:
