@@ -30,7 +30,7 @@ Read = Callable[[Tensor, Tensor, Tensor], Tensor]
 FEWEST_CELLS = 512
 
 # Up to this many keys, gradients in bf16 on a CPU go through scores that are kept: the fused kernel's
-# backward pass is slow for few keys (docs/decisions/0008: 2 to 3 times at 160 and fewer).
+# backward pass takes 2 to 4 times as long with few keys (docs/decisions/0008).
 MOST_KEPT_KEYS = 256
 
 
