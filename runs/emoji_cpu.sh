@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The shipped model, src/vilg/assets/emoji-64, in stages of at most two and a half hours on one thread.
 #
-#     runs/emoji_cpu.sh STAGE [DIR]      STAGE: tokenizer1, tokenizer2, 1, scores
+#     runs/emoji_cpu.sh STAGE [DIR]      STAGE: tokenizer1, tokenizer2, tokenizer3, 1, scores
 #
 # Each stage starts from the weights that the one before has committed, so a lost machine costs one
 # stage at most. A stage that was stopped goes on where it stood: run the same line again. Two trainings
@@ -10,7 +10,8 @@
 # | stage      | trains                                      | cost, one thread | expected at the end      |
 # | tokenizer1 | 64 tokens a picture, 2,048 codes, by pixels | 50 min           | PSNR 23 dB on a batch    |
 # | tokenizer2 | the same on, perceptual, recoloured         | 70 min           | perceptual 0.9           |
-# | 1          | generator, 11 M parameters, both directions | 80 min           | t2i 4.2, i2t 0.85        |
+# | tokenizer3 | its decoder alone, with a discriminator     | 110 min          | sharper edges            |
+# | 1          | generator, 8 M parameters, both directions  | 85 min           | T2I, I2T                |
 # | scores     | nothing: `vilg evaluate`, for the cards     | 40 min           |                          |
 #
 # All with bf16 products: a processor without avx512_bf16 takes about twice as long.
@@ -20,7 +21,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source runs/train.sh
 
-stage=${1:?name a stage: tokenizer1, tokenizer2, 1, scores}
+stage=${1:?name a stage: tokenizer1, tokenizer2, tokenizer3, 1, scores}
 dir=${2:-runs/emoji_cpu}
 shipped=src/vilg/assets/emoji-64
 tokens=src/vilg/assets/emoji-tokenizer
@@ -44,9 +45,18 @@ case $stage in
             tokenizer.augmentation.recolour=0.15 &&
             ship tokenizer tokenizer2 "$tokens"
         ;;
+    tokenizer3)  # tokens and their fingerprint stay
+        train "$dir/tokenizer3" emoji_tokenizer "tokenizer.init=$tokens" tokenizer.decoder_only=true \
+            tokenizer.loop.precision=bf16 tokenizer.loop.seed=2 tokenizer.loop.num_steps=6000 \
+            tokenizer.optim.peak_lr=6e-4 tokenizer.loss.perceptual=0.1 tokenizer.augmentation.recolour=0.15 \
+            tokenizer.loss.adversarial=0.1 tokenizer.loss.adversarial_from=300 tokenizer.loss.r1_penalty=0.01 \
+            tokenizer.loss.adaptive_weight_limit=4 tokenizer.loss.discriminator.channels=32 \
+            tokenizer.loss.discriminator.num_layers=2 &&
+            ship tokenizer tokenizer3 "$tokens"
+        ;;
     1)
         train "$dir/stage1" emoji_cpu "generator.image_tokenizer=$tokens" \
-            generator.loop.precision=bf16 generator.loop.num_steps=8500 &&
+            generator.loop.precision=bf16 &&
             ship generator stage1 "$shipped"
         ;;
     scores)
@@ -56,5 +66,5 @@ case $stage in
                 animals-nature food-drink travel-places activities objects symbols
         done
         ;;
-    *) echo "unknown stage $stage: tokenizer1, tokenizer2, 1 or scores" >&2 && exit 2 ;;
+    *) echo "unknown stage $stage: tokenizer1, tokenizer2, tokenizer3, 1 or scores" >&2 && exit 2 ;;
 esac

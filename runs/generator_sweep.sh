@@ -22,23 +22,27 @@ declare -A lines=(
     [still]="generator.augmentation.max_shift=0 generator.augmentation.zoom=0"
     [rate_low]="generator.optim.peak_lr=7e-4"
     [rate_high]="generator.optim.peak_lr=3e-3"
-    [batch8]="generator.loop.batch_size=8 generator.loop.num_steps=2500"
+    [batch8]="generator.loop.batch_size=8 generator.loop.num_steps=2500 generator.optim.peak_lr=1e-3"
     [batch32]="generator.loop.batch_size=32 generator.loop.num_steps=800"
-    [large]='generator.width=256 generator.num_heads=4 generator.patterns=["row","column","row","column","row","column","row","convolution"] generator.loop.num_steps=550 generator.optim.peak_lr=1e-3'
-    [wide]="generator.width=256 generator.num_heads=4 generator.loop.num_steps=1000"
+    [deep]='generator.width=256 generator.num_heads=4 generator.patterns=["row","column","row","column","row","column","row","convolution"] generator.loop.num_steps=700 generator.optim.peak_lr=1e-3'
+    [wide]="generator.width=256 generator.num_heads=4 generator.loop.num_steps=1200"
+    [wider]="generator.width=384 generator.num_heads=6 generator.loop.num_steps=800 generator.optim.peak_lr=1e-3"
     [qk_norm]="generator.qk_norm=true"
     [dense]='generator.patterns=["dense","dense","dense","dense"]'
 )
-order=(base unshared disturbed0 disturbed25 share100 still rate_low rate_high batch8 batch32 large wide qk_norm dense)
+order=(base unshared disturbed0 disturbed25 share100 still rate_low rate_high batch8 batch32 deep wide wider
+    qk_norm dense)
 
 for name in "${@:-${order[@]}}"; do
     out=$dir/$name
     [ -e "$out/scores/generator.json" ] && continue
     # shellcheck disable=SC2086  # a line holds several settings
     train "$out" emoji_cpu generator.image_tokenizer=src/vilg/assets/emoji-tokenizer \
-        'generator.data.groups=["animals-nature","food-drink"]' generator.width=192 generator.num_heads=3 \
-        'generator.patterns=["row","column","row","convolution"]' generator.loop.num_steps=1500 \
-        generator.optim.peak_lr=1.5e-3 generator.optim.ema_decay=0.99 generator.loop.precision=bf16 ${lines[$name]}
+        'generator.data.groups=["animals-nature","food-drink"]' generator.loop.precision=bf16 \
+        generator.width=192 generator.num_heads=3 generator.loop.batch_size=16 generator.loop.num_steps=1500 \
+        generator.loss.disturbed=0.75 generator.loss.image_to_text_share=0.5 \
+        generator.augmentation.max_shift=4 generator.augmentation.zoom=0.2 \
+        generator.optim.peak_lr=1.5e-3 generator.optim.ema_decay=0.99 ${lines[$name]}
     .venv/bin/vilg evaluate generator --model "$out/generator/model" --out "$out/scores" --limit 60 \
         --groups animals-nature food-drink
 done

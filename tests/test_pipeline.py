@@ -308,6 +308,7 @@ def test_the_best_captions_make_the_picture_likeliest(model: Model, picture: Ima
     )
     order = image_scores(vilg.generator, texts, ids).argsort(descending=True)
     assert found == [drawn[i] for i in order[:2]]
+    assert vilg.caption(picture, "en", 6, seed=2, best_of=6) == [drawn[i] for i in order]
 
 
 def test_drawn_captions_are_the_same_in_several_batches(model: Model, picture: Image.Image) -> None:
@@ -361,6 +362,7 @@ def test_mistakes_are_said_in_a_sentence(model: Model, picture: Image.Image) -> 
         (lambda: vilg.caption(picture, n=0, best_of=2), SettingError, "at least 1, not 0"),
         (lambda: vilg.caption(picture, seed=7), SettingError, "a seed is for drawn captions"),
         (lambda: vilg.caption(picture, beam=2.5), SettingError, "whole number, not 2.5"),
+        (lambda: vilg.caption(picture, beam="3"), SettingError, "whole number, not '3'"),
         (lambda: vilg.caption(picture, beam=10**9), SettingError, "at most 256 captions"),
         (lambda: vilg.generate("red", guidance=1e38), SettingError, "guidance must be 0 to 100"),
         (

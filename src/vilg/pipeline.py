@@ -28,6 +28,7 @@ from vilg.model.folder import (
 )
 from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
 from vilg.sampling.batches import LARGEST_BATCH, candidate_seeds, draw_in_batches
+from vilg.sampling.captions import caption_settings, caption_texts
 from vilg.sampling.edit import (
     cells_below,
     check_one_part,
@@ -39,21 +40,16 @@ from vilg.sampling.edit import (
 )
 from vilg.sampling.images import Drawn, Kept
 from vilg.sampling.precision import Precision, prepared
-from vilg.sampling.rank import Ranker, caption_scores, image_scores
+from vilg.sampling.rank import Ranker, caption_scores
 from vilg.sampling.score import Score, word_gains
 from vilg.sampling.settings import (
     Changes,
     SettingError,
     check,
-    check_count,
     seeds_from,
     settings_with,
 )
-from vilg.sampling.texts import generate_texts, search_text
 from vilg.text import LANGUAGES, TextError, TextTokenizer, guess_language
-
-_BEAM = 4  # captions that are looked for at a time, where several are wanted
-_WIDEST_BEAM = 256  # its caches are copied at every step
 
 Picture = Path | str | bytes | Image.Image
 Progress = Callable[[int, int], None]  # called with (tokens done, tokens in all)
@@ -326,43 +322,17 @@ class Vilg:
             TextError: an unknown language.
             SettingError: a setting outside its range.
         """
-        check_count(n, "captions")
-        check_count(best_of, "candidates")
-        seeds = seeds_from(seed or 0, max(n, best_of), "captions")
-        drawn = temperature is not None or best_of > 1
-        _check_captions(n, seed, temperature, top_k, top_p, beam, best_of)
-        if not drawn and beam is None and n > 1:
-            beam = max(n, _BEAM)
+        settings = caption_settings(
+            n,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            beam=beam,
+            best_of=best_of,
+        )
         language_id = self.text_tokenizer.language_id(lang)
-        image_ids_1N = self.encode([image])
-        if beam is not None:
-            check_count(beam, "captions in a beam")
-            check(beam <= _WIDEST_BEAM, f"a beam has at most {_WIDEST_BEAM} captions, not {beam}")
-            texts = search_text(self.generator, image_ids_1N[0], language_id, beam)[:n]
-        else:
-            # The model's own settings are for pictures.
-            settings = settings_with(
-                SamplingConfig(),
-                temperature=temperature if temperature is not None else float(drawn),
-                top_k=top_k,
-                top_p=top_p,
-            )
-            texts = [
-                text
-                for first in range(0, len(seeds), LARGEST_BATCH)
-                for text in generate_texts(
-                    self.generator,
-                    image_ids_1N,
-                    [language_id],
-                    seeds[first : first + LARGEST_BATCH],
-                    temperature=settings.temperature,
-                    top_k=settings.top_k,
-                    top_p=settings.top_p,
-                )
-            ]
-            if best_of > 1:
-                scores_B = image_scores(self.generator, texts, image_ids_1N.expand(len(texts), -1))
-                texts = [texts[i] for i in scores_B.argsort(descending=True, stable=True)[:n]]
+        texts = caption_texts(self.generator, self.encode([image]), language_id, settings)
         return [self.text_tokenizer.decode(text) for text in texts]
 
     @torch.inference_mode()
@@ -469,40 +439,6 @@ class Vilg:
             "this model has no end-to-end decoder: train one, or take the two-stage decoder",
         )
         return settings
-
-
-def _check_captions(
-    n: int,
-    seed: int | None,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    beam: int | None,
-    best_of: int,
-) -> None:
-    """Refuse options of `Vilg.caption` that make no sense together."""
-    drawn = temperature is not None or best_of > 1
-    check(
-        beam is None or temperature is top_k is top_p is None,
-        "a beam looks for the likeliest captions: leave temperature, top-k and top-p out",
-    )
-    check(beam is None or beam >= n, f"the beam must be at least {n}, the captions, not {beam}")
-    check(best_of == 1 or beam is None, "best-of draws captions: leave the beam out")
-    check(
-        best_of == 1 or best_of >= n, f"best-of must be at least {n}, the captions, not {best_of}"
-    )
-    check(
-        drawn or (top_k is None and top_p is None),
-        "top-k and top-p are for drawn captions: set a temperature",
-    )
-    check(
-        drawn or seed is None,
-        "a seed is for drawn captions: set a temperature, or leave it out for the likeliest",
-    )
-    check(
-        temperature != 0 or max(n, best_of) == 1,
-        "temperature 0 has one caption to give: leave it out, or set it above 0",
-    )
 
 
 __all__ = ["LANGUAGES", "Score", "SettingError", "Vilg"]

@@ -1,0 +1,119 @@
+"""How a picture is captioned: what may be asked for together, and which search answers it.
+
+Shape letters: N image tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vilg.model.folder import SamplingConfig
+from vilg.model.generator import Generator
+from vilg.sampling.batches import LARGEST_BATCH
+from vilg.sampling.rank import image_scores
+from vilg.sampling.settings import check, check_count, seeds_from, settings_with
+from vilg.sampling.texts import generate_texts, search_text
+
+_BEAM = 4  # captions that are looked for at a time, where several are wanted
+_WIDEST_BEAM = 256  # its caches are copied at every step
+
+
+@dataclass(frozen=True)
+class CaptionSettings:
+    """What `caption_settings` made of what was asked for.
+
+    Attributes:
+        n: how many captions are wanted.
+        beam: how many are looked for at a time; None draws one a seed, or takes the likeliest word each
+            time at temperature 0.
+        seeds: of the captions that are drawn.
+        is_ranked: whether those that make the picture likeliest are wanted, best first.
+    """
+
+    n: int
+    beam: int | None
+    seeds: Sequence[int]
+    is_ranked: bool
+    words: SamplingConfig
+
+
+def caption_settings(
+    n: int,
+    *,
+    seed: int | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    beam: int | None,
+    best_of: int,
+) -> CaptionSettings:
+    """Return what the options of `Vilg.caption` ask for together.
+
+    Raises:
+        SettingError: one outside its range, or some that make no sense together.
+    """
+    check_count(n, "captions")
+    check_count(best_of, "candidates")
+    is_drawn = temperature is not None or best_of > 1
+    if beam is not None:
+        check_count(beam, "captions in a beam")
+        check(beam <= _WIDEST_BEAM, f"a beam has at most {_WIDEST_BEAM} captions, not {beam}")
+        check(beam >= n, f"the beam must be at least {n}, the captions, not {beam}")
+        check(best_of == 1, "best-of draws captions: leave the beam out")
+        check(
+            temperature is top_k is top_p is None,
+            "a beam looks for the likeliest captions: leave temperature, top-k and top-p out",
+        )
+    check(
+        best_of == 1 or best_of >= n, f"best-of must be at least {n}, the captions, not {best_of}"
+    )
+    check(
+        is_drawn or (top_k is None and top_p is None),
+        "top-k and top-p are for drawn captions: set a temperature",
+    )
+    check(
+        is_drawn or seed is None,
+        "a seed is for drawn captions: set a temperature, or leave it out for the likeliest",
+    )
+    check(
+        temperature != 0 or max(n, best_of) == 1,
+        "temperature 0 has one caption to give: leave it out, or set it above 0",
+    )
+    if not is_drawn and beam is None and n > 1:
+        beam = max(n, _BEAM)
+    # The model's own settings are for pictures.
+    words = settings_with(
+        SamplingConfig(),
+        temperature=temperature if temperature is not None else float(is_drawn),
+        top_k=top_k,
+        top_p=top_p,
+    )
+    seeds = seeds_from(seed if seed is not None else 0, max(n, best_of), "captions")
+    return CaptionSettings(n, beam, seeds, best_of > 1, words)
+
+
+def caption_texts(
+    generator: Generator, image_ids_1N: Tensor, language_id: int, settings: CaptionSettings
+) -> list[list[int]]:
+    """Return the captions of a picture, in tokens; the likeliest or best first where they are compared."""
+    n, words = settings.n, settings.words
+    if settings.beam is not None:
+        return search_text(generator, image_ids_1N[0], language_id, settings.beam)[:n]
+    texts = [
+        text
+        for first in range(0, len(settings.seeds), LARGEST_BATCH)
+        for text in generate_texts(
+            generator,
+            image_ids_1N,
+            [language_id],
+            settings.seeds[first : first + LARGEST_BATCH],
+            temperature=words.temperature,
+            top_k=words.top_k,
+            top_p=words.top_p,
+        )
+    ]
+    if not settings.is_ranked:
+        return texts
+    scores_B = image_scores(generator, texts, image_ids_1N.expand(len(texts), -1))
+    return [texts[i] for i in scores_B.argsort(descending=True, stable=True)[:n]]
