@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vilg.model.attend import attend, attend_dense, window, window_mask
+from vilg.model.attend import (
+    MOST_KEPT_KEYS,
+    attend,
+    attend_dense,
+    masked,
+    window,
+    window_mask,
+)
 from vilg.model.patterns import Pattern, mask
 from vilg.model.segments import Grid, Layout, Modality, Role, Segment, with_padding
 
@@ -102,29 +109,74 @@ def test_the_dense_form_is_a_softmax_over_what_is_seen() -> None:
         assert torch.allclose(found[b, i, h], expected)
 
 
+def halves(num_keys: int, *, seed: int = 0) -> list[Tensor]:
+    """Queries, keys and values in bf16, of 5 positions that read so many."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(2, length, 2, 4, generator=generator).bfloat16().requires_grad_()
+        for length in (5, num_keys, num_keys)
+    ]
+
+
+def keeping(num: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vilg.model.attend.MOST_KEPT_KEYS", num)
+
+
 @pytest.mark.parametrize("most_kept", [0, 256])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_gradients_in_bf16_are_those_of_double_precision(
     autocast: bool, most_kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the fused kernel and through kept scores alike, to the 3 digits that bf16 has."""
-    monkeypatch.setattr("vilg.model.attend.MOST_KEPT_KEYS", most_kept)
+    keeping(most_kept, monkeypatch)
     layout = layouts(Grid(8, 8), 9)["t2i"]
     qkv, valid = inputs(layout, batch=2, seed=0)
-    halves = [x.detach().bfloat16().requires_grad_() for x in qkv]
+    rounded = [x.detach().bfloat16().requires_grad_() for x in qkv]
     read = attend_dense(Pattern.ROW, layout, valid)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        found = read(*halves)
+        found = read(*rounded)
     assert found.dtype is torch.bfloat16
     expected = read(*qkv)
     upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).double()
     pairs = zip(
-        (found, *torch.autograd.grad(found, halves, upstream.bfloat16())),
+        (found, *torch.autograd.grad(found, rounded, upstream.bfloat16())),
         (expected, *torch.autograd.grad(expected, qkv, upstream)),
         strict=True,
     )
     for a, b in pairs:
         assert (a.double() - b).norm() < 0.01 * b.norm()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_kept_scores_go_through_a_softmax_in_single_precision(autocast: bool) -> None:
+    q, k, v = (x.transpose(1, 2) for x in halves(200))
+    see_B1TS = torch.rand(2, 1, 5, 200, generator=torch.Generator().manual_seed(1)) < 0.8
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = masked(see_B1TS)(*halves(200))
+    scores = ((q / 2) @ k.transpose(2, 3)).masked_fill(~see_B1TS, -torch.inf)
+    expected = scores.float().softmax(-1).bfloat16() @ v
+    assert torch.equal(found.transpose(1, 2), expected)
+
+
+def test_scores_are_kept_for_gradients_in_bf16_of_few_keys_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Elsewhere the fused kernel computes, bit for bit."""
+
+    def read(*qkv: Tensor) -> Tensor:
+        return masked(torch.ones(1, 1, 5, qkv[1].shape[1], dtype=torch.bool))(*qkv)
+
+    few, many = halves(MOST_KEPT_KEYS), halves(MOST_KEPT_KEYS + 1)
+    cases = {
+        "few": few,
+        "many": many,
+        "without gradients": [x.detach() for x in few],
+        "single precision": [x.detach().float().requires_grad_() for x in few],
+    }
+    found = {name: read(*qkv) for name, qkv in cases.items()}
+    keeping(0, monkeypatch)
+    fused = {name: read(*qkv) for name, qkv in cases.items()}
+    assert [name for name in cases if not torch.equal(found[name], fused[name])] == ["few"]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -367,12 +367,12 @@ def test_an_end_to_end_run_broken_off_ends_as_if_it_had_not_been(
         assert torch.equal(again.state_dict()[name], weight), name
 
 
+@pytest.mark.parametrize("kind", ["two-stage", "end-to-end"])
 def test_a_run_with_shared_codes_broken_off_ends_as_if_it_had_not_been(
-    finished: Finished, tmp_path: Path
+    finished: Finished, tmp_path: Path, kind: str
 ) -> None:
-    generator = replace(
-        finished.generator_only.generator, init=str(finished.model), share_codes=True
-    )
+    whole = end_to_end(finished) if kind == "end-to-end" else finished.generator_only
+    generator = replace(whole.generator, init=str(finished.model), share_codes=True)
     recipe = Recipe(generator=generator)
     model = quietly(recipe, tmp_path / "whole")
     out = tmp_path / "broken"

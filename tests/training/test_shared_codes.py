@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
 from tests.training.conftest import SMALL_GENERATOR, make_job
 from vilg.model.generator import text_to_image_log_probs
 from vilg.training.generator_job import GeneratorJob
-from vilg.training.loop import LoopConfig, take_turn
+from vilg.training.loop import LoopConfig, Precision, take_turn
 from vilg.training.optim import OptimConfig, build_optimizer
-from vilg.training.shared_codes import fold_codes, share_codes
+from vilg.training.shared_codes import SharedByCodes, fold_codes, share_codes
 
 OPTIM = OptimConfig(peak_lr=0.01, weight_decay=0.0)
 DIM = 3
@@ -26,11 +27,11 @@ def make() -> GeneratorJob:
     return job
 
 
-def learn(job: GeneratorJob, num_steps: int) -> None:
+def learn(job: GeneratorJob, num_steps: int, precision: Precision = Precision.FP32) -> None:
     (turn,) = job.turns
     optimizer = build_optimizer(OPTIM, turn.module)
     for step in range(num_steps):
-        take_turn(turn, optimizer, OPTIM, step)
+        take_turn(turn, optimizer, OPTIM, step, precision)
 
 
 @torch.no_grad()
@@ -46,12 +47,16 @@ def test_sharing_changes_nothing_at_first() -> None:
     assert torch.equal(log_probs(job), before)
 
 
-def test_a_folded_generator_computes_the_same_and_is_a_plain_one() -> None:
+@pytest.mark.parametrize("precision", Precision)
+def test_a_folded_generator_computes_the_same_and_is_a_plain_one(precision: Precision) -> None:
     job, plain = make(), make()
     share_codes(job.generator, codebook())
-    learn(job, 3)
+    learn(job, 3, precision)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision is Precision.BF16):
+        trained = job.generator.image_embedding.weight.detach()
     shared = log_probs(job)
     fold_codes(job.generator)
+    assert torch.equal(job.generator.image_embedding.weight, trained)
     assert torch.equal(log_probs(job), shared)
     assert set(job.generator.state_dict()) == set(plain.generator.state_dict())
 
@@ -73,6 +78,21 @@ def test_a_code_that_was_never_shown_learns_from_its_likes() -> None:
         moved[name] = (after - before)[[shown, hidden]].norm(dim=1)
     assert moved["alone"][0] > 0.01 and moved["alone"][1] == 0
     assert moved["shared"].min() > 0.01
+
+
+@pytest.mark.parametrize("dim", [1, 16, 100])
+def test_vectors_of_any_scale_and_dimension_count_alike(dim: int) -> None:
+    vectors_KD = torch.randn(50, dim, generator=torch.Generator().manual_seed(0))
+    for given in (vectors_KD, 3 + 0.01 * vectors_KD):
+        scaled_KD = SharedByCodes(given, 8).codebook_KD
+        assert scaled_KD.mean(0).abs().max() < 1e-4
+        assert torch.allclose(scaled_KD.square().mean(0), torch.tensor(16 / dim), rtol=1e-3)
+
+
+def test_a_single_code_shares_nothing() -> None:
+    shared = SharedByCodes(torch.ones(1, 4), 8)
+    torch.nn.init.ones_(shared.mix_DC)
+    assert torch.equal(shared(torch.zeros(1, 8)), torch.zeros(1, 8))
 
 
 def test_only_the_rows_of_their_own_are_decayed() -> None:

@@ -4,7 +4,8 @@ Equal to dense attention under `with_padding(layout.visible(pattern), valid)`, w
 reference. Where query or key is text nothing is masked by pattern; there are few such queries. Image
 queries go in groups, a group being a row of the grid, or a column. A group reads the visible text and the
 few rows (or columns) that the pattern can reach, under a mask of that size, in one softmax. With the groups
-on the batch dimension this is PyTorch's own fused attention, forward and backward (docs/decisions/0008).
+on the batch dimension this is PyTorch's own fused attention, forward and backward but for bf16 gradients of few
+keys on a CPU (docs/decisions/0008).
 
 Shape letters: B batch, H heads, T positions, D head width, G groups of queries, Q queries a group, S keys
 a group.
@@ -29,8 +30,8 @@ Read = Callable[[Tensor, Tensor, Tensor], Tensor]
 # matrix product each (docs/decisions/0008, at width 256: 0.3-0.5x at 64 cells, 0.5-1.1x at 256).
 FEWEST_CELLS = 512
 
-# Up to this many keys, gradients in bf16 on a CPU go through scores that are kept: the fused kernel's
-# backward pass takes 2 to 4 times as long with few keys (docs/decisions/0008).
+# Up to this many keys, gradients in bf16 on a CPU go through scores that are kept: there the fused kernel's
+# backward pass is slow where keys are few (docs/decisions/0008).
 MOST_KEPT_KEYS = 256
 
 
@@ -52,16 +53,19 @@ def masked(see_B1TS: Tensor) -> Read:
         q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BSHD, v_BSHD))
         in_bf16_on_cpu = q.dtype is torch.bfloat16 and q.device.type == "cpu"
         if in_bf16_on_cpu and q.requires_grad and k.shape[2] <= MOST_KEPT_KEYS:
-            return _with_kept_scores(q, k, v, see_B1TS).transpose(1, 2)
+            return with_kept_scores(q, k, v, see_B1TS).transpose(1, 2)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=see_B1TS).transpose(1, 2)
 
     return read
 
 
-def _with_kept_scores(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, see_B1TS: Tensor) -> Tensor:
-    """Return what the fused kernel returns; the softmax is computed in fp32 and kept in bf16, as there."""
+def with_kept_scores(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, see_B1TS: Tensor) -> Tensor:
+    """Return what the fused kernel returns, but for one rounding more: of scores, before the softmax.
+
+    The softmax itself is computed in fp32 and rounded, as there.
+    """
     scores_BHTS = (q_BHTD * q_BHTD.shape[-1] ** -0.5) @ k_BHSD.transpose(2, 3)
-    hidden_BHTS = scores_BHTS.masked_fill(~see_B1TS, -torch.inf)
+    hidden_BHTS = scores_BHTS.masked_fill_(~see_B1TS, -torch.inf)
     return hidden_BHTS.softmax(-1, dtype=v_BHSD.dtype) @ v_BHSD
 
 

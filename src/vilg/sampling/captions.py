@@ -19,7 +19,7 @@ _BEAM = 4  # captions that are looked for at a time, where several are wanted
 _WIDEST_BEAM = 256  # its caches are copied at every step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CaptionSettings:
     """What `caption_settings` made of what was asked for.
 
@@ -29,6 +29,7 @@ class CaptionSettings:
             time at temperature 0.
         seeds: of the captions that are drawn.
         is_ranked: whether those that make the picture likeliest are wanted, best first.
+        words: how words are drawn.
     """
 
     n: int
@@ -56,6 +57,8 @@ def caption_settings(
     check_count(n, "captions")
     check_count(best_of, "candidates")
     is_drawn = temperature is not None or best_of > 1
+    if not is_drawn and beam is None and n > 1:
+        beam = max(n, _BEAM)
     if beam is not None:
         check_count(beam, "captions in a beam")
         check(beam <= _WIDEST_BEAM, f"a beam has at most {_WIDEST_BEAM} captions, not {beam}")
@@ -80,8 +83,6 @@ def caption_settings(
         temperature != 0 or max(n, best_of) == 1,
         "temperature 0 has one caption to give: leave it out, or set it above 0",
     )
-    if not is_drawn and beam is None and n > 1:
-        beam = max(n, _BEAM)
     # The model's own settings are for pictures.
     words = settings_with(
         SamplingConfig(),
@@ -90,7 +91,7 @@ def caption_settings(
         top_p=top_p,
     )
     seeds = seeds_from(seed if seed is not None else 0, max(n, best_of), "captions")
-    return CaptionSettings(n, beam, seeds, best_of > 1, words)
+    return CaptionSettings(n=n, beam=beam, seeds=seeds, is_ranked=best_of > 1, words=words)
 
 
 def caption_texts(

@@ -23,7 +23,8 @@ from vilg.training.tracking import Tracker, check_finite
 class Precision(StrEnum):
     """What matrix products and convolutions are computed in, and so what passes between convolutions.
 
-    Weights, moments, softmax, norms of the generator, losses and the search for codes are in fp32.
+    Weights, moments, softmax, norms of the generator, losses and the search for codes are in fp32. On a CPU the
+    scores of few keys are rounded before the softmax (docs/decisions/0008).
     """
 
     FP32 = "fp32"

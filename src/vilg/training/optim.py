@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from vilg.config import require
 
@@ -44,12 +43,13 @@ def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
 
 def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
     """Decay the weights of linear layers and convolutions; leave gains, biases, embeddings, codes."""
-    parts = (part for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d))
+    # A weight that is made of others (`shared_codes`) is decayed by its own part of them.
     decayed = [
-        part.parametrizations.weight.original  # type: ignore[union-attr]
-        if parametrize.is_parametrized(part, "weight")
-        else part.weight
-        for part in parts
+        parameter
+        for part in module.modules()
+        if isinstance(part, nn.Linear | nn.Conv2d)
+        for name, parameter in part.named_parameters()
+        if name in ("weight", "parametrizations.weight.original")
     ]
     chosen = {id(parameter) for parameter in decayed}
     plain = [parameter for parameter in module.parameters() if id(parameter) not in chosen]
