@@ -11,7 +11,7 @@
 # | tokenizer1 | 64 tokens a picture, 2,048 codes, by pixels | 50 min           | PSNR 23 dB on a batch    |
 # | tokenizer2 | the same on, perceptual, recoloured         | 70 min           | perceptual 0.9           |
 # | tokenizer3 | its decoder alone, with a discriminator     | 120 min          | perceptual 0.8-0.9       |
-# | 1          | generator, 8 M parameters, both directions  | 90 min           | t2i 3.3, i2t 0.4         |
+# | 1          | generator, 8 M parameters, both directions  | 100 min          | t2i 2.8, i2t 0.65        |
 # | scores     | nothing: `vilg evaluate`, for the cards     | 40 min           |                          |
 #
 # All with bf16 products: a processor without avx512_bf16 takes about twice as long.
