@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from bench.measure import machine, medians, table
 from vilg.model.attend import with_kept_scores
@@ -19,43 +20,37 @@ SIZES = ((40, 40), (80, 80), (160, 160), (240, 240), (320, 320), (32, 96), (32, 
 QUERIES, HEADS, HEAD_WIDTH = 1280, 4, 64
 
 
-def case(num_queries: int, num_keys: int, dtype: torch.dtype, keep: bool) -> Callable[[], None]:
+Form = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+FORMS: dict[str, Form] = {
+    "fused kernel": F.scaled_dot_product_attention,
+    "kept scores": with_kept_scores,
+}
+PRECISIONS = {"": torch.bfloat16, "fp32: ": torch.float32}
+
+
+def case(form: Form, num_queries: int, num_keys: int, dtype: torch.dtype) -> Callable[[], None]:
     q, k, v = (
         torch.randn(QUERIES // num_queries, HEADS, length, HEAD_WIDTH, dtype=dtype).requires_grad_()
         for length in (num_queries, num_keys, num_keys)
     )
     see = torch.ones(1, 1, num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)
-
-    def run() -> None:
-        if keep:
-            h = with_kept_scores(q, k, v, see)
-        else:
-            h = F.scaled_dot_product_attention(q, k, v, attn_mask=see)
-        h.sum().backward()
-
-    return run
+    return lambda: form(q, k, v, see).sum().backward()
 
 
 def main() -> None:
     torch.manual_seed(0)
-    cases = {
-        (size, dtype, keep): case(*size, dtype, keep)
-        for size in SIZES
-        for dtype in (torch.bfloat16, torch.float32)
-        for keep in (False, True)
-    }
-    names = {name: str(name) for name in cases}
-    seconds = medians({names[name]: run for name, run in cases.items()}, rounds=9)
     rows = []
     for size in SIZES:
         row = ["{} x {}".format(*size)]
-        for dtype in (torch.bfloat16, torch.float32):
-            fused, kept = (1e3 * seconds[names[size, dtype, keep]] for keep in (False, True))
+        for dtype in PRECISIONS.values():
+            cases = {name: case(form, *size, dtype) for name, form in FORMS.items()}
+            fused, kept = (1e3 * x for x in medians(cases, rounds=9).values())
             row += [f"{fused:.1f}", f"{kept:.1f}", f"{fused / kept:.1f}x"]
         rows.append(row)
     print(f"Machine: {machine()}.\n")
-    columns = ["fused kernel", "kept scores", "gain"]
-    print(table(["queries x keys", *columns, *(f"fp32: {name}" for name in columns)], rows))
+    columns = [f"{precision}{name}" for precision in PRECISIONS for name in (*FORMS, "gain")]
+    print(table(["queries x keys", *columns], rows))
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ dir=${2:-runs/emoji_cpu}
 shipped=src/vilg/assets/emoji-64
 tokens=src/vilg/assets/emoji-tokenizer
 
-ship() {  # ship PART NAME FOLDER: put a finished stage's weights and log where they are kept
-    local part=$1 name=$2 folder=$3
+ship() {  # ship PART NAME FOLDER [MODEL]: put a finished stage's weights and log where they are kept
+    local part=$1 name=$2 folder=$3 model=${4:-$dir/$2/$1/model}
     mkdir -p "$folder/logs"
-    cp "$dir/$name/$part/model/"* "$folder/"
+    cp "$model/"* "$folder/"
     cp "$dir/$name/$part/log.jsonl" "$folder/logs/$name.jsonl"
 }
 
@@ -47,15 +47,18 @@ case $stage in
             ship tokenizer tokenizer2 "$tokens"
         ;;
     tokenizer3)  # tokens and their fingerprint stay
-        train "$dir/tokenizer3" emoji_tokenizer "tokenizer.init=$tokens" tokenizer.decoder_only=true \
+        before=$dir/before_tokenizer3  # run again, the stage averages with what it began with, not with itself
+        mkdir -p "$dir"
+        [ -e "$before" ] || cp -r "$tokens" "$before"
+        train "$dir/tokenizer3" emoji_tokenizer "tokenizer.init=$before" tokenizer.decoder_only=true \
             tokenizer.loop.precision=bf16 tokenizer.loop.seed=2 tokenizer.loop.num_steps=6000 \
             tokenizer.optim.peak_lr=6e-4 tokenizer.loss.perceptual=0.1 tokenizer.augmentation.recolour=0.15 \
             tokenizer.loss.adversarial=0.1 tokenizer.loss.adversarial_from=300 tokenizer.loss.r1_penalty=0.01 \
             tokenizer.loss.adaptive_weight_limit=4 tokenizer.loss.discriminator.channels=32 \
             tokenizer.loss.discriminator.num_layers=2 &&
-            .venv/bin/python runs/average.py "$tokens" "$dir/tokenizer3/tokenizer/model" 0.8 "$dir/average" &&
-            cp "$dir/average/"* "$tokens/" && cp "$dir/average/image_tokenizer.safetensors" "$shipped/" &&
-            cp "$dir/tokenizer3/tokenizer/log.jsonl" "$tokens/logs/tokenizer3.jsonl"
+            .venv/bin/python runs/average.py "$before" "$dir/tokenizer3/tokenizer/model" 0.8 "$dir/average" &&
+            ship tokenizer tokenizer3 "$tokens" "$dir/average" &&
+            cp "$tokens/image_tokenizer.safetensors" "$shipped/"
         ;;
     1)
         train "$dir/stage1" emoji_cpu "generator.image_tokenizer=$tokens" \

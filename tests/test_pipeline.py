@@ -365,6 +365,7 @@ def test_mistakes_are_said_in_a_sentence(model: Model, picture: Image.Image) -> 
         (lambda: vilg.caption(picture, beam="3"), SettingError, "whole number, not '3'"),
         (lambda: vilg.caption(picture, beam=10**9), SettingError, "at most 256 captions"),
         (lambda: vilg.caption(picture, n=257), SettingError, "at most 256 captions"),
+        (lambda: vilg.caption(picture, n=3, top_k=5), SettingError, "set a temperature"),
         (lambda: vilg.generate("red", guidance=1e38), SettingError, "guidance must be 0 to 100"),
         (
             lambda: vilg.generate("red", guidance_scale=3),

@@ -340,16 +340,22 @@ def end_to_end(finished: Finished) -> Recipe:
     return Recipe(generator=generator)
 
 
+def whole_as_broken_off(recipe: Recipe, folder: Path) -> Path:
+    """Train a generator in one go and broken off; both must end alike. Return the model."""
+    model = quietly(recipe, folder / "whole")
+    out = folder / "broken"
+    with pytest.raises(BrokenOff):
+        run(recipe, out, log=Breaking("generator", 5))
+    quietly(recipe, out, resume=True)
+    assert results(out) == results(folder / "whole")
+    return model
+
+
 def test_an_end_to_end_run_broken_off_ends_as_if_it_had_not_been(
     finished: Finished, tmp_path: Path
 ) -> None:
     recipe = end_to_end(finished)
-    model = quietly(recipe, tmp_path / "whole")
-    out = tmp_path / "broken"
-    with pytest.raises(BrokenOff):
-        run(recipe, out, log=Breaking("generator", 5))
-    quietly(recipe, out, resume=True)
-    assert results(out) == results(tmp_path / "whole")
+    model = whole_as_broken_off(recipe, tmp_path)
     found = load_model(model)
     assert found.reconstructor is not None and found.generator is not None
     assert (
@@ -374,12 +380,7 @@ def test_a_run_with_shared_codes_broken_off_ends_as_if_it_had_not_been(
     whole = end_to_end(finished) if kind == "end-to-end" else finished.generator_only
     generator = replace(whole.generator, init=str(finished.model), share_codes=True)
     recipe = Recipe(generator=generator)
-    model = quietly(recipe, tmp_path / "whole")
-    out = tmp_path / "broken"
-    with pytest.raises(BrokenOff):
-        run(recipe, out, log=Breaking("generator", 5))
-    quietly(recipe, out, resume=True)
-    assert results(out) == results(tmp_path / "whole")
+    model = whole_as_broken_off(recipe, tmp_path)
     alone = quietly(Recipe(generator=replace(generator, share_codes=False)), tmp_path / "alone")
     found, plain = (load(contents(path)["model.safetensors"]) for path in (model, alone))
     assert {name: w.shape for name, w in found.items()} == {n: w.shape for n, w in plain.items()}

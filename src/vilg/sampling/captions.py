@@ -57,11 +57,8 @@ def caption_settings(
     check_count(n, "captions")
     check_count(best_of, "candidates")
     is_drawn = temperature is not None or best_of > 1
-    if not is_drawn and beam is None and n > 1:
-        beam = max(n, _BEAM)
     if beam is not None:
         check_count(beam, "captions in a beam")
-        check(beam <= _WIDEST_BEAM, f"a beam has at most {_WIDEST_BEAM} captions, not {beam}")
         check(beam >= n, f"the beam must be at least {n}, the captions, not {beam}")
         check(best_of == 1, "best-of draws captions: leave the beam out")
         check(
@@ -82,6 +79,12 @@ def caption_settings(
     check(
         temperature != 0 or max(n, best_of) == 1,
         "temperature 0 has one caption to give: leave it out, or set it above 0",
+    )
+    if not is_drawn and beam is None and n > 1:
+        beam = max(n, _BEAM)
+    check(
+        beam is None or beam <= _WIDEST_BEAM,
+        f"a beam has at most {_WIDEST_BEAM} captions, not {beam}",
     )
     # The model's own settings are for pictures.
     words = settings_with(

@@ -1,4 +1,4 @@
-"""Codes that look alike begin alike: what the tokens of an image tokenizer share is learnt once.
+"""Codes that look alike are learnt together: what the tokens of an image tokenizer share is learnt once.
 
 A generator knows a code by its number only, and a few thousand pictures show most of some thousand codes a
 few dozen times. While it trains, each row of the image embedding and of the image head is a row of its own
