@@ -1,5 +1,7 @@
 """How a training picture is moved about."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -94,3 +96,32 @@ def test_sizes_are_drawn_from_smaller_to_larger_alike() -> None:
 def test_senseless_settings_are_refused(settings: dict[str, float], name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         AugmentConfig(**settings)
+
+
+def test_noise_changes_every_value_by_up_to_an_amount_of_the_picture() -> None:
+    grey = np.full((500, 16, 16, 3), 100, dtype=np.uint8)
+    settings = replace(AS_THEY_ARE, noise=6)
+    change = augment(grey, 0, 1, np.arange(500), settings).astype(float) - 100
+    largest = np.abs(change).max(axis=(1, 2, 3))
+    shares = [(largest == n).mean() for n in range(8)]
+    assert shares == pytest.approx([1 / 12, *[1 / 6] * 5, 1 / 12, 0], abs=0.05)
+    strong = change[largest == 6]
+    assert strong.mean() == pytest.approx(0, abs=0.1)
+    assert strong.std() == pytest.approx(6 / 3**0.5, abs=0.3)
+    # No two values, channels or pictures change together.
+    across = np.corrcoef(strong.reshape(len(strong), -1)[:, :9], rowvar=False)
+    assert np.abs(across - np.eye(9)).max() < 0.5
+    assert np.abs(np.corrcoef(strong.reshape(len(strong), -1)) - np.eye(len(strong))).max() < 0.2
+
+
+def test_noise_keeps_white_white_at_most_and_moves_nothing() -> None:
+    random = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    ids, settings = np.arange(8) * 7, AugmentConfig(zoom=0.2, recolour=0.5)
+    plain = augment(random, 0, 5, ids, settings).astype(int)
+    noisy = augment(random, 0, 5, ids, replace(settings, noise=10))
+    assert 4 < np.abs(noisy - plain).max() <= 10
+    assert np.array_equal(
+        augment(random[3:4], 0, 5, ids[3:4], replace(settings, noise=10))[0], noisy[3]
+    )
+    with pytest.raises(ConfigError, match="noise"):
+        AugmentConfig(noise=-1)

@@ -363,6 +363,42 @@ def test_pictures_are_described_as_they_are_moved_and_drawn_as_they_are() -> Non
     assert float(parts["i2t"]) == float(expected["i2t"])
 
 
+def test_pictures_are_drawn_as_they_are_after_tokens_of_moved_ones() -> None:
+    """Moved tokens are read, the picture's own are scored, and what is described stays."""
+    pairs = toy_pairs(4)
+    loss = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0)
+    plain = job_of(pairs, 4, loss).loss(2)[1]
+    seen: list[tuple[int, list[int]]] = []
+
+    def moved(step: int, ids: NDArray[np.int64]) -> Tensor:
+        seen.append((step, ids.tolist()))
+        return torch.stack([image_tokens(pairs[id]).flip(0) for id in ids])
+
+    job = job_of(pairs, 4, loss)
+    job.encode_prefix = moved
+    parts = job.loss(2)[1]
+    ids = batch_ids(0, 2, 4, 4)
+    assert seen == [(2, ids.tolist())]
+    assert float(parts["i2t"]) == float(plain["i2t"])
+
+    choices = Reader(job_of(pairs, 4, loss)).read(2)
+    prompts = [pairs[id].captions[choices[id][0].split()[1]] for id in ids.tolist()]
+    own_BN = torch.stack([image_tokens(pairs[id]) for id in ids])
+    states = text_to_image_states(job.generator, prompts, own_BN.flip(1))
+    expected = -float(image_token_log_probs(job.generator, states, own_BN).mean().detach())
+    assert float(parts["t2i"]) == pytest.approx(expected, rel=1e-6)
+    assert float(parts["t2i"]) != float(plain["t2i"])
+
+    disturbing = job_of(pairs, 4, replace(loss, disturbed=1.0))
+    others_BN = disturbing._inputs(2, ids)
+    disturbing.encode_prefix = moved
+    after_BN = disturbing._inputs(2, ids)
+    lent_BN = others_BN != own_BN  # another picture's cells are its own
+    assert torch.equal(after_BN[lent_BN], others_BN[lent_BN])
+    assert ((after_BN == own_BN.flip(1)) | (after_BN == others_BN)).all()
+    assert not torch.equal(after_BN, others_BN)
+
+
 @pytest.mark.parametrize("share", [-0.5, 1.5])
 def test_a_senseless_share_is_refused(share: float) -> None:
     for name in ("text_to_image_share", "image_to_text_share"):

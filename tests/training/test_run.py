@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.end_to_end import EndToEndConfig
+from vilg.training.generator_job import GeneratorLossConfig
 from vilg.training.inputs import DataConfig, RunError, load_pictures, moved_tokens
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
@@ -328,6 +330,16 @@ def test_captions_are_learnt_from_pictures_that_move(finished: Finished, tmp_pat
     assert torch.equal(found, within)
 
 
+def test_drawings_are_learnt_after_tokens_of_pictures_that_move(
+    finished: Finished, tmp_path: Path
+) -> None:
+    moves = AugmentConfig(max_shift=2, noise=40)
+    generator = replace(finished.generator_only.generator, prefix_augmentation=moves)
+    quietly(Recipe(generator=generator), tmp_path / "out")
+    moving, still = (log_records(out / "generator") for out in (tmp_path / "out", finished.out))
+    assert moving[0]["t2i"] != still[0]["t2i"] and moving[0]["i2t"] == still[0]["i2t"]
+
+
 def end_to_end(finished: Finished) -> Recipe:
     """The second stage on, from the finished model, with its reconstructor and a discriminator."""
     loss = PictureLossConfig(adversarial=0.8, adversarial_from=2, discriminator=SMALL_DISCRIMINATOR)
@@ -553,6 +565,37 @@ def test_a_decoder_alone_leaves_the_tokens_and_resumes_exactly(
 
     with pytest.raises(ConfigError, match=r"set tokenizer\.init"):
         replace(tokenizer, init=None)
+
+
+MOVES = AugmentConfig(max_shift=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"augmentation": AugmentConfig(recolour=0.1)}, r"set generator\.augmentation\.recolour=0"),
+        ({"prefix_augmentation": AugmentConfig(recolour=0.1)}, r"and prefix_augmentation's"),
+        (
+            {"augmentation": MOVES, "loss": GeneratorLossConfig(image_to_text_share=0)},
+            r"generator\.augmentation moves .* describes none",
+        ),
+        (
+            {"prefix_augmentation": MOVES, "loss": GeneratorLossConfig(text_to_image_share=0)},
+            r"prefix_augmentation moves .* draws none",
+        ),
+        (
+            {"prefix_augmentation": MOVES, "end_to_end": EndToEndConfig()},
+            r"leave generator\.prefix_augmentation out",
+        ),
+    ],
+)
+def test_moves_that_teach_nothing_true_are_refused(
+    finished: Finished, settings: dict[str, Any], message: str
+) -> None:
+    generator = finished.generator_only.generator
+    assert generator is not None
+    with pytest.raises(ConfigError, match=message):
+        replace(generator, **settings)
 
 
 def test_every_recipe_is_told_whole_by_its_json() -> None:

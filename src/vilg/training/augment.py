@@ -23,17 +23,22 @@ class AugmentConfig:
         recolour: share whose colour channels are permuted.
         zoom: largest random change of size, larger or smaller, about the middle: 0.25 draws factors
             from 1/1.25 to 1.25. White at the edge.
+        noise: largest change of every value, in 1/255; how large is drawn for each picture. Nobody sees a
+            few, and yet an encoder chooses other codes: what is learnt by heart is the picture then, and
+            not the numbers of one encoding.
     """
 
     max_shift: int = 4
     flip: bool = True
     recolour: float = 0.0
     zoom: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.max_shift >= 0, "max_shift must be 0 or more")
         require(0 <= self.recolour <= 1, "recolour must be from 0 to 1")
         require(self.zoom >= 0, "zoom must be 0 or more")
+        require(0 <= self.noise <= 255, "noise must be from 0 to 255")
 
 
 AS_THEY_ARE = AugmentConfig(max_shift=0, flip=False)
@@ -46,7 +51,11 @@ def augment(
     ids: NDArray[np.int64],
     config: AugmentConfig,
 ) -> NDArray[np.uint8]:
-    """Zoom each picture, shift it on white ground, mirror, recolour; a function of (seed, step, id)."""
+    """Zoom each picture, shift it on white ground, mirror, recolour, add noise.
+
+    A function of (seed, step, id), and each of these apart: pictures without noise lie where those with
+    noise do.
+    """
     s, size = config.max_shift, arrays_BYX3.shape[1]
     if config.zoom:
         factors = (1 + config.zoom) ** (2 * uniforms(seed, "zoom", step, ids) - 1)
@@ -62,7 +71,18 @@ def augment(
         crop = padded[i, y : y + size, x : x + size]
         crop = crop[:, ::-1] if mirrored[i] else crop
         out[i] = crop[..., _CHANNEL_ORDERS[orders[i]]] if recoloured[i] else crop
-    return out
+    return noisy(out, seed, step, ids, config.noise) if config.noise else out
+
+
+def noisy(
+    arrays_BYX3: NDArray[np.uint8], seed: int, step: int, ids: NDArray[np.int64], largest: float
+) -> NDArray[np.uint8]:
+    """Change every value evenly by up to an amount that is drawn for each picture."""
+    ids_B111 = ids[:, None, None, None]
+    places_1YX3 = np.arange(arrays_BYX3[0].size).reshape(1, *arrays_BYX3.shape[1:])
+    amounts_B111 = largest * uniforms(seed, "noise", step, ids_B111)
+    even_BYX3 = 2 * uniforms(seed, "noise of a value", step, ids_B111, places_1YX3) - 1
+    return np.rint(arrays_BYX3 + amounts_B111 * even_BYX3).clip(0, 255).astype(np.uint8)
 
 
 def zoomed(array_YX3: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:

@@ -136,6 +136,10 @@ def tokenise_pair(
     return TokenisedPair(image_ids, captions, keyword_captions)
 
 
+# (step, ids of pairs) to image_ids_BN.
+Encode = Callable[[int, NDArray[np.int64]], Tensor]
+
+
 class GeneratorJob:
     """The generator and the pairs it learns from.
 
@@ -144,6 +148,7 @@ class GeneratorJob:
         end_to_end: the reconstructor to train with it; None trains the generator alone.
         encode_moved: image_ids_BN of the pictures of these pairs as they are moved about at a step, to
             be described; None shows them as they are. What is drawn always stays where it is.
+        encode_prefix: the same, to be read while the picture is drawn as it is.
     """
 
     def __init__(
@@ -155,7 +160,8 @@ class GeneratorJob:
         tokenizer: TextTokenizer,
         decode: Callable[[Tensor], list[Image.Image]],
         end_to_end: EndToEnd | None = None,
-        encode_moved: Callable[[int, NDArray[np.int64]], Tensor] | None = None,
+        encode_moved: Encode | None = None,
+        encode_prefix: Encode | None = None,
     ):
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(loop.seed)
@@ -174,7 +180,8 @@ class GeneratorJob:
             self.turns = [Turn("", learner, self.loss, clipped_apart=apart), *others]
         self.config, self.loop = loss, loop
         self.pairs, self.tokenizer = pairs, tokenizer
-        self.decode, self.encode_moved = decode, encode_moved
+        self.decode = decode
+        self.encode_moved, self.encode_prefix = encode_moved, encode_prefix
         # Norms of what the losses of tokens and pixels send back into the generator's last states.
         self._state_grads: dict[str, float] = {}
         self.image_ids_SN = np.stack([pair.image_ids for pair in pairs]).astype(np.int64)
@@ -191,15 +198,18 @@ class GeneratorJob:
         return pair.captions[lang]
 
     def _inputs(self, step: int, ids: NDArray[np.int64]) -> Tensor:
-        """Return the image tokens that the pairs of a batch are shown with, inputs_BN."""
+        """Return the image tokens that the pairs of a batch are drawn after, inputs_BN."""
         seed, N = self.loop.seed, self.image_ids_SN.shape[1]
-        own_BN = self.image_ids_SN[ids]
+        own_BN = self._encoded(self.encode_prefix, step, ids)
         others_B = integers(seed, "disturbing picture", len(self.pairs), step, ids)
         share_B = uniforms(seed, "disturbed share", step, ids)
         share_B[uniforms(seed, "disturbed", step, ids) >= self.config.disturbed] = 0
         cells_BN = uniforms(seed, "disturbed cell", step, ids[:, None], np.arange(N)[None])
-        disturbed_BN = cells_BN < share_B[:, None]
-        return torch.from_numpy(np.where(disturbed_BN, self.image_ids_SN[others_B], own_BN))
+        disturbed_BN = torch.from_numpy(cells_BN < share_B[:, None])
+        return torch.where(disturbed_BN, torch.from_numpy(self.image_ids_SN[others_B]), own_BN)
+
+    def _encoded(self, encode: Encode | None, step: int, ids: NDArray[np.int64]) -> Tensor:
+        return encode(step, ids) if encode else torch.from_numpy(self.image_ids_SN[ids])
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return L_txt2img + L_img2txt of the step's batch, and + L_rec end to end."""
@@ -241,13 +251,9 @@ class GeneratorJob:
         chosen = integers(self.loop.seed, "target language", len(LANGUAGES), step, ids)
         languages = [LANGUAGES[i] for i in chosen]
         targets = [self.pairs[id].captions[lang] for id, lang in zip(ids, languages, strict=True)]
-        if self.encode_moved is None:
-            image_ids_BN = torch.from_numpy(self.image_ids_SN[ids])
-        else:
-            image_ids_BN = self.encode_moved(step, ids)
         text_BM, counts_BM = image_to_text_log_probs(
             self.generator,
-            image_ids_BN,
+            self._encoded(self.encode_moved, step, ids),
             [self.tokenizer.language_id(lang) for lang in languages],
             targets,
         )

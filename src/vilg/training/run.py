@@ -43,6 +43,7 @@ from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.end_to_end import EndToEnd, EndToEndConfig
 from vilg.training.generator_job import (
+    Encode,
     GeneratorJob,
     GeneratorLossConfig,
     check_end_to_end,
@@ -109,6 +110,9 @@ class GeneratorRun:
         init: folder or hub id of the model to start from; None starts anew.
         augmentation: of the pictures that captions are learnt from; drawn ones stay where they are. A
             mirrored arrow has the wrong name: set `flip` only where none of the captions tells sides.
+        prefix_augmentation: of the pictures whose tokens are read while a picture is drawn; the tokens to draw
+            are those of the picture as it is. On a small set a picture is soon known by heart from the exact
+            numbers of its first tokens, which a drawing of one's own seldom hits.
         share_codes: let image codes of like vectors be learnt together (`training.shared_codes`); for sets so
             small that a code is seen too seldom to be learnt alone.
         end_to_end: train an image reconstructor with the generator; None trains the generator alone.
@@ -127,6 +131,7 @@ class GeneratorRun:
     sampling: SamplingConfig = SamplingConfig()
     loss: GeneratorLossConfig = GeneratorLossConfig()
     augmentation: AugmentConfig = AS_THEY_ARE
+    prefix_augmentation: AugmentConfig = AS_THEY_ARE
     share_codes: bool = False
     end_to_end: EndToEndConfig | None = None
     loop: LoopConfig
@@ -140,16 +145,25 @@ class GeneratorRun:
             f"num_heads {self.num_heads} must divide the width {self.width}",
         )
         require(
-            self.augmentation.recolour == 0,
-            "captions name colours: set generator.augmentation.recolour=0",
+            self.augmentation.recolour == self.prefix_augmentation.recolour == 0,
+            "captions name colours: set generator.augmentation.recolour=0, and prefix_augmentation's",
         )
         require(
             self.augmentation == AS_THEY_ARE or self.loss.image_to_text_share > 0,
             "generator.augmentation moves described pictures, and "
             "generator.loss.image_to_text_share=0 describes none",
         )
+        require(
+            self.prefix_augmentation == AS_THEY_ARE or self.loss.text_to_image_share > 0,
+            "generator.prefix_augmentation moves what is read while a picture is drawn, and "
+            "generator.loss.text_to_image_share=0 draws none",
+        )
         if self.end_to_end is not None:
             check_end_to_end(self.loss)
+            require(
+                self.prefix_augmentation == AS_THEY_ARE,
+                "end-to-end training shows true tokens only: leave generator.prefix_augmentation out",
+            )
             check_begins(self.end_to_end.loss, self.loop.num_steps)
         require(
             self.end_to_end is not None or self.sampling.decoder is Decoder.TWO_STAGE,
@@ -322,16 +336,21 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
         tokenise_pair(sample, tokens, text_tokenizer, config.max_text)
         for sample, tokens in zip(samples, tokens_SN, strict=True)
     ]
-    end_to_end = encode_moved = None
-    is_moved, seed = config.augmentation != AS_THEY_ARE, config.loop.seed
-    if config.end_to_end is not None or is_moved:
+    moves, seed = (config.augmentation, config.prefix_augmentation), config.loop.seed
+    end_to_end = None
+    encode: list[Encode | None] = [None, None]
+    if config.end_to_end is not None or any(move != AS_THEY_ARE for move in moves):
         pictures = load_pictures(samples, image_tokenizer.config.image_size)
+        encode = [
+            None
+            if move == AS_THEY_ARE
+            else partial(moved_tokens, image_tokenizer, pictures, seed, move)
+            for move in moves
+        ]
     if config.end_to_end is not None:
         end_to_end = EndToEnd(config.end_to_end, shape, image_tokenizer, pictures, seed)
-    if is_moved:
-        encode_moved = partial(moved_tokens, image_tokenizer, pictures, seed, config.augmentation)
     job = GeneratorJob(
-        shape, config.loss, config.loop, pairs, text_tokenizer, decode, end_to_end, encode_moved
+        shape, config.loss, config.loop, pairs, text_tokenizer, decode, end_to_end, *encode
     )
     resume = _has_checkpoint(folder)
     if config.init is not None and not resume:
