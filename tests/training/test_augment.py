@@ -114,7 +114,7 @@ def test_noise_changes_every_value_by_up_to_an_amount_of_the_picture() -> None:
     assert np.abs(np.corrcoef(strong.reshape(len(strong), -1)) - np.eye(len(strong))).max() < 0.2
 
 
-def test_noise_keeps_white_white_at_most_and_moves_nothing() -> None:
+def test_noise_stays_within_bytes_and_moves_nothing() -> None:
     random = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     ids, settings = np.arange(8) * 7, AugmentConfig(zoom=0.2, recolour=0.5)
     plain = augment(random, 0, 5, ids, settings).astype(int)
