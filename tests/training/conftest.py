@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from vilg.training.augment import AugmentConfig
 from vilg.training.checkpoint import TrainState
 from vilg.training.end_to_end import EndToEnd, EndToEndConfig
 from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, TokenisedPair
+from vilg.training.inputs import moved_tokens
 from vilg.training.loop import Job, LoopConfig, train
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
@@ -141,9 +143,15 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
         shift = AugmentConfig(max_shift=2, recolour=0.5)
         return TokenizerJob(config, loss, codebook, shift, loop, pictures, pictures[:2])
     mixed = GeneratorLossConfig(caption_drop=0.3, keyword_share=0.5, image_to_text_share=0.5)
-    end_to_end = reconstructing(R1, detach_states=False) if kind == "end_to_end" else None
+    pairs = toy_pairs(7)
+    config = replace(TOKENIZER_3X3, num_codes=SMALL_GENERATOR.num_codes)
+    e2e = reconstructing(R1, False, config)
+    if kind == "end_to_end":
+        return GeneratorJob(SMALL_GENERATOR, mixed, loop, pairs, VOCABULARY, draw_tokens, e2e)
+    moves = AugmentConfig(max_shift=1, flip=False, noise=30)
+    encode = partial(moved_tokens, e2e.image_tokenizer, e2e.pictures_SYX3, loop.seed, moves)
     return GeneratorJob(
-        SMALL_GENERATOR, mixed, loop, toy_pairs(7), VOCABULARY, draw_tokens, end_to_end
+        SMALL_GENERATOR, mixed, loop, pairs, VOCABULARY, draw_tokens, encode_prefix=encode
     )
 
 

@@ -91,7 +91,13 @@ def test_sizes_are_drawn_from_smaller_to_larger_alike() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "name"),
-    [({"max_shift": -1}, "max_shift"), ({"recolour": 1.5}, "recolour"), ({"zoom": -0.1}, "zoom")],
+    [
+        ({"max_shift": -1}, "max_shift"),
+        ({"recolour": 1.5}, "recolour"),
+        ({"zoom": -0.1}, "zoom"),
+        ({"noise": -1}, "noise"),
+        ({"noise": 256}, "noise"),
+    ],
 )
 def test_senseless_settings_are_refused(settings: dict[str, float], name: str) -> None:
     with pytest.raises(ConfigError, match=name):
@@ -109,8 +115,8 @@ def test_noise_changes_every_value_by_up_to_an_amount_of_the_picture() -> None:
     assert strong.mean() == pytest.approx(0, abs=0.1)
     assert strong.std() == pytest.approx(6 / 3**0.5, abs=0.3)
     # No two values, channels or pictures change together.
-    across = np.corrcoef(strong.reshape(len(strong), -1)[:, :9], rowvar=False)
-    assert np.abs(across - np.eye(9)).max() < 0.5
+    values = strong.reshape(len(strong), -1)[:, [0, 1, 2, 3, 47, 48, 96, 97, 767]]
+    assert np.abs(np.corrcoef(values, rowvar=False) - np.eye(9)).max() < 0.6
     assert np.abs(np.corrcoef(strong.reshape(len(strong), -1)) - np.eye(len(strong))).max() < 0.2
 
 
@@ -123,5 +129,3 @@ def test_noise_stays_within_bytes_and_moves_nothing() -> None:
     assert np.array_equal(
         augment(random[3:4], 0, 5, ids[3:4], replace(settings, noise=10))[0], noisy[3]
     )
-    with pytest.raises(ConfigError, match="noise"):
-        AugmentConfig(noise=-1)

@@ -333,10 +333,10 @@ def test_captions_are_learnt_from_pictures_that_move(finished: Finished, tmp_pat
 def test_drawings_are_learnt_after_tokens_of_pictures_that_move(
     finished: Finished, tmp_path: Path
 ) -> None:
-    moves = AugmentConfig(max_shift=2, noise=40)
+    moves = AugmentConfig(max_shift=2, flip=False, noise=40)
     generator = replace(finished.generator_only.generator, prefix_augmentation=moves)
-    quietly(Recipe(generator=generator), tmp_path / "out")
-    moving, still = (log_records(out / "generator") for out in (tmp_path / "out", finished.out))
+    whole_as_broken_off(Recipe(generator=generator), tmp_path)
+    moving, still = (log_records(out / "generator") for out in (tmp_path / "whole", finished.out))
     assert moving[0]["t2i"] != still[0]["t2i"] and moving[0]["i2t"] == still[0]["i2t"]
 
 
@@ -565,16 +565,25 @@ def test_a_decoder_alone_leaves_the_tokens_and_resumes_exactly(
 
     with pytest.raises(ConfigError, match=r"set tokenizer\.init"):
         replace(tokenizer, init=None)
+    with pytest.raises(ConfigError, match=r"set tokenizer\.augmentation\.noise=0"):
+        replace(tokenizer, augmentation=AugmentConfig(noise=1))
 
 
-MOVES = AugmentConfig(max_shift=1)
+MOVES = AugmentConfig(max_shift=1, flip=False)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"augmentation": AugmentConfig(recolour=0.1)}, r"set generator\.augmentation\.recolour=0"),
-        ({"prefix_augmentation": AugmentConfig(recolour=0.1)}, r"and prefix_augmentation's"),
+        (
+            {"prefix_augmentation": AugmentConfig(recolour=0.1)},
+            r"set generator\.prefix_augmentation\.recolour=0",
+        ),
+        (
+            {"prefix_augmentation": AugmentConfig(flip=True)},
+            r"set generator\.prefix_augmentation\.flip=false",
+        ),
         (
             {"augmentation": MOVES, "loss": GeneratorLossConfig(image_to_text_share=0)},
             r"generator\.augmentation moves .* describes none",

@@ -23,16 +23,16 @@ class AugmentConfig:
         recolour: share whose colour channels are permuted.
         zoom: largest random change of size, larger or smaller, about the middle: 0.25 draws factors
             from 1/1.25 to 1.25. White at the edge.
-        noise: largest change of every value, in 1/255; how large is drawn for each picture. Nobody sees a
-            few, and yet an encoder chooses other codes: what is learnt by heart is the picture then, and
-            not the numbers of one encoding.
+        noise: largest change of any value, in 1/255; how much of it is drawn for each picture. Nobody sees
+            3, and yet an encoder chooses other codes: what is learnt by heart is the picture then, and not
+            the numbers of one encoding (docs/log.md).
     """
 
     max_shift: int = 4
     flip: bool = True
     recolour: float = 0.0
     zoom: float = 0.0
-    noise: float = 0.0
+    noise: int = 0
 
     def __post_init__(self) -> None:
         require(self.max_shift >= 0, "max_shift must be 0 or more")
@@ -75,7 +75,7 @@ def augment(
 
 
 def noisy(
-    arrays_BYX3: NDArray[np.uint8], seed: int, step: int, ids: NDArray[np.int64], largest: float
+    arrays_BYX3: NDArray[np.uint8], seed: int, step: int, ids: NDArray[np.int64], largest: int
 ) -> NDArray[np.uint8]:
     """Change every value evenly by up to an amount that is drawn for each picture."""
     ids_B111 = ids[:, None, None, None]

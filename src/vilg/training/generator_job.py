@@ -146,9 +146,9 @@ class GeneratorJob:
     Args:
         decode: image_ids_BN to pictures, for the samples that people look at.
         end_to_end: the reconstructor to train with it; None trains the generator alone.
-        encode_moved: image_ids_BN of the pictures of these pairs as they are moved about at a step, to
+        encode_described: image_ids_BN of the pictures of these pairs as they are moved about at a step, to
             be described; None shows them as they are. What is drawn always stays where it is.
-        encode_prefix: the same, to be read while the picture is drawn as it is.
+        encode_prefix: the same, to be read while the picture is drawn as it is; not end to end.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class GeneratorJob:
         tokenizer: TextTokenizer,
         decode: Callable[[Tensor], list[Image.Image]],
         end_to_end: EndToEnd | None = None,
-        encode_moved: Encode | None = None,
+        encode_described: Encode | None = None,
         encode_prefix: Encode | None = None,
     ):
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
@@ -171,6 +171,7 @@ class GeneratorJob:
         self.end_to_end = end_to_end
         if end_to_end is not None:
             check_end_to_end(loss)
+            assert encode_prefix is None, "a reconstructor's states are those of true tokens"
             learner = nn.ModuleDict(
                 {"generator": self.generator, "reconstructor": end_to_end.reconstructor}
             )
@@ -181,7 +182,7 @@ class GeneratorJob:
         self.config, self.loop = loss, loop
         self.pairs, self.tokenizer = pairs, tokenizer
         self.decode = decode
-        self.encode_moved, self.encode_prefix = encode_moved, encode_prefix
+        self.encode_described, self.encode_prefix = encode_described, encode_prefix
         # Norms of what the losses of tokens and pixels send back into the generator's last states.
         self._state_grads: dict[str, float] = {}
         self.image_ids_SN = np.stack([pair.image_ids for pair in pairs]).astype(np.int64)
@@ -253,7 +254,7 @@ class GeneratorJob:
         targets = [self.pairs[id].captions[lang] for id, lang in zip(ids, languages, strict=True)]
         text_BM, counts_BM = image_to_text_log_probs(
             self.generator,
-            self._encoded(self.encode_moved, step, ids),
+            self._encoded(self.encode_described, step, ids),
             [self.tokenizer.language_id(lang) for lang in languages],
             targets,
         )

@@ -96,6 +96,10 @@ class TokenizerRun:
             self.init is not None or not self.decoder_only,
             "a decoder alone needs the tokenizer that it belongs to: set tokenizer.init",
         )
+        require(
+            self.augmentation.noise == 0,
+            "a decoder would learn to paint the noise: set tokenizer.augmentation.noise=0",
+        )
         check_begins(self.loss, self.loop.num_steps)
 
 
@@ -112,7 +116,8 @@ class GeneratorRun:
             mirrored arrow has the wrong name: set `flip` only where none of the captions tells sides.
         prefix_augmentation: of the pictures whose tokens are read while a picture is drawn; the tokens to draw
             are those of the picture as it is. On a small set a picture is soon known by heart from the exact
-            numbers of its first tokens, which a drawing of one's own seldom hits.
+            numbers of its first tokens, which a drawing seldom hits (docs/decisions/0012). All pictures of
+            a batch are moved and encoded, at every step.
         share_codes: let image codes of like vectors be learnt together (`training.shared_codes`); for sets so
             small that a code is seen too seldom to be learnt alone.
         end_to_end: train an image reconstructor with the generator; None trains the generator alone.
@@ -144,9 +149,15 @@ class GeneratorRun:
             self.num_heads >= 1 and self.width % self.num_heads == 0,
             f"num_heads {self.num_heads} must divide the width {self.width}",
         )
+        for name in ("augmentation", "prefix_augmentation"):
+            require(
+                getattr(self, name).recolour == 0,
+                f"captions name colours: set generator.{name}.recolour=0",
+            )
         require(
-            self.augmentation.recolour == self.prefix_augmentation.recolour == 0,
-            "captions name colours: set generator.augmentation.recolour=0, and prefix_augmentation's",
+            not self.prefix_augmentation.flip,
+            "a mirrored beginning does not go on as its picture does: set "
+            "generator.prefix_augmentation.flip=false",
         )
         require(
             self.augmentation == AS_THEY_ARE or self.loss.image_to_text_share > 0,
@@ -336,21 +347,28 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
         tokenise_pair(sample, tokens, text_tokenizer, config.max_text)
         for sample, tokens in zip(samples, tokens_SN, strict=True)
     ]
-    moves, seed = (config.augmentation, config.prefix_augmentation), config.loop.seed
-    end_to_end = None
-    encode: list[Encode | None] = [None, None]
+    seed, end_to_end = config.loop.seed, None
+    moves = (config.augmentation, config.prefix_augmentation)
     if config.end_to_end is not None or any(move != AS_THEY_ARE for move in moves):
         pictures = load_pictures(samples, image_tokenizer.config.image_size)
-        encode = [
-            None
-            if move == AS_THEY_ARE
-            else partial(moved_tokens, image_tokenizer, pictures, seed, move)
-            for move in moves
-        ]
     if config.end_to_end is not None:
         end_to_end = EndToEnd(config.end_to_end, shape, image_tokenizer, pictures, seed)
+
+    def encoder(move: AugmentConfig) -> Encode | None:
+        if move == AS_THEY_ARE:
+            return None
+        return partial(moved_tokens, image_tokenizer, pictures, seed, move)
+
     job = GeneratorJob(
-        shape, config.loss, config.loop, pairs, text_tokenizer, decode, end_to_end, *encode
+        shape,
+        config.loss,
+        config.loop,
+        pairs,
+        text_tokenizer,
+        decode,
+        end_to_end,
+        encode_described=encoder(config.augmentation),
+        encode_prefix=encoder(config.prefix_augmentation),
     )
     resume = _has_checkpoint(folder)
     if config.init is not None and not resume:
