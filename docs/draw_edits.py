@@ -3,8 +3,8 @@
     .venv/bin/python docs/draw_edits.py        writes docs/images/edits.png and best-of.png
 
 edits.png, for each picture of the data set: itself, then a prompt drawn into its middle, its lower half
-drawn anew, and variations of it; four candidates each, the best of four first by the likelihood of what
-was kept. best-of.png: the best of 1, 4 and 16 candidates of each prompt, by the model's own captions.
+drawn anew, and variations of it; three candidates each, the best first by the likelihood of what was
+kept. best-of.png: the best of 1, 4 and 16 candidates of each prompt, by the model's own captions.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ PROMPTS = (
     "黄心，三维风格",
     "绿色圆，Noto风格",
 )
-NUM = 4
+NUM = 3
 BEST_OF = (1, 4, 16)
 
 
@@ -49,8 +49,10 @@ def edits(vilg: Vilg) -> Image.Image:
     half = vilg.generator.config.grid.height // 2
     for id, prompt in EDITS:
         picture = open_picture(by_id[id].picture)
+        row = [picture]
         for area in ({"mask": mask}, {"first_row": half}, {"share": 0.3}):
-            rows.append([picture, *vilg.edit(picture, prompt, NUM, seed=0, best_of=NUM, **area)])
+            row += vilg.edit(picture, prompt, NUM, seed=0, best_of=NUM, **area)
+        rows.append(row)
     return contact_sheet(rows, scale=2)
 
 
