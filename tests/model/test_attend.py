@@ -40,19 +40,21 @@ PATTERNS = [Pattern.ROW, Pattern.COLUMN, Pattern.CONVOLUTION, Pattern.DENSE]
 
 
 def layouts(grid: Grid, num_text: int) -> dict[str, Layout]:
-    """Return the tasks: text to image, image to text, question, and an image without text."""
+    """Return the tasks, and images beside targets that are none of theirs."""
     source, target = Role.SOURCE, Role.TARGET
     n = grid.num_cells
-    segments = {
+    segments: dict[str, list[tuple]] = {
         "t2i": [("text", source, num_text), ("text", target, 1), ("image", target, n)],
         "i2t": [("image", source, n), ("text", target, num_text + 1)],
         "question": [("image", source, n), ("text", source, num_text), ("text", target, 2)],
         "image": [("image", target, n)],
         "null": [("text", target, 1), ("image", target, n)],
+        "i2texts": [("image", source, n), *(("text", target, num_text, i) for i in range(3))],
+        "branches": [("text", target, 2, 1), ("text", target, 1, 2), ("image", target, n, 2)],
     }
     return {
         name: Layout(
-            tuple(Segment(Modality(kind), role, length) for kind, role, length in parts),
+            tuple(Segment(Modality(kind), *others) for kind, *others in parts),
             grid,
         )
         for name, parts in segments.items()

@@ -414,6 +414,32 @@ def test_image_to_text_batch_is_the_singles_whatever_the_padding() -> None:
         assert counts[b].tolist() == [k < length for k in range(len(TEXT) + 1)]
 
 
+@pytest.mark.parametrize("height", [HEIGHT, 200])  # on either side of where the fast form begins
+def test_texts_of_one_picture_are_the_singles(height: int) -> None:
+    """Read once, a picture has as likely texts, and they teach as much, as read for each of them."""
+    generator = toy_generator(grid_height=height).double().requires_grad_()
+    images = toy_images(3, cells=height * WIDTH)
+    languages, texts = [ZH, EN, ZH, ZH, EN, EN], [*PROMPTS, [7]]
+    together, counts = image_to_text_log_probs(generator, images, languages, texts)
+    singles, alone_counts = image_to_text_log_probs(
+        generator, images.repeat(2, 1), languages, texts
+    )
+    assert torch.equal(counts, alone_counts)
+    torch.testing.assert_close(together, singles, rtol=1e-9, atol=1e-9)
+    weights = [w for name, w in generator.named_parameters() if "image_head" not in name]
+    for found, expected in zip(
+        torch.autograd.grad(together.sum(), weights),
+        torch.autograd.grad(singles.sum(), weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_every_picture_must_have_as_many_texts() -> None:
+    with pytest.raises(AssertionError, match="as many texts"):
+        image_to_text_log_probs(toy_generator(), toy_images(2), [ZH] * 3, [TEXT] * 3)
+
+
 def test_the_id_of_padding_is_never_read() -> None:
     """A padded key is hidden, so a word put there changes no target."""
     generator = toy_generator()

@@ -31,11 +31,26 @@ def question_layout(question_length: int, answer_length: int, grid: Grid) -> Lay
     )
 
 
+def texts_and_image_layout(grid: Grid) -> Layout:
+    """[text source] [two starts: text targets] [image target after the second start]"""
+    return Layout(
+        (
+            Segment(TEXT, SOURCE, 2),
+            Segment(TEXT, TARGET, 2, branch=1),
+            Segment(TEXT, TARGET, 1, branch=2),
+            Segment(IMAGE, TARGET, grid.num_cells, branch=2),
+        ),
+        grid,
+    )
+
+
 def layouts(grid: Grid) -> list[Layout]:
     return [
         text_to_image_layout(4, grid),
         text_to_image_layout(0, grid),  # the null prompt
         image_to_text_layout(3, grid),
+        image_to_text_layout(2, grid, num_texts=3),
+        texts_and_image_layout(grid),
         question_layout(3, 2, grid),
     ]
 
@@ -55,7 +70,8 @@ def naive(layout: Layout, pattern: Pattern) -> list[list[bool]]:
     for q, (query, query_cell) in enumerate(positions):
         answers.append([])
         for k, (key, key_cell) in enumerate(positions):
-            sees = key.role is SOURCE or (query.role is TARGET and k <= q)
+            goes_on = query.role is TARGET and key.branch == query.branch and k <= q
+            sees = key.role is SOURCE or goes_on
             if query_cell is not None and key_cell is not None:
                 sees = sees and relation[query.role][query_cell][key_cell]
             answers[-1].append(sees)
@@ -99,6 +115,21 @@ def test_image_to_text_drawn_by_hand() -> None:
         x x x x x x x
     """)
     assert image_to_text_layout(3, Grid(2, 2)).visible(Pattern.ROW).tolist() == expected
+
+
+def test_two_texts_of_an_image_drawn_by_hand() -> None:
+    """Four cells of a 2 x 2 grid, two texts of two tokens, row pattern."""
+    expected = rows("""
+        x x . . . . . .
+        x x . . . . . .
+        . . x x . . . .
+        . . x x . . . .
+        x x x x x . . .
+        x x x x x x . .
+        x x x x . . x .
+        x x x x . . x x
+    """)
+    assert image_to_text_layout(2, Grid(2, 2), 2).visible(Pattern.ROW).tolist() == expected
 
 
 @pytest.mark.parametrize("pattern", Pattern)

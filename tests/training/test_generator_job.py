@@ -289,6 +289,34 @@ def test_a_share_of_the_batch_is_described() -> None:
     assert float(total.detach()) == pytest.approx(float(parts["t2i"]) + expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("tokens_summed", [False, True])
+def test_a_picture_can_be_described_in_both_languages_at_once(tokens_summed: bool) -> None:
+    pairs = toy_pairs(3)
+    both = GeneratorLossConfig(texts_per_picture=2, tokens_summed=tokens_summed)
+    job = job_of(pairs, 3, both)
+    total, parts = job._image_to_text_loss(4, np.arange(3))
+    texts = [(i, lang) for i in range(3) for lang in LANGUAGES]
+    text_RM, counts_RM = image_to_text_log_probs(
+        job.generator,
+        torch.stack([image_tokens(pairs[i]) for i, _ in texts]),
+        [VOCABULARY.language_id(lang) for _, lang in texts],
+        [pairs[i].captions[lang] for i, lang in texts],
+    )
+    nats = -float(text_RM.sum().detach())
+    assert float(parts["i2t"]) == pytest.approx(nats / int(counts_RM.sum()), rel=1e-6)
+    expected = nats / len(texts) if tokens_summed else nats / int(counts_RM.sum())
+    assert float(total.detach()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_descriptions_count_for_more() -> None:
+    pairs = toy_pairs(4)
+    total, parts = job_of(pairs, 4, GeneratorLossConfig(image_to_text_weight=2.5)).loss(1)
+    _, as_ever = job_of(pairs, 4, GeneratorLossConfig()).loss(1)
+    assert parts == as_ever  # what is logged is in nats
+    expected = float(parts["t2i"]) + 2.5 * float(parts["i2t"])
+    assert float(total.detach()) == pytest.approx(expected, rel=1e-6)
+
+
 def test_disturbed_pictures_are_partly_another_and_scored_as_themselves() -> None:
     pairs = toy_pairs(40)
     images = torch.stack([image_tokens(pair) for pair in pairs])
@@ -411,6 +439,16 @@ def test_a_senseless_share_is_refused(share: float) -> None:
             GeneratorLossConfig(**{name: share})
     with pytest.raises(ConfigError, match="disturbed"):
         GeneratorLossConfig(disturbed=share + 2)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"image_to_text_weight": 0}, {"texts_per_picture": 0}, {"texts_per_picture": 3}],
+    ids=str,
+)
+def test_a_senseless_description_is_refused(setting: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        GeneratorLossConfig(**setting)
 
 
 def test_something_must_be_trained() -> None:

@@ -153,7 +153,10 @@ def _visible_texts(layout: Layout, i: int) -> list[int]:
         j
         for j, segment in enumerate(layout.segments)
         if segment.modality is Modality.TEXT
-        and (segment.role is Role.SOURCE or (reader.role is Role.TARGET and j < i))
+        and (
+            segment.role is Role.SOURCE
+            or (reader.role is Role.TARGET and segment.branch == reader.branch and j < i)
+        )
     ]
 
 

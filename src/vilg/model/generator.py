@@ -4,7 +4,7 @@ Only targets are scored. In text-to-image the outputs at [start], z_1 .. z_{n-1}
 z_1 .. z_n; z_n is an input too, because its state feeds the end-to-end reconstructor. In
 image-to-text the target opens with a language token and ends with [EOS].
 
-Shape letters: B batch, M text tokens, N image tokens, T positions, C width, K codes, V vocabulary.
+Shape letters: B batch, R texts, M text tokens, N image tokens, T positions, C width, K codes, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -162,15 +162,15 @@ def text_to_image_layout(text_length: int, grid: Grid) -> Layout:
     )
 
 
-def image_to_text_layout(text_length: int, grid: Grid) -> Layout:
-    """[image source] [text target], the target opening with its language token."""
-    return Layout(
-        (
-            Segment(Modality.IMAGE, Role.SOURCE, grid.num_cells),
-            Segment(Modality.TEXT, Role.TARGET, text_length),
-        ),
-        grid,
+def image_to_text_layout(text_length: int, grid: Grid, num_texts: int = 1) -> Layout:
+    """[image source] [text target], the target opening with its language token.
+
+    Several texts of a picture stand one after the other, each in a branch of its own.
+    """
+    texts = (
+        Segment(Modality.TEXT, Role.TARGET, text_length, branch) for branch in range(num_texts)
     )
+    return Layout((Segment(Modality.IMAGE, Role.SOURCE, grid.num_cells), *texts), grid)
 
 
 def text_to_image_states(
@@ -222,24 +222,36 @@ def image_to_text_log_probs(
     language_ids: Sequence[int],
     texts: Sequence[Sequence[int]],
 ) -> tuple[Tensor, Tensor]:
-    """Return log P(t_k | z, t_<k) with the closing [EOS], shape (B, M), and where it counts (eq. 5).
+    """Return log P(t_k | z, t_<k) with the closing [EOS], shape (R, M), and where it counts (eq. 5).
 
     Padding has log probability 0 and does not count.
+
+    Args:
+        texts: R texts, as many for each picture: text r is of picture r % B. A picture is read once, however
+            many it has.
     """
     B, N = image_ids_BN.shape
     device = image_ids_BN.device
+    num_texts, rest = divmod(len(texts), B)
+    assert num_texts >= 1 and rest == 0, "every picture has as many texts"
     pairs = zip(language_ids, texts, strict=True)
-    inputs_BM, valid_BM = pad_texts([[language, *text] for language, text in pairs])
-    labels_BM, _ = pad_texts([[*text, TextTokenizer.eos_id] for text in texts])
-    inputs_BM, valid_BM, labels_BM = (t.to(device) for t in (inputs_BM, valid_BM, labels_BM))
-    layout = image_to_text_layout(inputs_BM.shape[1], generator.config.grid)
-    ids_BT = torch.cat([image_ids_BN, inputs_BM], dim=1)
-    valid_BT = F.pad(valid_BM, (N, 0), value=True)
+    inputs_RM, valid_RM = pad_texts([[language, *text] for language, text in pairs])
+    labels_RM, _ = pad_texts([[*text, TextTokenizer.eos_id] for text in texts])
+    inputs_RM, valid_RM, labels_RM = (t.to(device) for t in (inputs_RM, valid_RM, labels_RM))
+    R, M = inputs_RM.shape
+
+    def after_picture(x_RM: Tensor) -> Tensor:
+        return x_RM.view(num_texts, B, M).transpose(0, 1).flatten(1)
+
+    layout = image_to_text_layout(M, generator.config.grid, num_texts)
+    ids_BT = torch.cat([image_ids_BN, after_picture(inputs_RM)], dim=1)
+    valid_BT = F.pad(after_picture(valid_RM), (N, 0), value=True)
     states_BTC = generator(layout, ids_BT, generator.reads(layout, valid_BT))
+    states_RMC = states_BTC[:, N:].unflatten(1, (num_texts, M)).transpose(0, 1).flatten(0, 1)
     # Padding is left out before the head: a vocabulary of thousands makes its rows dear.
-    logits_PV = generator.text_logits(states_BTC[:, N:][valid_BM])
-    log_probs_BM = torch.zeros(inputs_BM.shape, device=device)
-    log_probs_BM[valid_BM] = -F.cross_entropy(
-        logits_PV.float(), labels_BM[valid_BM], reduction="none"
+    logits_PV = generator.text_logits(states_RMC[valid_RM])
+    log_probs_RM = torch.zeros((R, M), device=device)
+    log_probs_RM[valid_RM] = -F.cross_entropy(
+        logits_PV.float(), labels_RM[valid_RM], reduction="none"
     )
-    return log_probs_BM, valid_BM
+    return log_probs_RM, valid_RM

@@ -2,6 +2,7 @@
 
     text to image     [text source] [start: text target] [image target]
     image to text     [image source] [text target]
+    image to texts    [image source] [text target 0] [text target 1]
     question          [image source] [text source] [text target]
 
 The start token is text-like: it sees the source, and every target cell sees it. A new task is a new
@@ -36,11 +37,17 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of positions of one modality and one role."""
+    """A run of positions of one modality and one role.
+
+    Attributes:
+        branch: a target goes on from earlier targets of its own branch and knows nothing of others, so
+            that several texts can be written after one reading of a picture.
+    """
 
     modality: Modality
     role: Role
     length: int
+    branch: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,29 +126,37 @@ class Layout:
         return self._by_segment([s.modality is Modality.IMAGE for s in self.segments])
 
     @cached_property
+    def branch_T(self) -> Tensor:
+        return self._by_segment([s.branch for s in self.segments])
+
+    @cached_property
     def cell_T(self) -> Tensor:
         """The cell of each image position; 0, and never used, at text."""
         places = [torch.arange(length, device="cpu") for length in self.lengths]
         return torch.cat(places) * self.is_image_T
 
-    def _by_segment(self, values: list[bool]) -> Tensor:
+    def _by_segment(self, values: list[bool] | list[int]) -> Tensor:
         """Repeat a value of each segment at its positions. Masks are made on the CPU, whatever is set."""
         return torch.tensor(values, device="cpu").repeat_interleave(
             torch.tensor(self.lengths, device="cpu")
         )
 
     def visible_by_role(self, queries: slice) -> Tensor:
-        """Return see_QT of these query positions: source sees source; target, earlier target too."""
+        """Return see_QT of these query positions.
+
+        Source sees source; target, earlier target of its branch too.
+        """
         order_T = torch.arange(self.length, device="cpu")
         target_QT = self.is_target_T[queries, None] & self.is_target_T[None, :]
         earlier_QT = order_T[None, :] <= order_T[queries, None]
-        return ~self.is_target_T[None, :] | (target_QT & earlier_QT)
+        branch_QT = self.branch_T[queries, None] == self.branch_T[None, :]
+        return ~self.is_target_T[None, :] | (target_QT & branch_QT & earlier_QT)
 
     def visible(self, pattern: Pattern) -> Tensor:
         """Return see_TT: True where the query position (first) may read the key position.
 
         Query q sees key k if and only if the roles allow it (source sees source; target sees source
-        and earlier target) and, when both sit on image cells, the pattern allows it. An edge with
+        and earlier target of its branch) and, when both sit on image cells, the pattern allows it. An edge with
         text at either end is dense.
         """
         causal, two_way = (
