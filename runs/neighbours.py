@@ -1,10 +1,10 @@
 """What can be known of an unseen picture without learning: the names of its nearest training pictures.
 
-    .venv/bin/python runs/neighbours.py      half a minute
+    .venv/bin/python runs/neighbours.py      three minutes
 
 For every unseen combination of the groups that `emoji_cpu` trains on: is its name that of the nearest
-training picture, or of one of the five nearest, by cosine of the tokens' code vectors, or of pixels shrunk to
-8 x 8 (white is 0)? A ground to hold captions of unseen combinations against: docs/log.md.
+training picture, or of one of the five nearest, by cosine of the tokens' code vectors, of pixels shrunk to
+8 x 8 (white is 0), or of what a network sees that knows photographs, EfficientNet-Lite0? A ground to hold captions of unseen combinations against: docs/log.md.
 
 Shape letters: S pictures, K codes, D code dimension.
 """
@@ -12,12 +12,16 @@ Shape letters: S pictures, K codes, D code dimension.
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vilg.data.shards import Sample, load_samples
 from vilg.evaluation.likeness import unit
+from vilg.images import to_pixels
 from vilg.model.folder import find_model, load_model
+from vilg.progress import in_batches
 from vilg.recipes import EMOJI, EMOJI_GROUPS
+from vilg.tokenizer.perceptual import Lite0Features
 from vilg.training.inputs import load_pictures, tokenise
 
 SIZE, COARSE = 64, 8
@@ -35,13 +39,23 @@ def coarse_pixels(samples: Sequence[Sample]) -> NDArray[np.float64]:
     return 1 - blocks.mean(axis=(2, 4)).reshape(len(samples), -1) / 255
 
 
+@torch.inference_mode()
+def lite0(samples: Sequence[Sample]) -> NDArray[np.float64]:
+    features, rows = Lite0Features().eval(), []
+    for part in in_batches(len(samples), 50, "pictures seen by Lite0"):
+        deepest_BCHW = features(to_pixels(load_pictures(samples[part], SIZE)))[-1]
+        rows.append(deepest_BCHW.mean(dim=(2, 3)).double().numpy())
+    return np.concatenate(rows)
+
+
 def main() -> None:
     seen, unseen = (
         load_samples(EMOJI, name, EMOJI_GROUPS) for name in ("train", "unseen_combination")
     )
     names, wanted = (np.array([s.names["en"] for s in samples]) for samples in (seen, unseen))
     print(f"{len(unseen)} unseen combinations, {len(seen)} pictures of {len(set(names))} names")
-    for what, features in {"code vectors": code_vectors, "8 x 8 pixels": coarse_pixels}.items():
+    kinds = {"code vectors": code_vectors, "8 x 8 pixels": coarse_pixels, "Lite0": lite0}
+    for what, features in kinds.items():
         cosine_SS = unit(features(unseen)) @ unit(features(seen)).T
         right = names[np.argsort(-cosine_SS, axis=1)[:, :5]] == wanted[:, None]
         print(f"{what}: nearest {right[:, 0].mean():.1%}, in five {right.any(axis=1).mean():.1%}")
