@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The shipped model, src/vilg/assets/emoji-64, in stages of at most two and a half hours on one thread.
 #
-#     runs/emoji_cpu.sh STAGE [DIR]      STAGE: tokenizer1 to tokenizer4, 1, 2, scores
+#     runs/emoji_cpu.sh STAGE [DIR]      STAGE: tokenizer1 to tokenizer4, 1 to 3, scores
 #
 # Each stage starts from the weights that the one before has committed, so a lost machine costs one
 # stage at most. A stage that was stopped goes on where it stood: run the same line again. Two trainings
@@ -14,6 +14,7 @@
 # | tokenizer4 | the same without it, perceptual times five  | 70 min           | perceptual 0.7-0.8       |
 # | 1          | generator, 8 M parameters, both directions  | 100 min          | t2i 2.8, i2t 0.65        |
 # | 2          | the same on, after moved prefixes           | 80 min           | t2i 2.8, i2t 0.5         |
+# | 3          | the same on, both languages at once         | 90 min           | t2i 2.6, i2t 0.1         |
 # | scores     | nothing: `vilg evaluate`, for the cards     | 15 min           |                          |
 #
 # The shipped stage 2 began with 7,000 more steps of stage 1 (logs/stage1_more.jsonl), which no line here repeats.
@@ -26,7 +27,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source runs/train.sh
 
-stage=${1:?name a stage: tokenizer1 to tokenizer4, 1, 2, scores}
+stage=${1:?name a stage: tokenizer1 to tokenizer4, 1 to 3, scores}
 dir=${2:-runs/emoji_cpu}
 shipped=src/vilg/assets/emoji-64
 tokens=src/vilg/assets/emoji-tokenizer
@@ -86,6 +87,19 @@ case $stage in
             generator.prefix_augmentation.max_shift=2 &&
             ship generator stage2 "$shipped"
         ;;
+    3)  # on from stage 2, described in both languages at once (docs/decisions/0013)
+        before=$dir/before_stage3
+        mkdir -p "$dir"
+        [ -e "$before" ] || cp -r "$shipped" "$before"
+        train "$dir/stage3" emoji_cpu "generator.image_tokenizer=$tokens" "generator.init=$before" \
+            generator.loop.precision=bf16 generator.loop.seed=3 generator.loop.num_steps=40000 \
+            generator.optim.peak_lr=7e-4 "generator.optim.betas=[0.9,0.99]" \
+            generator.prefix_augmentation.noise=6 generator.prefix_augmentation.max_shift=2 \
+            generator.augmentation.noise=3 generator.augmentation.max_shift=2 generator.augmentation.zoom=0.1 \
+            generator.loss.texts_per_picture=2 generator.loss.image_to_text_weight=4 \
+            generator.loss.image_to_text_share=0.5 &&
+            ship generator stage3 "$shipped"
+        ;;
     scores)
         .venv/bin/vilg evaluate tokenizer --model "$tokens" --out "$tokens/scores"
         for measured in "generator --limit 60" "drawing --limit 30"; do  # on the groups that the recipe trains on
@@ -94,5 +108,5 @@ case $stage in
                 animals-nature food-drink travel-places activities objects symbols
         done
         ;;
-    *) echo "unknown stage $stage: tokenizer1 to tokenizer4, 1, 2 or scores" >&2 && exit 2 ;;
+    *) echo "unknown stage $stage: tokenizer1 to tokenizer4, 1 to 3 or scores" >&2 && exit 2 ;;
 esac
