@@ -92,12 +92,11 @@ case $stage in
         mkdir -p "$dir"
         [ -e "$before" ] || cp -r "$shipped" "$before"
         train "$dir/stage3" emoji_cpu "generator.image_tokenizer=$tokens" "generator.init=$before" \
-            generator.loop.precision=bf16 generator.loop.seed=3 generator.loop.num_steps=40000 \
+            generator.loop.precision=bf16 generator.loop.seed=3 generator.loop.num_steps=32000 \
             generator.optim.peak_lr=7e-4 "generator.optim.betas=[0.9,0.99]" \
             generator.prefix_augmentation.noise=6 generator.prefix_augmentation.max_shift=2 \
             generator.augmentation.noise=3 generator.augmentation.max_shift=2 generator.augmentation.zoom=0.1 \
-            generator.loss.texts_per_picture=2 generator.loss.image_to_text_weight=4 \
-            generator.loss.image_to_text_share=0.5 &&
+            generator.loss.texts_per_picture=2 generator.loss.image_to_text_share=0.5 &&
             ship generator stage3 "$shipped"
         ;;
     scores)

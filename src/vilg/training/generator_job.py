@@ -44,11 +44,9 @@ class GeneratorLossConfig:
         text_to_image_share: share of each batch that is trained text to image; 0 leaves it out.
         image_to_text_share: the same, image to text; under 1 where the text direction is ahead (a
             small vocabulary of names is learnt long before pictures are).
-        image_to_text_weight: what an image-to-text loss counts for beside a text-to-image one. An image's
-            64 tokens of a still uncertain picture send several times the gradient of a caption that is
-            nearly known into the weights that both share, and Adam's steps follow the larger.
         texts_per_picture: in how many languages a picture is described at a step: one that is drawn, or
-            2 for both after one reading of the picture, which is most of the work.
+            2 for both after one reading of it. One at a time, each language unlearns the other
+            (docs/decisions/0013).
         disturbed: share of text-to-image pairs whose input tokens are partly those of another picture,
             a share drawn evenly from 0 to 1; the targets stay. A small set is soon known by heart from
             a picture's first tokens, and words are idle after them; a prefix that may lie keeps them
@@ -60,7 +58,6 @@ class GeneratorLossConfig:
     tokens_summed: bool = False
     text_to_image_share: float = 1.0
     image_to_text_share: float = 1.0
-    image_to_text_weight: float = 1.0
     texts_per_picture: int = 1
     disturbed: float = 0.0
 
@@ -70,7 +67,6 @@ class GeneratorLossConfig:
             all(0 <= share <= 1 for share in shares) and any(shares),
             "text_to_image_share and image_to_text_share must be from 0 to 1, and not both 0",
         )
-        require(self.image_to_text_weight > 0, "image_to_text_weight must be more than 0")
         require(
             1 <= self.texts_per_picture <= len(LANGUAGES),
             f"texts_per_picture must be from 1 to {len(LANGUAGES)}, the number of languages",
@@ -236,8 +232,7 @@ class GeneratorJob:
             total, values = total + loss, values | parts
         if len(described):
             loss, parts = self._image_to_text_loss(step, described)
-            weighted = self.config.image_to_text_weight * loss
-            total, values = total + weighted, values | parts
+            total, values = total + loss, values | parts
         return total, values
 
     def _text_to_image_loss(
