@@ -14,7 +14,7 @@
 # | tokenizer4 | the same without it, perceptual times five  | 70 min           | perceptual 0.7-0.8       |
 # | 1          | generator, 8 M parameters, both directions  | 100 min          | t2i 2.8, i2t 0.65        |
 # | 2          | the same on, after moved prefixes           | 80 min           | t2i 2.8, i2t 0.5         |
-# | 3          | the same on, both languages at once         | 90 min           | t2i 2.6, i2t 0.1         |
+# | 3          | the same on, more in a step                 | 70 min           | t2i 2.3, i2t 0.1         |
 # | scores     | nothing: `vilg evaluate`, for the cards     | 15 min           |                          |
 #
 # The shipped stage 2 began with 7,000 more steps of stage 1 (logs/stage1_more.jsonl), which no line here repeats.
@@ -92,7 +92,8 @@ case $stage in
         mkdir -p "$dir"
         [ -e "$before" ] || cp -r "$shipped" "$before"
         train "$dir/stage3" emoji_cpu "generator.image_tokenizer=$tokens" "generator.init=$before" \
-            generator.loop.precision=bf16 generator.loop.seed=3 generator.loop.num_steps=32000 \
+            generator.loop.precision=bf16 generator.loop.seed=3 generator.loop.num_steps=18000 \
+            generator.loop.batch_size=16 \
             generator.optim.peak_lr=7e-4 "generator.optim.betas=[0.9,0.99]" \
             generator.prefix_augmentation.noise=6 generator.prefix_augmentation.max_shift=2 \
             generator.augmentation.noise=3 generator.augmentation.max_shift=2 generator.augmentation.zoom=0.1 \
