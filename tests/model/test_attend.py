@@ -40,7 +40,7 @@ PATTERNS = [Pattern.ROW, Pattern.COLUMN, Pattern.CONVOLUTION, Pattern.DENSE]
 
 
 def layouts(grid: Grid, num_text: int) -> dict[str, Layout]:
-    """Return the tasks, and images beside targets that are none of theirs."""
+    """Return the tasks, images without text, and layouts with several branches."""
     source, target = Role.SOURCE, Role.TARGET
     n = grid.num_cells
     segments: dict[str, list[tuple]] = {

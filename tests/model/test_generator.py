@@ -30,6 +30,7 @@ ZH, EN = 4, 5
 HEIGHT, WIDTH = 3, 4
 N = HEIGHT * WIDTH
 TEXT = [6, 9, 8, 7, 11]
+TASKS = ["text to image", "image to text", "image to texts", "question"]
 
 
 def toy_config(**changes: object) -> GeneratorConfig:
@@ -164,13 +165,17 @@ def naive_states(generator: Generator, layout: Layout, ids: Sequence[int]) -> Te
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
-@pytest.mark.parametrize("task", ["text to image", "image to text", "question"])
+@pytest.mark.parametrize("task", TASKS)
 def test_states_are_those_of_a_naive_transformer(task: str, qk_norm: bool) -> None:
     generator = toy_generator(patterns=(Pattern.ROW, Pattern.CONVOLUTION), qk_norm=qk_norm).double()
     image = toy_images(1)[0].tolist()
     layout, ids = {
         "text to image": (text_to_image_layout(5, generator.config.grid), [*TEXT, BOI, *image]),
         "image to text": (image_to_text_layout(6, generator.config.grid), [*image, ZH, *TEXT]),
+        "image to texts": (
+            image_to_text_layout(3, generator.config.grid, num_texts=2),
+            [*image, ZH, *TEXT[:2], EN, *TEXT[2:4]],
+        ),
         "question": (question_layout(generator), [*image, *TEXT[:3], EN, *TEXT[3:]]),
     }[task]
     found = states_of(generator, layout, ids)
@@ -334,7 +339,7 @@ def reach(generator: Generator, layout: Layout) -> Tensor:
     return heard > 0
 
 
-@pytest.mark.parametrize("task", ["text to image", "image to text", "question"])
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
     "patterns", [*((pattern,) * 2 for pattern in Pattern), paper_patterns(4)], ids="-".join
 )
@@ -346,6 +351,10 @@ def test_an_input_moves_exactly_the_states_that_may_hear_of_it(
     layout, ids = {
         "text to image": (text_to_image_layout(5, generator.config.grid), [*TEXT, BOI, *image]),
         "image to text": (image_to_text_layout(6, generator.config.grid), [*image, ZH, *TEXT]),
+        "image to texts": (
+            image_to_text_layout(3, generator.config.grid, num_texts=2),
+            [*image, ZH, *TEXT[:2], EN, *TEXT[2:4]],
+        ),
         "question": (question_layout(generator), [*image, *TEXT[:3], EN, *TEXT[3:]]),
     }[task]
     before = states_of(generator, layout, ids)
@@ -422,7 +431,7 @@ def test_texts_of_one_picture_are_the_singles(height: int) -> None:
     languages, texts = [ZH, EN, ZH, ZH, EN, EN], [*PROMPTS, [7]]
     together, counts = image_to_text_log_probs(generator, images, languages, texts)
     singles, alone_counts = image_to_text_log_probs(
-        generator, images.repeat(2, 1), languages, texts
+        generator, images.repeat_interleave(2, 0), languages, texts
     )
     assert torch.equal(counts, alone_counts)
     torch.testing.assert_close(together, singles, rtol=1e-9, atol=1e-9)
@@ -436,7 +445,7 @@ def test_texts_of_one_picture_are_the_singles(height: int) -> None:
 
 
 def test_every_picture_must_have_as_many_texts() -> None:
-    with pytest.raises(AssertionError, match="as many texts"):
+    with pytest.raises(AssertionError, match="equally many texts"):
         image_to_text_log_probs(toy_generator(), toy_images(2), [ZH] * 3, [TEXT] * 3)
 
 

@@ -144,6 +144,15 @@ def test_image_to_text_cached_is_uncached(patterns: tuple[Pattern, ...], task: s
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+def test_a_second_branch_is_not_written() -> None:
+    """Cached steps read all of the prefix, so another text in it would be read too."""
+    generator = toy_generator()
+    layout = image_to_text_layout(2, generator.config.grid, num_texts=2)
+    ids_1T = torch.full((1, layout.length), 6)
+    with pytest.raises(AssertionError, match="one branch"):
+        prefill(generator, layout, ids_1T, torch.ones(ids_1T.shape, dtype=torch.bool))
+
+
 # --- Whole images, replayed without caches ----------------------------------------------------
 
 

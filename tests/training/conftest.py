@@ -142,7 +142,9 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
         pictures = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
         shift = AugmentConfig(max_shift=2, recolour=0.5)
         return TokenizerJob(config, loss, codebook, shift, loop, pictures, pictures[:2])
-    mixed = GeneratorLossConfig(caption_drop=0.3, keyword_share=0.5, image_to_text_share=0.5)
+    mixed = GeneratorLossConfig(
+        caption_drop=0.3, keyword_share=0.5, image_to_text_share=0.5, texts_per_picture=2
+    )
     pairs = toy_pairs(7)
     config = replace(TOKENIZER_3X3, num_codes=SMALL_GENERATOR.num_codes)
     e2e = reconstructing(R1, False, config)

@@ -227,27 +227,23 @@ def image_to_text_log_probs(
     Padding has log probability 0 and does not count.
 
     Args:
-        texts: R texts, as many for each picture: text r is of picture r % B. A picture is read once, however
-            many it has.
+        texts: R texts, equally many for each picture and picture by picture: with two of each, texts 0 and
+            1 are of picture 0. A picture is read once, however many it has.
     """
     B, N = image_ids_BN.shape
     device = image_ids_BN.device
     num_texts, rest = divmod(len(texts), B)
-    assert num_texts >= 1 and rest == 0, "every picture has as many texts"
+    assert num_texts >= 1 and rest == 0, "every picture has equally many texts"
     pairs = zip(language_ids, texts, strict=True)
     inputs_RM, valid_RM = pad_texts([[language, *text] for language, text in pairs])
     labels_RM, _ = pad_texts([[*text, TextTokenizer.eos_id] for text in texts])
     inputs_RM, valid_RM, labels_RM = (t.to(device) for t in (inputs_RM, valid_RM, labels_RM))
     R, M = inputs_RM.shape
-
-    def after_picture(x_RM: Tensor) -> Tensor:
-        return x_RM.view(num_texts, B, M).transpose(0, 1).flatten(1)
-
     layout = image_to_text_layout(M, generator.config.grid, num_texts)
-    ids_BT = torch.cat([image_ids_BN, after_picture(inputs_RM)], dim=1)
-    valid_BT = F.pad(after_picture(valid_RM), (N, 0), value=True)
+    ids_BT = torch.cat([image_ids_BN, inputs_RM.view(B, -1)], dim=1)
+    valid_BT = F.pad(valid_RM.view(B, -1), (N, 0), value=True)
     states_BTC = generator(layout, ids_BT, generator.reads(layout, valid_BT))
-    states_RMC = states_BTC[:, N:].unflatten(1, (num_texts, M)).transpose(0, 1).flatten(0, 1)
+    states_RMC = states_BTC[:, N:].unflatten(1, (num_texts, M)).flatten(0, 1)
     # Padding is left out before the head: a vocabulary of thousands makes its rows dear.
     logits_PV = generator.text_logits(states_RMC[valid_RM])
     log_probs_RM = torch.zeros((R, M), device=device)

@@ -41,7 +41,7 @@ class Segment:
 
     Attributes:
         branch: a target goes on from earlier targets of its own branch and knows nothing of others, so
-            that several texts can be written after one reading of a picture.
+            that several texts can be scored after one reading of a picture.
     """
 
     modality: Modality
@@ -144,7 +144,7 @@ class Layout:
     def visible_by_role(self, queries: slice) -> Tensor:
         """Return see_QT of these query positions.
 
-        Source sees source; target, earlier target of its branch too.
+        A source sees sources; a target sees sources and earlier targets of its branch.
         """
         order_T = torch.arange(self.length, device="cpu")
         target_QT = self.is_target_T[queries, None] & self.is_target_T[None, :]

@@ -57,6 +57,7 @@ def prefill(
     """
     num_given, num_prefix = ids_GT.shape[1], layout.length - layout.segments[-1].length
     assert num_given >= num_prefix and bool(valid_GT[:, num_prefix:].all())
+    assert len({segment.branch for segment in layout.segments}) == 1, "one branch is written"
     beginning = layout.beginning(num_given)
     bias_G11P = _bias(valid_GT[:, :num_prefix], generator.dtype)
     caches: list[LayerCache] = []

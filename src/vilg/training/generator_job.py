@@ -44,8 +44,8 @@ class GeneratorLossConfig:
         text_to_image_share: share of each batch that is trained text to image; 0 leaves it out.
         image_to_text_share: the same, image to text; under 1 where the text direction is ahead (a
             small vocabulary of names is learnt long before pictures are).
-        texts_per_picture: in how many languages a picture is described at a step: one that is drawn, or
-            2 for both after one reading of it, which is most of the work (docs/decisions/0013).
+        texts_per_picture: 1 describes a picture in one language a step, chosen at random; 2 in both, after
+            one reading of the picture, which is most of the cost (docs/decisions/0013).
         disturbed: share of text-to-image pairs whose input tokens are partly those of another picture,
             a share drawn evenly from 0 to 1; the targets stay. A small set is soon known by heart from
             a picture's first tokens, and words are idle after them; a prefix that may lie keeps them
@@ -259,8 +259,8 @@ class GeneratorJob:
         chosen = integers(self.loop.seed, "target language", len(LANGUAGES), step, ids)
         described = [
             (id, LANGUAGES[(i + turn) % len(LANGUAGES)])
-            for turn in range(self.config.texts_per_picture)
             for id, i in zip(ids, chosen, strict=True)
+            for turn in range(self.config.texts_per_picture)
         ]
         text_RM, counts_RM = image_to_text_log_probs(
             self.generator,
