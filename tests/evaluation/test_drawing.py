@@ -5,7 +5,7 @@ import pytest
 
 from tests.evaluation.conftest import toy_samples
 from vilg.evaluation import drawing
-from vilg.evaluation.drawing import Gallery, galleries, score_drawing
+from vilg.evaluation.drawing import Found, Gallery, galleries, score_drawing, together
 from vilg.evaluation.judge import Judge
 from vilg.evaluation.matching import shuffle_within
 from vilg.evaluation.samples import Splits
@@ -66,12 +66,25 @@ def test_the_best_is_the_one_whose_caption_is_likeliest(
 
 
 def test_shares_and_paired_gains() -> None:
-    one, best = np.array([1, 2, 9, 9]), np.array([1, 1, 4, 9])
+    one, best = np.array([[1, 2, 9, 9]]), np.array([[1, 1, 4, 9]])
     assert drawing._shares(best) == {"top1": 0.5, "top5": 0.75}
-    assert drawing._shares(best[:0]) == {"top1": None, "top5": None}
+    assert drawing._shares(best[:, :0]) == {"top1": None, "top5": None}
     gains = drawing._gains(best, one)
     assert gains["top1"]["mean"] == 0.25
     assert gains["top5"] == {"mean": 0.25, "standard_error": 0.25}
+
+
+def test_a_picture_is_one_case_in_both_languages() -> None:
+    """Two languages that gain alike are no surer than one; two that differ gain their mean."""
+    zh = Found(np.array([[9, 9, 9, 9]]), {1: np.array([[1, 2, 9, 9]]), 4: np.array([[1, 1, 4, 9]])})
+    en = Found(np.array([[1, 9, 9, 9]]), {1: np.array([[1, 2, 9, 9]]), 4: np.array([[1, 2, 9, 9]])})
+    twice = together([zh, zh]).scores()
+    assert twice == zh.scores()
+    both = together([zh, en]).scores()
+    assert both["floor"]["top1"] == 0.125
+    assert both["best_of"]["4"]["top1"] == 0.375
+    gain = both["best_of"]["4"]["gain"]["top1"]
+    assert gain == {"mean": 0.125, "standard_error": 0.125}
 
 
 def test_candidates_of_fewer_are_the_first_of_more(
@@ -86,7 +99,7 @@ def test_candidates_of_fewer_are_the_first_of_more(
     for split in splits.chosen:
         more, fewer = eight["splits"][split], four["splits"][split]
         assert more["ceiling"] == fewer["ceiling"]
-        for lang in ("zh", "en"):
+        for lang in ("zh", "en", "both"):
             found = more[lang]["best_of"]
             assert {num: found[num] for num in ("1", "4")} == fewer[lang]["best_of"]
             assert found["1"]["gain"]["top1"]["mean"] == 0

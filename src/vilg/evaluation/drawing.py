@@ -10,7 +10,7 @@ itself, by how likely the prompt is as the candidate's caption. The judge has no
 Ceiling: the tokenizer's reconstruction of the prompt's own picture, which is as near as a drawing of
 these tokens can come. Floor: drawings against the pictures of other prompts of the same style.
 
-Shape letters: S prompts, N candidates, G pictures of a style, F features, Y X pixels.
+Shape letters: L languages, S prompts, N candidates, G pictures of a style, F features, Y X pixels.
 """
 
 import dataclasses
@@ -56,6 +56,36 @@ class Gallery:
         return (cosine_SG >= own_S[:, None]).sum(axis=1)
 
 
+@dataclass(frozen=True)
+class Found:
+    """At which ranks prompts find their pictures, each ranks_LS.
+
+    Attributes:
+        floor: with the pictures of other prompts.
+        best_of: by the number of candidates.
+    """
+
+    floor: Ranks
+    best_of: dict[int, Ranks]
+
+    def scores(self) -> dict[str, Any]:
+        return {
+            "floor": _shares(self.floor),
+            "best_of": {
+                str(num): {**_shares(ranks_LS), "gain": _gains(ranks_LS, self.best_of[1])}
+                for num, ranks_LS in self.best_of.items()
+            },
+        }
+
+
+def together(found: Sequence[Found]) -> Found:
+    """Put languages beside each other."""
+    return Found(
+        np.concatenate([part.floor for part in found]),
+        {num: np.concatenate([part.best_of[num] for part in found]) for num in found[0].best_of},
+    )
+
+
 def galleries(judge: Judge, samples: Sequence[Sample], size: int) -> dict[str, Gallery]:
     """Look at all pictures of a data set, style by style."""
     by_style = {}
@@ -71,7 +101,9 @@ def galleries(judge: Judge, samples: Sequence[Sample], size: int) -> dict[str, G
 def score_drawing(
     vilg: Vilg, judge: Judge, splits: Splits, num_prompts: int, shuffle_seed: int
 ) -> dict[str, Any]:
-    """Return by language and split the shares of prompts whose drawing finds its picture.
+    """Return by split and language the shares of prompts whose drawing finds its picture.
+
+    Under "both" stands the mean of both languages.
 
     Args:
         num_prompts: the first of each split.
@@ -86,19 +118,21 @@ def score_drawing(
         ids_SN = vilg.encode([Image.fromarray(array) for array in originals_SYX3])
         rebuilt_SYX3 = np.stack([to_array(picture) for picture in vilg.decode(ids_SN)])
         ceiling_S = _ranks(judge, shelf, samples, samples, rebuilt_SYX3, f"ceiling, {split}")
+        found = {
+            lang: _find(vilg, judge, shelf, samples, lang, split, shuffle_seed)
+            for lang in LANGUAGES
+        }
+        found["both"] = together([*found.values()])
         scores[split] = {
             "num": len(samples),
             "num_pictures": {style: len(gallery.place) for style, gallery in shelf.items()},
-            "ceiling": _shares(ceiling_S),
-            **{
-                lang: _score_language(vilg, judge, shelf, samples, lang, split, shuffle_seed)
-                for lang in LANGUAGES
-            },
+            "ceiling": _shares(ceiling_S[None]),
+            **{lang: part.scores() for lang, part in found.items()},
         }
     return {"sampling": settings, "splits": scores}
 
 
-def _score_language(
+def _find(
     vilg: Vilg,
     judge: Judge,
     shelf: dict[str, Gallery],
@@ -106,22 +140,17 @@ def _score_language(
     lang: str,
     split: str,
     shuffle_seed: int,
-) -> dict[str, Any]:
+) -> Found:
+    """Draw the prompts of a language and look for their pictures."""
     drawn = _draw_best(vilg, samples, lang, f"{split}, {lang}")
     ranks = {
-        num: _ranks(judge, shelf, samples, samples, arrays, f"best of {num}, {split}, {lang}")
+        num: _ranks(judge, shelf, samples, samples, arrays, f"best of {num}, {split}, {lang}")[None]
         for num, arrays in drawn.items()
     }
     i, j = shuffle_within([sample.style for sample in samples], shuffle_seed)
     owners, others = [samples[k] for k in i], [samples[k] for k in j]
     floor_S = _ranks(judge, shelf, owners, others, drawn[1][i], f"floor, {split}, {lang}")
-    return {
-        "floor": _shares(floor_S),
-        "best_of": {
-            str(num): {**_shares(ranks_S), "gain": _gains(ranks_S, ranks[1])}
-            for num, ranks_S in ranks.items()
-        },
-    }
+    return Found(floor_S[None], ranks)
 
 
 def _draw_best(
@@ -161,16 +190,19 @@ def _ranks(
     return ranks_S
 
 
-def _shares(ranks_S: Ranks) -> dict[str, float | None]:
+def _shares(ranks_LS: Ranks) -> dict[str, float | None]:
     """Return top-1 and top-5; nothing was measured where there are no pairs."""
-    return {f"top{k}": float((ranks_S <= k).mean()) if len(ranks_S) else None for k in (1, 5)}
+    return {f"top{k}": float((ranks_LS <= k).mean()) if ranks_LS.size else None for k in (1, 5)}
 
 
-def _gains(ranks_S: Ranks, one_S: Ranks) -> dict[str, dict[str, float]]:
-    """Return what is gained over best of 1, prompt by prompt, with the standard error of the mean."""
+def _gains(ranks_LS: Ranks, one_LS: Ranks) -> dict[str, dict[str, float]]:
+    """Return what is gained over best of 1, picture by picture, with the standard error of the mean.
+
+    The prompts of a picture in several languages are one case: they succeed and fail together.
+    """
     gains = {}
     for k in (1, 5):
-        gain_S = (ranks_S <= k).astype(float) - (one_S <= k)
+        gain_S = ((ranks_LS <= k).astype(float) - (one_LS <= k)).mean(axis=0)
         error = gain_S.std(ddof=1) / math.sqrt(len(gain_S)) if len(gain_S) > 1 else 0.0
         gains[f"top{k}"] = {"mean": float(gain_S.mean()), "standard_error": float(error)}
     return gains

@@ -50,14 +50,16 @@ def drawing_tables(scores: dict[str, Any]) -> str:
     """Lay out what `score_drawing` returns."""
     rows: list[Row] = []
     for split, part in scores["splits"].items():
-        rows.append([split, str(part["num"]), *_top_1_and_5(part["ceiling"]), "ceiling"])
-        for lang in LANGUAGES:
-            rows.append([f"  {lang}, floor", "", *_top_1_and_5(part[lang]["floor"]), ""])
+        rows.append([split, str(part["num"]), *_top_1_and_5(part["ceiling"]), "ceiling", ""])
+        for lang in (*LANGUAGES, "both"):
+            rows.append([f"  {lang}, floor", "", *_top_1_and_5(part[lang]["floor"]), "", ""])
             for num, best in part[lang]["best_of"].items():
-                gain = best["gain"]["top5"]
-                more = f"{gain['mean']:+.1%} ± {gain['standard_error']:.1%}" if num != "1" else ""
-                rows.append([f"  {lang}, best of {num}", "", *_top_1_and_5(best), more])
-    header = ["", "prompts", "top-1", "top-5", "top-5 over best of 1"]
+                more = [
+                    f"{gain['mean']:+.1%} ± {gain['standard_error']:.1%}" if num != "1" else ""
+                    for gain in best["gain"].values()
+                ]
+                rows.append([f"  {lang}, best of {num}", "", *_top_1_and_5(best), *more])
+    header = ["", "prompts", "top-1", "top-5", "top-1 over best of 1", "top-5 over best of 1"]
     return table("Drawings that find their picture among those of its style", header, rows)
 
 
