@@ -14,6 +14,7 @@ from vilg.errors import VilgError
 from vilg.evaluation import evaluate
 from vilg.evaluation.extra import PACKAGES
 from vilg.model.folder import ModelError, weights_hash
+from vilg.sampling.precision import Precision
 
 
 @pytest.mark.parametrize("suite", ["tokenizer", "generator", "drawing"])
@@ -59,6 +60,7 @@ def test_the_manifest_says_what_was_measured(
             "num_ranked": 50,
             "num_drawn": 50,
             "num_pairs": 500,
+            "precision": "fp32",
         },
         "samples": {
             "train": {"in_data": 6, "measured": 3},
@@ -83,6 +85,24 @@ def test_the_sheet_is_a_picture_and_the_manifest_names_the_judge(
         assert sheet.height == 4 * (64 + 4) + 4
 
 
+def test_a_rounded_generator_is_measured_and_the_manifest_says_so(
+    toy_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for precision in (Precision.FP32, Precision.INT8):
+        out = tmp_path / precision
+        evaluate("generator", str(toy_folder), toy_data, out, limit=3, precision=precision)
+        found[precision] = json.loads((out / "generator.json").read_text())
+    exact, rounded = found.values()
+    assert rounded["manifest"]["settings"]["precision"] == "int8"
+    nats = [
+        content["scores"]["nll_per_token"]["train"]["zh"]["image_given_text"]
+        for content in (exact, rounded)
+    ]
+    assert nats[0] != nats[1]
+    assert nats[0] == pytest.approx(nats[1], rel=0.02)
+
+
 def test_an_unknown_suite_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(VilgError, match=r"'speed'; the suites are tokenizer, generator"):
         evaluate("speed", None, tmp_path, tmp_path / "out")
@@ -95,6 +115,8 @@ def test_bad_settings_are_errors_before_anything_is_written(
     out = tmp_path / "out"
     with pytest.raises(VilgError, match="at least 1 picture, not 0"):
         evaluate("tokenizer", str(toy_folder), toy_data, out, limit=0)
+    with pytest.raises(VilgError, match="measured in fp32"):
+        evaluate("tokenizer", str(toy_folder), toy_data, out, precision=Precision.INT8)
     with pytest.raises(VilgError, match="not a data set"):
         evaluate("tokenizer", str(toy_folder), tmp_path, out)
     with pytest.raises(VilgError, match="no group is called"):

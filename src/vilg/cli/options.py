@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 from tyro.extras import SubcommandApp
@@ -24,6 +24,9 @@ ModelName = Annotated[
 Setting = Annotated[float | None, arg(metavar="X", help_behavior_hint="(default: the model's)")]
 Count = Annotated[int | None, arg(metavar="K", help_behavior_hint="(default: the model's)")]
 Number = Annotated[int, arg(name="n", aliases=["-n"], metavar="K")]
+PrecisionName = Annotated[
+    Literal["fp32", "bf16", "int8"], arg(help_behavior_hint="(default: fp32)")
+]
 Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
 
 

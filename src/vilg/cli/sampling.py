@@ -17,6 +17,7 @@ from vilg.cli.options import (
     Flag,
     ModelName,
     Number,
+    PrecisionName,
     Setting,
     UsageError,
     check_number,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from vilg.model.folder import SamplingConfig
     from vilg.pipeline import Vilg
 
-Precision = Annotated[Literal["fp32", "bf16", "int8"], arg(help_behavior_hint="(default: fp32)")]
 Out = Annotated[str, arg(aliases=["-o"], metavar="FILE|DIR/")]
 
 
@@ -67,7 +67,7 @@ class Drawing:
         Literal["two-stage", "end-to-end"] | None, arg(help_behavior_hint="(default: the model's)")
     ] = None
     """pixels from the tokens alone, or from the generator's states (models trained end to end)"""
-    precision: Precision = "fp32"
+    precision: PrecisionName = "fp32"
     """how weights are multiplied: bf16 and int8 round them, so pictures are not quite the same"""
     preview: Annotated[Path | None, arg(metavar="FILE.png", help_behavior_hint="")] = None
     """a file that shows the pictures while they are drawn"""
@@ -208,7 +208,7 @@ class Caption:
     """how many captions are looked for at a time (default: 1 for one caption, at least 4 for several)"""
     best_of: Annotated[int, arg(metavar="K")] = 1
     """draw K captions and keep those that make the picture likeliest"""
-    precision: Precision = "fp32"
+    precision: PrecisionName = "fp32"
     """how weights are multiplied: bf16 and int8 round them, so captions may differ"""
     json: Flag = False
     """print one JSON object a picture"""

@@ -12,7 +12,7 @@ from typing import Annotated
 from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
-from vilg.cli.options import APP, EMOJI, Flag, ModelName, UsageError, load, say
+from vilg.cli.options import APP, EMOJI, Flag, ModelName, PrecisionName, UsageError, load, say
 
 
 @APP.command(name="demo")
@@ -109,16 +109,27 @@ class Evaluate:
     """measure on this many pictures of a split only"""
     groups: Annotated[tuple[str, ...], arg(metavar="GROUP...", help_behavior_hint="")] = ()
     """measure on these groups of the data only, such as those that the model was trained on"""
+    precision: PrecisionName = "fp32"
+    """how the generator's weights are multiplied"""
 
     def run(self) -> None:
         from vilg.cli.output import check_folder
         from vilg.evaluation import evaluate
+        from vilg.sampling.precision import Precision
 
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be at least 1, not {self.limit}")
         out = self.out or Path("out/evaluation") / self.suite
         check_folder(out)
-        evaluate(self.suite, self.model, self.data, out, self.limit, groups=self.groups or None)
+        evaluate(
+            self.suite,
+            self.model,
+            self.data,
+            out,
+            self.limit,
+            groups=self.groups or None,
+            precision=Precision(self.precision),
+        )
 
 
 @APP.command(name="import")

@@ -9,6 +9,7 @@ import numpy as np
 
 from vilg.data.order import permute
 from vilg.data.shards import DataError, Sample, list_splits, load_samples, load_split
+from vilg.sampling.precision import Precision
 from vilg.text import TextTokenizer
 
 Item = TypeVar("Item")
@@ -18,7 +19,7 @@ TRAIN = "train"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How much is measured.
+    """How much is measured, and how.
 
     Attributes:
         groups: names of the groups to measure on; None takes all.
@@ -30,6 +31,7 @@ class Settings:
         choice_seed: which pictures.
         shuffle_seed: who is paired with whom.
         subset_seed: which subsets give kernel distances their standard error.
+        precision: how the generator's weights are multiplied.
     """
 
     groups: tuple[str, ...] | None = None
@@ -41,6 +43,7 @@ class Settings:
     choice_seed: int = 0
     shuffle_seed: int = 0
     subset_seed: int = 0
+    precision: Precision = Precision.FP32
 
     def num_pictures(self, split: str) -> int | None:
         """Return how many pictures of a split are measured; None is all."""

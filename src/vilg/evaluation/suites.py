@@ -22,6 +22,7 @@ from vilg.evaluation.tokenizer import reconstruction_sheet, score_tokenizer
 from vilg.model.folder import find_model, load_model, weights_hash
 from vilg.pipeline import Vilg
 from vilg.progress import in_batches
+from vilg.sampling.precision import Precision
 from vilg.training.inputs import tokenise
 
 SUITES = ("tokenizer", "generator", "drawing")
@@ -42,6 +43,7 @@ def evaluate(
     limit: int | None = None,
     *,
     groups: tuple[str, ...] | None = None,
+    precision: Precision = Precision.FP32,
 ) -> None:
     """Run a suite, write OUT/SUITE.json and print its tables.
 
@@ -55,9 +57,12 @@ def evaluate(
         limit: at most this many pictures a split for every score; None takes `Settings`' numbers.
         groups: names of the groups to measure on, which for a generator should be those it was
             trained on; None takes all.
+        precision: how the generator's weights are multiplied.
 
     Raises:
-        EvaluationError: an unknown suite, a limit under 1, or an output that cannot be written.
+        EvaluationError: an unknown suite, a limit under 1, a precision for a tokenizer, or an output that
+            cannot be written.
+        PrecisionError: bf16 on a processor that does not multiply it.
         ModelError, DataError: from reading the model and the data.
         MissingExtra: a suite with the judge, without the packages of the extra `eval`.
     """
@@ -65,12 +70,14 @@ def evaluate(
         raise EvaluationError(f"no suite is called {suite!r}; the suites are {', '.join(SUITES)}")
     if limit is not None and limit < 1:
         raise EvaluationError(f"the limit must be at least 1 picture, not {limit}")
-    settings = Settings(groups=groups, limit=limit)
+    if suite == "tokenizer" and precision is not Precision.FP32:
+        raise EvaluationError("a tokenizer is measured in fp32: leave the precision out")
+    settings = Settings(groups=groups, limit=limit, precision=precision)
     folder = find_model(model)
     loaded = load_model(folder)
     weights = weights_hash(folder)
     # Before the data is read: a missing generator, or a missing package, is said at once.
-    vilg = Vilg(loaded, weights) if suite != "tokenizer" else None
+    vilg = Vilg(loaded, weights, precision) if suite != "tokenizer" else None
     judge = load_judge() if suite != "generator" else None
     splits = read_splits(data, settings)
     try:
