@@ -206,7 +206,7 @@ def emoji_cpu() -> Recipe:
             patterns=paper_patterns(4),
             max_text=48,
             # Looked at on the demo's prompts: docs/log.md.
-            sampling=SamplingConfig(temperature=0.5, guidance=1.5, best_of=16),
+            sampling=SamplingConfig(temperature=0.5, guidance=1.5, best_of=4),
             loss=GeneratorLossConfig(disturbed=0.5),
             share_codes=True,
             loop=LoopConfig(
