@@ -5,7 +5,7 @@
 #
 # Each stage starts from the weights that the one before has committed, so a lost machine costs one
 # stage at most. A stage that was stopped goes on where it stood: run the same line again. Two trainings
-# with OMP_NUM_THREADS=1 each do more than one on two cores (docs/log.md).
+# with OMP_NUM_THREADS=1 each do more than one on two cores, at batches of 8 (docs/log.md).
 #
 # | stage      | trains                                      | cost, one thread | expected at the end      |
 # | tokenizer1 | 64 tokens a picture, 2,048 codes, by pixels | 50 min           | PSNR 23 dB on a batch    |
@@ -14,7 +14,7 @@
 # | tokenizer4 | the same without it, perceptual times five  | 70 min           | perceptual 0.7-0.8       |
 # | 1          | generator, 8 M parameters, both directions  | 100 min          | t2i 2.8, i2t 0.65        |
 # | 2          | the same on, after moved prefixes           | 80 min           | t2i 2.8, i2t 0.5         |
-# | 3          | the same on, more in a step                 | 70 min           | t2i 2.3, i2t 0.1         |
+# | 3          | the same on, more in a step                 | 40 min, two      | t2i 1.3, i2t 0.01        |
 # | scores     | nothing: `vilg evaluate`, for the cards     | 15 min           |                          |
 #
 # The shipped stage 2 began with 7,000 more steps of stage 1 (logs/stage1_more.jsonl), which no line here repeats.
@@ -87,14 +87,13 @@ case $stage in
             generator.prefix_augmentation.max_shift=2 &&
             ship generator stage2 "$shipped"
         ;;
-    3)  # on from stage 2, described in both languages at once (docs/decisions/0013)
+    3)  # on from stage 2, more texts and pictures in a step (docs/decisions/0013)
         before=$dir/before_stage3
         mkdir -p "$dir"
         [ -e "$before" ] || cp -r "$shipped" "$before"
         train "$dir/stage3" emoji_cpu "generator.image_tokenizer=$tokens" "generator.init=$before" \
             generator.loop.precision=bf16 generator.loop.seed=3 generator.loop.num_steps=18000 \
-            generator.loop.batch_size=16 \
-            generator.optim.peak_lr=7e-4 "generator.optim.betas=[0.9,0.99]" \
+            generator.loop.batch_size=16 generator.optim.peak_lr=7e-4 "generator.optim.betas=[0.9,0.99]" \
             generator.prefix_augmentation.noise=6 generator.prefix_augmentation.max_shift=2 \
             generator.augmentation.noise=3 generator.augmentation.max_shift=2 generator.augmentation.zoom=0.1 \
             generator.loss.texts_per_picture=2 generator.loss.image_to_text_share=0.5 &&
@@ -102,7 +101,7 @@ case $stage in
         ;;
     scores)
         .venv/bin/vilg evaluate tokenizer --model "$tokens" --out "$tokens/scores"
-        for measured in "generator --limit 60" "drawing --limit 30"; do  # on the groups that the recipe trains on
+        for measured in "generator --limit 60" "drawing --limit 60"; do  # on the groups that the recipe trains on
             # shellcheck disable=SC2086  # a suite and how much of it
             .venv/bin/vilg evaluate $measured --out "$shipped/scores" --groups smileys-emotion \
                 animals-nature food-drink travel-places activities objects symbols

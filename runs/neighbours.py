@@ -4,9 +4,10 @@
 
 For every unseen combination of the groups that `emoji_cpu` trains on: is its name that of the nearest
 training picture, or of one of the five nearest, by cosine of the tokens' code vectors, of pixels shrunk to
-8 x 8 (white is 0), or of what a network sees that knows photographs, EfficientNet-Lite0? A ground to hold captions of unseen combinations against: docs/log.md.
+8 x 8 (white is 0), or of features of EfficientNet-Lite0, which has learnt from photographs? A ground to
+hold captions of unseen combinations against: docs/log.md. No model is scored by Lite0 here, so it may look.
 
-Shape letters: S pictures, K codes, D code dimension.
+Shape letters: S pictures, K codes, D code dimension; B C H W of a feature map.
 """
 
 from collections.abc import Sequence

@@ -193,9 +193,10 @@ def base_10b() -> Recipe:
 def emoji_cpu() -> Recipe:
     """One stage of the shipped model: 8 M parameters; runs/emoji_cpu.sh chains the stages.
 
-    Shallow, in small batches: with a few thousand pictures steps are scarcer than weights. On a small set a
-    prefix must be able to lie, or words fall idle (`disturbed`), and codes are seen too seldom to be learnt
-    each alone (`share_codes`): docs/log.md.
+    Shallow, in small batches: with a few thousand pictures steps are scarcer than weights. The last stage,
+    which learns by heart, has larger ones (docs/decisions/0013). On a small set a prefix must be able to lie,
+    or words fall idle (`disturbed`), and codes are seen too seldom to be learnt each alone (`share_codes`):
+    docs/log.md.
     """
     return Recipe(
         generator=GeneratorRun(
