@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.measure import machine, medians, publish, table
 
-PROMPT = "red apple, 3D render"
+PROMPT = "green apple, 3D render"
 
 
 def process(*words: str) -> Callable[[], None]:

@@ -3,7 +3,7 @@
     .venv/bin/python docs/draw_edits.py        writes docs/images/edits.png and best-of.png
 
 edits.png, for each picture of the data set: itself, then a prompt drawn into its middle, its lower half
-drawn anew, and variations of it; three candidates each, the best first by the likelihood of what was
+drawn anew, and variations of it; three of each, every one the best of three by the likelihood of what was
 kept. best-of.png: the best of 1, 4 and 16 candidates of each prompt, by the model's own captions.
 """
 

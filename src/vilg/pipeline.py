@@ -2,7 +2,7 @@
 
 from vilg import Vilg
 m = Vilg.from_pretrained()
-m.generate("red apple, 3D render", n=4, seed=7)[0].save("apple.png")
+m.generate("green apple, 3D render", n=4, seed=7)[0].save("apple.png")
 m.caption("apple.png", lang="zh")
 """
 

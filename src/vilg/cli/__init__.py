@@ -1,6 +1,6 @@
 """The command `vilg`: reads the arguments, runs a verb, and turns errors into one line.
 
-    vilg generate "red apple, 3D render" -o apple.png
+    vilg generate "green apple, 3D render" -o apple.png
 
 Status 0 is success, 2 bad input or a full disk, 130 Ctrl-C, 141 a reader that closed the pipe.
 Nothing heavy is imported before the arguments are understood, so that `--help` is quick.

@@ -114,7 +114,7 @@ class Drawing:
 class Generate(Drawing):
     """Draw pictures of prompts, in Chinese or English, as PNG files.
 
-    Example: vilg generate "red apple, 3D render" -n 4 --seed 7 -o out/
+    Example: vilg generate "green apple, 3D render" -n 4 --seed 7 -o out/
     """
 
     prompt: Annotated[
@@ -149,7 +149,7 @@ class Generate(Drawing):
 class Edit(Drawing):
     """Draw part of a picture's middle square anew, at the model's size; the rest keeps its pixels.
 
-    Example: vilg edit apple.png "green apple, 3D render" --mask mask.png -n 4
+    Example: vilg edit apple.png "tangerine, 3D render" --mask mask.png -n 4
     """
 
     image: Annotated[Path, Positional, arg(metavar="IMAGE", help_behavior_hint="")]
@@ -249,7 +249,7 @@ class Caption:
 class ScorePair:
     """Say how likely a picture and a text make each other, token by token.
 
-    Example: vilg score apple.png "red apple, 3D render" --html score.html
+    Example: vilg score apple.png "green apple, 3D render" --html score.html
     """
 
     image: Annotated[Path, Positional, arg(metavar="IMAGE", help_behavior_hint="")]
