@@ -33,6 +33,8 @@ def alarm() -> Iterator[None]:
     signal.signal(signal.SIGALRM, old)
 
 
+# Pressed just as a file has been opened, Ctrl-C leaves closing it to Python, which says so.
+@pytest.mark.filterwarnings("ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_is_one_line_and_leaves_whole_pictures(
     run: Run, toy_folder: Path, alarm: None
 ) -> None:
