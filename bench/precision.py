@@ -1,6 +1,6 @@
 """What rounded weights cost: how likely pictures and words stay, and how often a token is another.
 
-    python -m bench.precision      three minutes, with the shipped model
+    python -m bench.precision      a minute, with the shipped model
 
 Tokens are drawn at temperature 1 after the same beginning and by the same random number as with the plain network,
 so that one other token does not make all after it others. Captions are the likeliest words, whole.

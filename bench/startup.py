@@ -1,6 +1,6 @@
 """What starting costs: importing the package, and one picture from an empty shell.
 
-    python -m bench.startup      a minute and a half, idle
+    python -m bench.startup      a minute, idle
 
 Whole processes, medians of five; a first round fills the disk's cache and is thrown away. Writes its section of
 docs/benchmarks.md.

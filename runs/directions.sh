@@ -4,7 +4,7 @@
 #     runs/directions.sh [DIR] [fp32|bf16]
 #
 # The small generator of Table 7, three seeds: both directions; either alone for as many steps; either
-# alone for twice as many, which costs what both cost. Then likelihoods of unseen combinations and of
+# alone for twice as many, which reads as many sequences as both. Then likelihoods of unseen combinations and of
 # seen pairs by runs/directions.py. Cost: 50 minutes on one thread of Zen 4 with bf16, beside another
 # training. A run that was stopped goes on where it stood.
 set -euo pipefail

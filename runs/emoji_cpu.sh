@@ -32,6 +32,11 @@ dir=${2:-runs/emoji_cpu}
 shipped=src/vilg/assets/emoji-64
 tokens=src/vilg/assets/emoji-tokenizer
 
+kept() {  # kept NAME FOLDER: print where a stage's beginning is kept; run again, it must not begin with its own end
+    local before=$dir/before_$1
+    mkdir -p "$dir" && { [ -e "$before" ] || cp -r "$2" "$before"; } && echo "$before"
+}
+
 ship() {  # ship PART NAME FOLDER [MODEL]: put a finished stage's weights and log where they are kept
     local part=$1 name=$2 folder=$3 model=${4:-$dir/$2/$1/model}
     mkdir -p "$folder/logs"
@@ -52,9 +57,7 @@ case $stage in
             ship tokenizer tokenizer2 "$tokens"
         ;;
     tokenizer3)  # tokens and their fingerprint stay
-        before=$dir/before_tokenizer3  # run again, the stage averages with what it began with, not with itself
-        mkdir -p "$dir"
-        [ -e "$before" ] || cp -r "$tokens" "$before"
+        before=$(kept tokenizer3 "$tokens")
         train "$dir/tokenizer3" emoji_tokenizer "tokenizer.init=$before" tokenizer.decoder_only=true \
             tokenizer.loop.precision=bf16 tokenizer.loop.seed=2 tokenizer.loop.num_steps=6000 \
             tokenizer.optim.peak_lr=6e-4 tokenizer.loss.perceptual=0.1 tokenizer.augmentation.recolour=0.15 \
@@ -78,9 +81,7 @@ case $stage in
             ship generator stage1 "$shipped"
         ;;
     2)  # on from what stage 1 has shipped, after moved prefixes (docs/decisions/0012)
-        before=$dir/before_stage2
-        mkdir -p "$dir"
-        [ -e "$before" ] || cp -r "$shipped" "$before"
+        before=$(kept stage2 "$shipped")
         train "$dir/stage2" emoji_cpu "generator.image_tokenizer=$tokens" "generator.init=$before" \
             generator.loop.precision=bf16 generator.loop.seed=2 generator.loop.num_steps=20000 \
             generator.optim.peak_lr=7e-4 generator.prefix_augmentation.noise=6 \
@@ -88,9 +89,7 @@ case $stage in
             ship generator stage2 "$shipped"
         ;;
     3)  # on from stage 2, more texts and pictures in a step (docs/decisions/0013)
-        before=$dir/before_stage3
-        mkdir -p "$dir"
-        [ -e "$before" ] || cp -r "$shipped" "$before"
+        before=$(kept stage3 "$shipped")
         train "$dir/stage3" emoji_cpu "generator.image_tokenizer=$tokens" "generator.init=$before" \
             generator.loop.precision=bf16 generator.loop.seed=3 generator.loop.num_steps=18000 \
             generator.loop.batch_size=16 generator.optim.peak_lr=7e-4 "generator.optim.betas=[0.9,0.99]" \

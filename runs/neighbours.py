@@ -1,6 +1,6 @@
 """What can be known of an unseen picture without learning: the names of its nearest training pictures.
 
-    .venv/bin/python runs/neighbours.py      three minutes
+    .venv/bin/python runs/neighbours.py      a minute
 
 For every unseen combination of the groups that `emoji_cpu` trains on: is its name that of the nearest
 training picture, or of one of the five nearest, by cosine of the tokens' code vectors, of pixels shrunk to

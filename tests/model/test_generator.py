@@ -89,6 +89,20 @@ def question_layout(generator: Generator) -> Layout:
     )
 
 
+def sequence_of(generator: Generator, task: str) -> tuple[Layout, list[int]]:
+    """Return a task's layout and the ids of one sequence of it."""
+    grid, image = generator.config.grid, toy_images(1)[0].tolist()
+    return {
+        "text to image": (text_to_image_layout(5, grid), [*TEXT, BOI, *image]),
+        "image to text": (image_to_text_layout(6, grid), [*image, ZH, *TEXT]),
+        "image to texts": (
+            image_to_text_layout(3, grid, num_texts=2),
+            [*image, ZH, *TEXT[:2], EN, *TEXT[2:4]],
+        ),
+        "question": (question_layout(generator), [*image, *TEXT[:3], EN, *TEXT[3:]]),
+    }[task]
+
+
 # --- The network, against a naive one ---------------------------------------------------------
 
 
@@ -168,16 +182,7 @@ def naive_states(generator: Generator, layout: Layout, ids: Sequence[int]) -> Te
 @pytest.mark.parametrize("task", TASKS)
 def test_states_are_those_of_a_naive_transformer(task: str, qk_norm: bool) -> None:
     generator = toy_generator(patterns=(Pattern.ROW, Pattern.CONVOLUTION), qk_norm=qk_norm).double()
-    image = toy_images(1)[0].tolist()
-    layout, ids = {
-        "text to image": (text_to_image_layout(5, generator.config.grid), [*TEXT, BOI, *image]),
-        "image to text": (image_to_text_layout(6, generator.config.grid), [*image, ZH, *TEXT]),
-        "image to texts": (
-            image_to_text_layout(3, generator.config.grid, num_texts=2),
-            [*image, ZH, *TEXT[:2], EN, *TEXT[2:4]],
-        ),
-        "question": (question_layout(generator), [*image, *TEXT[:3], EN, *TEXT[3:]]),
-    }[task]
+    layout, ids = sequence_of(generator, task)
     found = states_of(generator, layout, ids)
     torch.testing.assert_close(found, naive_states(generator, layout, ids), rtol=1e-9, atol=1e-9)
 
@@ -347,16 +352,7 @@ def test_an_input_moves_exactly_the_states_that_may_hear_of_it(
     patterns: tuple[Pattern, ...], task: str
 ) -> None:
     generator = toy_generator(patterns=patterns)
-    image = toy_images(1)[0].tolist()
-    layout, ids = {
-        "text to image": (text_to_image_layout(5, generator.config.grid), [*TEXT, BOI, *image]),
-        "image to text": (image_to_text_layout(6, generator.config.grid), [*image, ZH, *TEXT]),
-        "image to texts": (
-            image_to_text_layout(3, generator.config.grid, num_texts=2),
-            [*image, ZH, *TEXT[:2], EN, *TEXT[2:4]],
-        ),
-        "question": (question_layout(generator), [*image, *TEXT[:3], EN, *TEXT[3:]]),
-    }[task]
+    layout, ids = sequence_of(generator, task)
     before = states_of(generator, layout, ids)
     may_hear = reach(generator, layout)
     for place in range(layout.length):
