@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.measure import machine, medians, table
-from vilg.sampling.precision import Int8Linear, PackedLinear
+from vilg.sampling.precision import Int8Linear, PackedLinear, Precision, is_supported
 
 INPUTS, OUTPUTS, LAYERS, ROWS = 512, 2048, 40, (1, 4, 16, 32)
 CALLS = 80
@@ -31,9 +31,10 @@ FORMS: dict[str, Form] = {
     "`F.linear`": lambda linear: lambda x: F.linear(x, linear.weight, linear.bias),
     "`addmm`, transposed weight": transposed,
     "packed, fp32": lambda linear: PackedLinear(linear, torch.float32),
-    "packed, bf16": lambda linear: PackedLinear(linear, torch.bfloat16),
     "int8, rounding included": Int8Linear,
 }
+if is_supported(Precision.BF16):
+    FORMS["packed, bf16"] = lambda linear: PackedLinear(linear, torch.bfloat16)
 
 
 def case(layers: list[Callable[[Tensor], Tensor]], x: Tensor) -> Callable[[], None]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from vilg.sampling.precision import Precision, is_supported
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -78,7 +80,9 @@ def machine() -> str:
             "model name", model
         )
     isa = torch.backends.cpu.get_cpu_capability()
-    return f"{model}, {isa}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    precisions = "/".join(p for p in Precision if is_supported(p))
+    threads = torch.get_num_threads()
+    return f"{model}, {isa} ({precisions}), {threads} threads, torch {torch.__version__}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -41,7 +41,7 @@ def main() -> None:
     rows = [
         ["`import torch`", "", f"{seconds['import torch']:.2f}"],
         ["`from vilg import Vilg`, beyond that", "0.3", f"{beyond:.2f}"],
-        ["`vilg generate`, one picture", "5", f"{seconds['generate']:.2f}"],
+        ["`vilg generate`, one picture, the best of 4", "5", f"{seconds['generate']:.2f}"],
         ["the same with `--best-of 16`", "5", f"{seconds['generate, best of 16']:.2f}"],
     ]
     text = table(["", "at most, s", "measured, s"], rows)

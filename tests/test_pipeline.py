@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.precisions import parameters
 from tests.training.conftest import SMALL_GENERATOR, SMALL_VQGAN, VOCABULARY
 from vilg.images import ImageError, to_array, to_pictures
 from vilg.model.folder import Decoder, Model, SamplingConfig
@@ -26,6 +27,7 @@ from vilg.pipeline import SettingError, Vilg
 from vilg.sampling.batches import LARGEST_BATCH, candidate_seeds
 from vilg.sampling.edit import share_of_cells
 from vilg.sampling.images import Kept
+from vilg.sampling.precision import Precision
 from vilg.sampling.rank import caption_scores, image_scores
 from vilg.sampling.texts import generate_texts
 from vilg.text import TextError, TextTokenizer
@@ -460,4 +462,8 @@ def test_a_setting_outside_its_range_is_said(model: Model, change: dict, message
 def test_an_unknown_precision_is_said(model: Model) -> None:
     with pytest.raises(SettingError, match="fp32 or bf16 or int8, not fp8"):
         Vilg(model, precision="fp8")
-    assert len(Vilg(model, precision="int8").generate(PROMPT)) == 1
+
+
+@pytest.mark.parametrize("precision", parameters(*Precision))
+def test_a_precision_is_named_by_its_word(model: Model, precision: Precision) -> None:
+    assert len(Vilg(model, precision=precision.value).generate(PROMPT)) == 1

@@ -39,7 +39,7 @@ from vilg.sampling.edit import (
     share_of_cells,
 )
 from vilg.sampling.images import Drawn, Kept
-from vilg.sampling.precision import Precision, prepared
+from vilg.sampling.precision import Precision, check_supported, prepared
 from vilg.sampling.rank import Ranker, caption_scores
 from vilg.sampling.score import Score, word_gains
 from vilg.sampling.settings import (
@@ -77,7 +77,12 @@ class Vilg:
     """A trained model with its two tokenizers.
 
     Args:
-        precision: how the generator's weights are held; `Precision` says what each costs.
+        precision: how the generator's weights are multiplied; docs/benchmarks.md says what each costs.
+
+    Raises:
+        ModelError: an image tokenizer without a generator.
+        SettingError: an unknown precision.
+        PrecisionError: one that this processor has no instructions for.
 
     Attributes:
         generator: the model's, made ready for decoding; the model itself is left as it is.
@@ -99,6 +104,7 @@ class Vilg:
             precision in [*Precision],
             f"the precision must be {' or '.join(Precision)}, not {precision}",
         )
+        check_supported(Precision(precision))
         self.generator = prepared(model.generator, Precision(precision))
         self.image_tokenizer = model.image_tokenizer
         self.text_tokenizer: TextTokenizer = model.text_tokenizer
@@ -113,6 +119,7 @@ class Vilg:
         Raises:
             ModelError: nothing there, or not a whole model.
             SettingError: an unknown precision.
+            PrecisionError: one that this processor has no instructions for.
         """
         folder = find_model(model)
         return cls(load_model(folder), weights_hash(folder), precision)

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -187,6 +188,7 @@ BAD_INPUT = {
     "file as import folder": ("import vqvae --out taken", "taken is not a folder"),
     "import over a model": ("import vqvae --out image-only", "image-only"),
     "evaluation of nothing": ("evaluate tokenizer --limit 0 --model toy", "--limit"),
+    "rounded tokenizer": ("evaluate tokenizer --precision int8 --model toy", "measured in fp32"),
 }
 
 
@@ -200,6 +202,28 @@ def test_bad_input_is_one_line_and_leaves_nothing(run: Run, command: str, expect
     assert result.err.startswith("vilg: error: ")
     assert result.err.count("\n") == 1 and result.err.endswith("\n")
     assert expected.lower() in result.err.lower()
+    assert files_under(Path.cwd()) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate red",
+        "edit picture.png red --share 0.5",
+        "caption picture.png",
+        "evaluate generator",
+    ],
+)
+@pytest.mark.usefixtures("bad_files")
+def test_a_precision_without_instructions_is_one_line_and_leaves_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    before = files_under(Path.cwd())
+    result = run(*command.split(), "--precision", "int8", "--model", "toy")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("vilg: error: ") and result.err.count("\n") == 1
+    assert "no instructions for int8: take fp32" in result.err
     assert files_under(Path.cwd()) == before
 
 

@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 
 from tests.cli.conftest import Run, files_under, notes_of
+from tests.precisions import parameters
 from vilg.cli.output import picture_name, slug
 from vilg.images import contact_sheet, open_picture, to_array
 from vilg.model.folder import Decoder, load_model, save_model
 from vilg.model.reconstructor import Reconstructor
+from vilg.sampling.precision import Precision
 
 
 def test_four_pictures_differ_and_a_second_run_writes_the_same_bytes(
@@ -220,8 +222,10 @@ def test_the_best_of_some_is_one_of_them(generate: Callable[..., list[Path]]) ->
     assert one == plain
 
 
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_a_precision_draws_and_says_so(generate: Callable[..., list[Path]], precision: str) -> None:
+@pytest.mark.parametrize("precision", parameters(Precision.BF16, Precision.INT8))
+def test_a_precision_draws_and_says_so(
+    generate: Callable[..., list[Path]], precision: Precision
+) -> None:
     (path,) = generate("red apple", "--precision", precision, "-o", "a.png")
     assert json.loads(notes_of(path)["settings"])["precision"] == precision
 

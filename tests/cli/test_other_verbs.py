@@ -41,6 +41,8 @@ def test_a_page_shows_every_word_and_needs_nothing_else(
     result = run("score", picture, "red <apple>", "--html", "new/s.html", "--model", toy_folder)
     assert (result.status, result.err, result.out) == (0, "", "new/s.html\n")
     page = Path("new/s.html").read_text(encoding="utf-8")
+    run("score", picture, "red <apple>", "--html", "again.html", "--model", toy_folder)
+    assert Path("again.html").read_text(encoding="utf-8") == page
     words = Vilg.from_pretrained(toy_folder).word_map(picture, "red <apple>")
     assert len(words) > 3
     assert page.count('<img src="data:image/png;base64,') == 1 + len(

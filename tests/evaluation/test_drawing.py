@@ -77,14 +77,21 @@ def test_shares_and_paired_gains() -> None:
 def test_a_picture_is_one_case_in_both_languages() -> None:
     """Two languages that gain alike are no surer than one; two that differ gain their mean."""
     zh = Found(np.array([[9, 9, 9, 9]]), {1: np.array([[1, 2, 9, 9]]), 4: np.array([[1, 1, 4, 9]])})
-    en = Found(np.array([[1, 9, 9, 9]]), {1: np.array([[1, 2, 9, 9]]), 4: np.array([[1, 2, 9, 9]])})
+    en = Found(np.array([[1, 9, 9, 9]]), {1: np.array([[1, 2, 9, 9]]), 4: np.array([[1, 1, 9, 1]])})
     twice = together([zh, zh]).scores()
     assert twice == zh.scores()
     both = together([zh, en]).scores()
     assert both["floor"]["top1"] == 0.125
-    assert both["best_of"]["4"]["top1"] == 0.375
+    assert both["best_of"]["4"]["top1"] == 0.625
     gain = both["best_of"]["4"]["gain"]["top1"]
-    assert gain == {"mean": 0.125, "standard_error": 0.125}
+    # Of the four pictures 0, 1, 0 and 1/2; as eight cases it would be 0.183.
+    assert gain["mean"] == 0.375
+    assert gain["standard_error"] == pytest.approx(0.2394, abs=1e-4)
+
+
+def test_one_picture_has_no_standard_error() -> None:
+    one = np.array([[1], [9]])
+    assert drawing._gains(one, one)["top1"] == {"mean": 0.0, "standard_error": None}
 
 
 def test_candidates_of_fewer_are_the_first_of_more(

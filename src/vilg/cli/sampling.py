@@ -68,7 +68,8 @@ class Drawing:
     ] = None
     """pixels from the tokens alone, or from the generator's states (models trained end to end)"""
     precision: PrecisionName = "fp32"
-    """how weights are multiplied: bf16 and int8 round them, so pictures are not quite the same"""
+    """how weights are multiplied: bf16 and int8 round them, so pictures are not quite the same, and ask for a
+    processor with instructions for them"""
     preview: Annotated[Path | None, arg(metavar="FILE.png", help_behavior_hint="")] = None
     """a file that shows the pictures while they are drawn"""
     out: Out = "out/"
@@ -115,6 +116,8 @@ class Generate(Drawing):
     """Draw pictures of prompts, in Chinese or English, as PNG files.
 
     Example: vilg generate "green apple, 3D render" -n 4 --seed 7 -o out/
+
+    Example: vilg generate "yellow heart, flat style" --best-of 8 --guidance 3 -o heart.png
     """
 
     prompt: Annotated[
@@ -150,6 +153,8 @@ class Edit(Drawing):
     """Draw part of a picture's middle square anew, at the model's size; the rest keeps its pixels.
 
     Example: vilg edit apple.png "tangerine, 3D render" --mask mask.png -n 4
+
+    Example: vilg edit apple.png "green apple, 3D render" --share 0.3 -o varied.png
     """
 
     image: Annotated[Path, Positional, arg(metavar="IMAGE", help_behavior_hint="")]
@@ -190,6 +195,8 @@ class Caption:
     """Describe pictures in Chinese or English, one caption a line; of several pictures, after its name.
 
     Example: vilg caption apple.png --lang en
+
+    Example: vilg caption apple.png -n 3 --beam 8
     """
 
     image: Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGE...", help_behavior_hint="")]
@@ -209,7 +216,8 @@ class Caption:
     best_of: Annotated[int, arg(metavar="K")] = 1
     """draw K captions and keep those that make the picture likeliest"""
     precision: PrecisionName = "fp32"
-    """how weights are multiplied: bf16 and int8 round them, so captions may differ"""
+    """how weights are multiplied: bf16 and int8 round them, so captions may differ, and ask for a processor with
+    instructions for them"""
     json: Flag = False
     """print one JSON object a picture"""
     model: ModelName = None

@@ -195,14 +195,16 @@ def _shares(ranks_LS: Ranks) -> dict[str, float | None]:
     return {f"top{k}": float((ranks_LS <= k).mean()) if ranks_LS.size else None for k in (1, 5)}
 
 
-def _gains(ranks_LS: Ranks, one_LS: Ranks) -> dict[str, dict[str, float]]:
+def _gains(ranks_LS: Ranks, one_LS: Ranks) -> dict[str, dict[str, float | None]]:
     """Return what is gained over best of 1, picture by picture, with the standard error of the mean.
 
-    The prompts of a picture in several languages are one case: they succeed and fail together.
+    The prompts of a picture in several languages are one case: they succeed and fail together. One case
+    has no spread, so no error can be told.
     """
     gains = {}
     for k in (1, 5):
         gain_S = ((ranks_LS <= k).astype(float) - (one_LS <= k)).mean(axis=0)
-        error = gain_S.std(ddof=1) / math.sqrt(len(gain_S)) if len(gain_S) > 1 else 0.0
-        gains[f"top{k}"] = {"mean": float(gain_S.mean()), "standard_error": float(error)}
+        S = len(gain_S)
+        error = float(gain_S.std(ddof=1)) / math.sqrt(S) if S > 1 else None
+        gains[f"top{k}"] = {"mean": float(gain_S.mean()), "standard_error": error}
     return gains

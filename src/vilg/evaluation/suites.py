@@ -62,7 +62,7 @@ def evaluate(
     Raises:
         EvaluationError: an unknown suite, a limit under 1, a precision for a tokenizer, or an output that
             cannot be written.
-        PrecisionError: bf16 on a processor that does not multiply it.
+        PrecisionError: bf16 or int8 on a processor that has no instructions for it.
         ModelError, DataError: from reading the model and the data.
         MissingExtra: a suite with the judge, without the packages of the extra `eval`.
     """

@@ -50,17 +50,19 @@ def drawing_tables(scores: dict[str, Any]) -> str:
     """Lay out what `score_drawing` returns."""
     rows: list[Row] = []
     for split, part in scores["splits"].items():
-        rows.append([split, str(part["num"]), *_top_1_and_5(part["ceiling"]), "ceiling", ""])
+        rows.append([f"{split}, ceiling", str(part["num"]), *_top_1_and_5(part["ceiling"]), "", ""])
         for lang in (*LANGUAGES, "both"):
             rows.append([f"  {lang}, floor", "", *_top_1_and_5(part[lang]["floor"]), "", ""])
             for num, best in part[lang]["best_of"].items():
-                more = [
-                    f"{gain['mean']:+.1%} ± {gain['standard_error']:.1%}" if num != "1" else ""
-                    for gain in best["gain"].values()
-                ]
+                more = ["" if num == "1" else _gain(gain) for gain in best["gain"].values()]
                 rows.append([f"  {lang}, best of {num}", "", *_top_1_and_5(best), *more])
     header = ["", "prompts", "top-1", "top-5", "top-1 over best of 1", "top-5 over best of 1"]
     return table("Drawings that find their picture among those of its style", header, rows)
+
+
+def _gain(gain: dict[str, float | None]) -> str:
+    error = gain["standard_error"]
+    return f"{gain['mean']:+.1%} ± {'-' if error is None else f'{error:.1%}'}"
 
 
 def _top_1_and_5(part: dict[str, Any]) -> list[str]:

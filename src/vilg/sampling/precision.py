@@ -32,7 +32,35 @@ class Precision(StrEnum):
 
 
 class PrecisionError(VilgError):
-    """A precision that this processor cannot compute in."""
+    """A precision that this processor has no instructions for."""
+
+
+def is_supported(precision: Precision) -> bool:
+    """Return whether this processor multiplies in a precision, and int8 no slower than fp32.
+
+    oneDNN multiplies bf16 from AVX-512 on. Without AVX512-VNNI `torch._int_mm` is three nested loops, many
+    times as slow as fp32 (bench.linear, docs/decisions/0009); on ARM it is that always.
+    """
+    if precision is Precision.FP32:
+        return True
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if precision is Precision.INT8:
+        return torch.cpu._is_vnni_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def check_supported(precision: Precision) -> None:
+    """Refuse a precision that nobody would want here.
+
+    Raises:
+        PrecisionError: bf16 or int8 on a processor, or with a torch, that has nothing for it.
+    """
+    if not is_supported(precision):
+        others = " or ".join(p for p in Precision if is_supported(p))
+        raise PrecisionError(
+            f"this processor, or this torch on it, has no instructions for {precision}: take {others}"
+        )
 
 
 class PackedLinear(nn.Module):
@@ -84,15 +112,9 @@ def _rounded(x_RI: Tensor, scale_R1: Tensor) -> Tensor:
 def prepared(generator: Generator, precision: Precision) -> Generator:
     """Return the generator for decoding on a CPU, which shares everything but the matrix products.
 
-    The weights of the original are not touched: they are held beside the prepared ones.
-
-    Raises:
-        PrecisionError: bf16 on a processor that does not multiply it.
+    The weights of the original are not touched: they are held beside the prepared ones. int8 is computed
+    on any processor, bf16 only where it is supported.
     """
-    if precision is Precision.BF16 and not _has_bf16():
-        raise PrecisionError(
-            "this processor does not multiply bf16: take fp32, or int8, which any processor does"
-        )
     if precision is Precision.FP32 and not torch.backends.mkldnn.is_available():
         return generator  # torch was built without oneDNN: the plain product is all there is
     shared = {id(x): x for x in (*generator.parameters(), *generator.buffers())}
@@ -101,10 +123,6 @@ def prepared(generator: Generator, precision: Precision) -> Generator:
         if isinstance(part, nn.Linear):
             twin.set_submodule(name, _replacement(part, precision))
     return twin
-
-
-def _has_bf16() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _replacement(linear: nn.Linear, precision: Precision) -> nn.Module:
