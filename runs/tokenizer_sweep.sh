@@ -4,7 +4,8 @@
 #     runs/tokenizer_sweep.sh [DIR] [NAME...]      all of them, or those named
 #
 # 1,000 steps of 16 pictures each from nothing, 5 to 12 minutes a line on 2 CPU cores with bf16, then
-# `vilg evaluate tokenizer` on unseen concepts. A line that is finished is not run again.
+# `vilg evaluate tokenizer` on unseen concepts. A line that is finished is not run again. PRECISION=fp32
+# is for processors that do not multiply bf16.
 # Results: docs/log.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -40,6 +41,6 @@ for name in "${@:-${order[@]}}"; do
     [ -e "$out/scores/tokenizer.json" ] && continue
     # shellcheck disable=SC2086  # a line holds several settings
     train "$out" emoji_tokenizer \
-        tokenizer.loop.num_steps=1000 tokenizer.loop.precision=bf16 ${lines[$name]}
+        tokenizer.loop.num_steps=1000 "tokenizer.loop.precision=${PRECISION:-bf16}" ${lines[$name]}
     .venv/bin/vilg evaluate tokenizer --model "$out/tokenizer/model" --out "$out/scores"
 done

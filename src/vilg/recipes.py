@@ -113,8 +113,8 @@ def picture_tokenizer() -> Recipe:
 def vqgan_f8_8192() -> Recipe:
     """The paper's image tokenizer, 1,024 tokens of 8,192 codes at 256x256; for a GPU and many pictures.
 
-    Shape and loss of the public f8-8192 model of taming-transformers (its config
-    `vqgan_gumbel_f8`), with its L1, perceptual and adversarial terms.
+    Shape of the public f8-8192 model of taming-transformers (its config `vqgan_gumbel_f8`, which leaves the
+    loss out), with that library's L1, perceptual and adversarial terms.
     """
     return Recipe(
         tokenizer=TokenizerRun(

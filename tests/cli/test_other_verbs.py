@@ -169,6 +169,17 @@ def test_measuring_without_the_extra_is_one_line(
     assert not any(Path.cwd().iterdir())
 
 
+def test_a_tokenizer_of_one_s_own_pictures_is_one_command(run: Run, picture: Path) -> None:
+    Path("photos").mkdir()
+    for i in range(3):
+        Image.open(picture).rotate(90 * i, expand=True).save(f"photos/{i}.png")
+    settings = ("tokenizer.loop.num_steps=2", "tokenizer.loop.batch_size=2")
+    result = run("train", "picture_tokenizer", "--set", "tokenizer.data.folder=photos/", *settings)
+    assert result.status == 0, result.err
+    (folder,) = result.out.splitlines()
+    assert load_model(Path(folder)).image_tokenizer.config.image_size == 64
+
+
 def test_a_trained_model_draws_and_a_full_disk_is_one_line(run: Run, toy_data: Path) -> None:
     settings = [
         f"{stage}.{key}"

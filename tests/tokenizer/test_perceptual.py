@@ -13,9 +13,11 @@ from vilg.tokenizer.perceptual import (
     Lite0Features,
     PerceptualError,
     PerceptualLoss,
+    VGG16Features,
     lite0_loss,
     lpips_vgg_loss,
 )
+from vilg.training.picture_loss import PerceptualNet, PictureLoss, PictureLossConfig
 
 # torchvision's numbering of VGG16's convolutions, and the ReLU that LPIPS reads after each stage.
 VGG_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -145,6 +147,20 @@ def test_lpips_is_vgg16_as_published(files: tuple[Path, Path]) -> None:
         weight = linear[f"lin{i}.model.1.weight"]
         expected += float((difference * weight).sum(1).mean())
     assert float(lpips_vgg_loss(*files)(made, real)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_settings_load_the_network_that_they_name(files: tuple[Path, Path]) -> None:
+    vgg, linear = files
+    settings = PictureLossConfig(
+        perceptual=1.0,
+        perceptual_net=PerceptualNet.LPIPS_VGG,
+        vgg_weights=vgg,
+        lpips_weights=linear,
+    )
+    found = PictureLoss(settings).perceptual
+    assert found is not None and isinstance(found.features, VGG16Features)
+    made, real = torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)
+    assert float(found(made, real)) == float(lpips_vgg_loss(*files)(made, real)) > 0
 
 
 def test_wrong_files_are_named(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
 from vilg.tokenizer.dvae import DVAEConfig
+from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.augment import AugmentConfig
 from vilg.training.checkpoint import TrainState
@@ -33,7 +34,7 @@ from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.tokenizer_job import TokenizerJob
 
-JOBS = ("tokenizer", "adversarial", "dvae", "generator", "end_to_end")
+JOBS = ("tokenizer", "adversarial", "gumbel", "dvae", "generator", "end_to_end")
 OPTIM = OptimConfig(peak_lr=1e-2, final_lr=1e-4, warmup_steps=3, ema_decay=0.9)
 VOCABULARY = TextTokenizer("红苹果青梨，扁平风格", [])
 SMALL_VQGAN = VQGANConfig(
@@ -105,6 +106,11 @@ TOKENIZERS = {
         SMALL_VQGAN,
         PictureLossConfig(adversarial=0.8, adversarial_from=1, discriminator=SMALL_DISCRIMINATOR),
         CodebookConfig(rule=LearningRule.GRADIENT, decay=0.7, restart_below=0.5),
+    ),
+    "gumbel": (  # as `vqgan_f8_8192` is trained, but for its size
+        replace(SMALL_VQGAN, quantizer=QuantizerKind.GUMBEL),
+        PictureLossConfig(l2=0.0),
+        CodebookConfig(straight_through=True, temperature_steps=10, kl_steps=1),
     ),
     "dvae": (
         SMALL_DVAE,

@@ -1,20 +1,35 @@
 """What the turns of a tokenizer's step do and leave alone."""
 
+import io
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.training.conftest import OPTIM, SMALL_DVAE, SMALL_VQGAN, TOKENIZERS, make_job
+from tests.conftest import EMOJI
+from tests.training.conftest import (
+    OPTIM,
+    SMALL_DVAE,
+    SMALL_VQGAN,
+    TOKENIZERS,
+    log_records,
+    make_job,
+)
 from vilg.config import ConfigError
 from vilg.data.order import batch_ids
+from vilg.data.shards import load_samples
 from vilg.images import to_pixels
+from vilg.recipes import emoji_dvae
+from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.losses import adaptive_weight, logit_laplace_loss
 from vilg.training.augment import AugmentConfig, augment
-from vilg.training.loop import LoopConfig, take_turn
-from vilg.training.optim import build_optimizer
+from vilg.training.inputs import load_pictures
+from vilg.training.loop import LoopConfig, Turn, take_turn, train
+from vilg.training.optim import build_optimizer, learning_rate
 from vilg.training.picture_loss import PerceptualNet, PictureLoss, PictureLossConfig
 from vilg.training.tokenizer_job import TokenizerJob
 
@@ -159,11 +174,58 @@ def test_a_dvae_s_loss_falls() -> None:
     assert sum(losses[-10:]) / 10 < losses[0] - 0.2
 
 
+def test_a_dvae_learns_the_emoji() -> None:
+    """The recipe's network and loss, narrower and on pictures half as large."""
+    recipe = emoji_dvae().tokenizer
+    assert recipe is not None and isinstance(recipe.model, DVAEConfig)
+    config = replace(recipe.model, image_size=32, channels=8, num_codes=64, code_dim=16)
+    pictures = load_pictures(load_samples(EMOJI, "train")[::50], config.image_size)
+    assert len(pictures) > 100
+    loop = LoopConfig(num_steps=40, batch_size=16)
+    job = TokenizerJob(
+        config, recipe.loss, recipe.codebook, recipe.augmentation, loop, pictures, pictures[:2]
+    )
+    (turn,), losses = job.turns, []
+    optimizer = build_optimizer(OPTIM, turn.module)
+    for step in range(loop.num_steps):
+        losses.append(take_turn(turn, optimizer, OPTIM, step)["loss"])
+        job.after_step(step)
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.3
+
+
+def test_the_discriminator_s_rate_begins_when_its_term_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Warm-up and decay run over its own steps, not over those before it."""
+    seen: list[tuple[str, float]] = []
+
+    def watch(turn: Turn, optimizer: torch.optim.Optimizer, *args: Any) -> dict[str, float]:
+        seen.append((turn.name, optimizer.param_groups[0]["lr"]))
+        return take_turn(turn, optimizer, *args)
+
+    monkeypatch.setattr("vilg.training.loop.take_turn", watch)
+    loop = LoopConfig(num_steps=6, batch_size=4)
+    job = make_job("adversarial", loop)  # from step 1 on
+    train(job, loop, [OPTIM, OPTIM], tmp_path, out=io.StringIO())
+    rates = [rate for name, rate in seen if name == "discriminator"]
+    assert rates[1:] == [learning_rate(OPTIM, step, 5) for step in range(5)]
+
+
 def test_an_unused_codebook_raises_the_alarm() -> None:
     job = tokenizer_job("tokenizer")
     assert job.alarm({"usage": 0.8, "perplexity": 20.0}) is None
     found = job.alarm({"usage": 0.25, "perplexity": 3.2})
     assert found is not None and "25% of 32 codes in use, perplexity 3" in found
+
+
+def test_the_alarm_is_printed_and_logged(tmp_path: Path) -> None:
+    job, out = tokenizer_job("tokenizer"), io.StringIO()
+    job.codebook.config = replace(job.codebook.config, alarm_below=1.0)
+    train(job, LOOP, [OPTIM], tmp_path, out=out)
+    (record,) = log_records(tmp_path)
+    assert record["usage"] < 1
+    assert record["alarm"].startswith("codebook alarm: ")
+    assert record["alarm"] in out.getvalue().splitlines()
 
 
 def test_loss_and_tokenizer_must_fit() -> None:
