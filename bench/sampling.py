@@ -37,7 +37,7 @@ from vilg.sampling.precision import Int8Linear, Precision, is_supported, prepare
 BATCHES = (1, 4, 16)
 ROUNDS = {256: 5, 1024: 3}  # by image tokens
 SLOW = 60.0  # seconds; what takes longer in its first round has no other
-# Every position anew for every token: by its 256 tokens ten minutes a round for one image, two hours for sixteen.
+# Every position anew for every token: 1,024 take 16 times as long as 256, and more.
 LEFT_OUT = {("dalle-pytorch, as shipped", 1024)}
 WEIGHT_BYTES = {Precision.FP32: 4, Precision.BF16: 2, Precision.INT8: 1}
 

@@ -1,11 +1,15 @@
-"""Draw unseen concepts as several decoders of the same tokens paint them, and say how sharp each is.
+r"""Draw unseen concepts as several decoders of the same tokens paint them, and say how sharp each is.
 
     .venv/bin/python docs/draw_decoders.py OUT.png FOLDER...      model folders of one image tokenizer
 
 Columns are pictures; rows are the originals, then each folder's reconstructions. Earlier decoders of the shipped
 tokenizer are in the history, as at b7ae08d (before the adversarial term) and 4f9ffbe (after it):
 
-    git archive b7ae08d src/vilg/assets/emoji-tokenizer | tar x -C /tmp
+    for at in b7ae08d 4f9ffbe; do
+        mkdir -p runs/$at && git archive $at src/vilg/assets/emoji-tokenizer | tar x -C runs/$at
+    done
+    .venv/bin/python docs/draw_decoders.py docs/images/tokenizer-decoders.png \
+        runs/{b7ae08d,4f9ffbe}/src/vilg/assets/emoji-tokenizer src/vilg/assets/emoji-tokenizer
 
 Sharpness is the energy of the differences between neighbouring pixels, over that of the originals.
 """

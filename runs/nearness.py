@@ -52,7 +52,8 @@ def noisy(levels: float) -> Damage:
 
 
 DAMAGES: dict[str, Damage] = {
-    **{f"{share:.0%} of the original": mixed(share) for share in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)},
+    "reconstructions": mixed(0.0),
+    **{f"{share:.0%} of the original": mixed(share) for share in (0.1, 0.2, 0.3, 0.4, 0.5)},
     "original at 24 x 24": shrunk(24),
     "original at 32 x 32": shrunk(32),
     "original with noise of 13 levels": noisy(13),
@@ -97,13 +98,13 @@ def main(folder: str) -> None:
     originals_SYX3 = load_pictures(samples, tokenizer.config.image_size)
     rebuilt_SYX3 = rebuild(tokenizer, originals_SYX3)
     original_SF = judge.features(originals_SYX3, "originals judged")
+    judged: dict[str, NDArray[np.float64]] = {}
     for name, damage in DAMAGES.items():
         worse_SYX3 = damage(originals_SYX3, rebuilt_SYX3).round().clip(0, 255).astype(np.uint8)
-        worse_SF = judge.features(worse_SYX3, f"judged, {name}")
+        judged[name] = worse_SF = judge.features(worse_SYX3, f"judged, {name}")
         found, psnr = finds_original(worse_SF, original_SF), psnr_db(originals_SYX3, worse_SYX3)
         print(f"{name}: {psnr.mean():.2f} dB, {found.mean():.1%} found")
-    rebuilt_SF = judge.features(rebuilt_SYX3, "reconstructions judged")
-    print("not found, but taken for:", taken_for(rebuilt_SF, original_SF, samples))
+    print("not found, but taken for:", taken_for(judged["reconstructions"], original_SF, samples))
 
     seen = like_the_unseen(splits.whole["train"], len(samples))
     seen_SYX3 = load_pictures(seen, tokenizer.config.image_size)

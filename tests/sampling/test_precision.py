@@ -94,10 +94,13 @@ def test_int8_needs_the_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> 
         check_supported(Precision.INT8)
 
 
-@pytest.mark.skipif(is_supported(Precision.BF16), reason="this processor multiplies bf16")
-def test_bf16_needs_the_instructions_for_it() -> None:
-    with pytest.raises(PrecisionError, match="no instructions for bf16: take fp32"):
-        check_supported(Precision.BF16)
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.INT8])
+def test_a_torch_without_onednn_rounds_nothing(
+    monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(PrecisionError, match=f"no instructions for {precision}: take fp32$"):
+        check_supported(precision)
 
 
 def test_fp32_scores_what_the_plain_model_scores() -> None:

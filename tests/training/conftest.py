@@ -107,7 +107,7 @@ TOKENIZERS = {
         PictureLossConfig(adversarial=0.8, adversarial_from=1, discriminator=SMALL_DISCRIMINATOR),
         CodebookConfig(rule=LearningRule.GRADIENT, decay=0.7, restart_below=0.5),
     ),
-    "gumbel": (  # as `vqgan_f8_8192` is trained, but for its size
+    "gumbel": (  # the quantizer of `vqgan_f8_8192`, with its straight-through gradient
         replace(SMALL_VQGAN, quantizer=QuantizerKind.GUMBEL),
         PictureLossConfig(l2=0.0),
         CodebookConfig(straight_through=True, temperature_steps=10, kl_steps=1),

@@ -62,7 +62,7 @@ def drawing_tables(scores: dict[str, Any]) -> str:
 
 def _gain(gain: dict[str, float | None]) -> str:
     error = gain["standard_error"]
-    return f"{gain['mean']:+.1%} ± {'-' if error is None else f'{error:.1%}'}"
+    return f"{gain['mean']:+.1%}" + ("" if error is None else f" ± {error:.1%}")
 
 
 def _top_1_and_5(part: dict[str, Any]) -> list[str]:
