@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -24,23 +25,37 @@ def test_a_full_disk_leaves_no_half_picture(run: Run, toy_folder: Path) -> None:
 
 
 @pytest.fixture
-def alarm() -> Iterator[None]:
-    """Press Ctrl-C half a second from now."""
-    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
+def ctrl_c(tmp_path: Path) -> Iterator[None]:
+    """Press Ctrl-C once a picture is there.
+
+    By the clock it could fall into the loading of weights, where safetensors turns it into another error.
+    """
+
+    def press() -> None:
+        while not over.wait(0.02):
+            if any(tmp_path.rglob("*.png")):
+                os.kill(os.getpid(), signal.SIGALRM)
+                return
+
+    over, old = threading.Event(), signal.signal(signal.SIGALRM, signal.default_int_handler)
+    finger = threading.Thread(target=press)
+    finger.start()
     yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    over.set()
+    finger.join()
     signal.signal(signal.SIGALRM, old)
 
 
 # Pressed just as a file has been opened, Ctrl-C leaves closing it to Python, which says so.
 @pytest.mark.filterwarnings("ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_is_one_line_and_leaves_whole_pictures(
-    run: Run, toy_folder: Path, alarm: None
+    run: Run, toy_folder: Path, ctrl_c: None
 ) -> None:
     result = run("generate", "red", "-n", "20000", "--model", toy_folder)
     assert (result.status, result.err) == (130, "vilg: interrupted\n")
-    for path in Path.cwd().rglob("*.*"):
+    paths = list(Path.cwd().rglob("*.*"))
+    assert paths
+    for path in paths:
         Image.open(path).load()
 
 
