@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The shipped model, src/vilg/assets/emoji-64, in stages of at most two and a half hours on one thread.
 #
-#     runs/emoji_cpu.sh STAGE [DIR]      STAGE: tokenizer1 to tokenizer4, 1 to 3, scores
+#     runs/emoji_cpu.sh STAGE [DIR]      STAGE: tokenizer1 to tokenizer5, 1 to 3, scores
 #
 # Each stage starts from the weights that the one before has committed, so a lost machine costs one
 # stage at most. A stage that was stopped goes on where it stood: run the same line again. Two trainings
@@ -12,10 +12,11 @@
 # | tokenizer2 | the same on, perceptual, recoloured         | 70 min           | perceptual 0.9           |
 # | tokenizer3 | its decoder alone, with a discriminator     | 120 min          | perceptual 0.8-0.9       |
 # | tokenizer4 | the same without it, perceptual times five  | 70 min           | perceptual 0.7-0.8       |
+# | tokenizer5 | its decoder on refined tokens too           | 40 min, two      | perceptual 0.7-0.8       |
 # | 1          | generator, 8 M parameters, both directions  | 100 min          | t2i 2.8, i2t 0.65        |
 # | 2          | the same on, after moved prefixes           | 80 min           | t2i 2.8, i2t 0.5         |
 # | 3          | the same on, more in a step                 | 40 min, two      | t2i 1.3, i2t 0.01        |
-# | scores     | nothing: `vilg evaluate`, for the cards     | 15 min           |                          |
+# | scores     | nothing: `vilg evaluate`, for the cards     | 60 min, two      |                          |
 #
 # The shipped stage 2 began with 7,000 more steps of stage 1 (logs/stage1_more.jsonl), which no line here repeats.
 #
@@ -27,7 +28,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source runs/train.sh
 
-stage=${1:?name a stage: tokenizer1 to tokenizer4, 1 to 3, scores}
+stage=${1:?name a stage: tokenizer1 to tokenizer5, 1 to 3, scores}
 dir=${2:-runs/emoji_cpu}
 shipped=src/vilg/assets/emoji-64
 tokens=src/vilg/assets/emoji-tokenizer
@@ -75,6 +76,16 @@ case $stage in
             ship tokenizer tokenizer4 "$tokens" &&
             cp "$tokens/image_tokenizer.safetensors" "$shipped/"
         ;;
+    tokenizer5)  # and here; tokens of 3,000 pictures are refined first (docs/decisions/0015)
+        before=$(kept tokenizer5 "$tokens")
+        train "$dir/tokenizer5" emoji_tokenizer "tokenizer.init=$before" tokenizer.decoder_only=true \
+            tokenizer.refine_steps=16 tokenizer.refine_pictures=3000 \
+            tokenizer.loop.precision=bf16 tokenizer.loop.seed=4 tokenizer.loop.num_steps=3500 \
+            tokenizer.optim.peak_lr=6e-4 tokenizer.loss.perceptual=0.5 \
+            tokenizer.loss.perceptual_net=lite0_pooled tokenizer.augmentation.recolour=0.15 &&
+            ship tokenizer tokenizer5 "$tokens" &&
+            cp "$tokens/image_tokenizer.safetensors" "$shipped/"
+        ;;
     1)
         train "$dir/stage1" emoji_cpu "generator.image_tokenizer=$tokens" \
             generator.loop.precision=bf16 &&
@@ -100,11 +111,12 @@ case $stage in
         ;;
     scores)
         .venv/bin/vilg evaluate tokenizer --model "$tokens" --out "$tokens/scores"
+        .venv/bin/vilg evaluate tokenizer --model "$tokens" --refine 60 --out "$tokens/scores/refined"
         for measured in "generator --limit 60" "drawing --limit 60"; do  # on the groups that the recipe trains on
             # shellcheck disable=SC2086  # a suite and how much of it
             .venv/bin/vilg evaluate $measured --out "$shipped/scores" --groups smileys-emotion \
                 animals-nature food-drink travel-places activities objects symbols
         done
         ;;
-    *) echo "unknown stage $stage: tokenizer1 to tokenizer4, 1 to 3 or scores" >&2 && exit 2 ;;
+    *) echo "unknown stage $stage: tokenizer1 to tokenizer5, 1 to 3 or scores" >&2 && exit 2 ;;
 esac

@@ -35,7 +35,7 @@ def test_a_log_gets_plain_lines_with_rate_and_remaining_time() -> None:
     stream = io.StringIO()
     list(in_batches(100, 10, "names", stream))
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "names: 20/100 pictures  5 pictures/s  16 s left"
+    assert lines[0] == "names: 20/100 pictures  5.0 pictures/s  16 s left"
     assert len(lines) == 2  # at 4 and 14 seconds of 20
     assert "\r" not in stream.getvalue()
 

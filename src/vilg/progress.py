@@ -63,7 +63,7 @@ class Progress:
         self._next = now + self._interval
         left = (total - done) / max(1e-9, rate)
         print(
-            f"{self._what}{done}/{total} {self._unit}  {rate:.0f} {self._unit}/s  {left:.0f} s left",
+            f"{self._what}{done}/{total} {self._unit}  {_of(rate)} {self._unit}/s  {left:.0f} s left",
             file=self._stream,
             flush=True,
         )
@@ -78,7 +78,7 @@ class Progress:
                 TextColumn(self._what),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn(f"{self._unit}  {{task.fields[rate]:.0f}}/s "),
+                TextColumn(f"{self._unit}  {{task.fields[rate]}}/s "),
                 TimeRemainingColumn(),
                 console=Console(file=self._stream),
                 transient=True,
@@ -86,10 +86,15 @@ class Progress:
                 # the terminal that both write to, and lost to a pipe or a file.
                 redirect_stdout=sys.stdout.isatty(),
             )
-            self._task = self._bar.add_task("", rate=rate)
+            self._task = self._bar.add_task("", rate=_of(rate))
             self._bar.start()
         assert self._task is not None
-        self._bar.update(self._task, completed=done, total=total, rate=rate)
+        self._bar.update(self._task, completed=done, total=total, rate=_of(rate))
+
+
+def _of(rate: float) -> str:
+    """Show a rate; slow ones with a decimal, or they would be none."""
+    return f"{rate:.0f}" if rate >= 9.5 else f"{rate:.1f}"
 
 
 def in_batches(num: int, size: int, what: str, stream: TextIO | None = None) -> Iterator[slice]:

@@ -188,6 +188,8 @@ BAD_INPUT = {
     "file as import folder": ("import vqvae --out taken", "taken is not a folder"),
     "import over a model": ("import vqvae --out image-only", "image-only"),
     "evaluation of nothing": ("evaluate tokenizer --limit 0 --model toy", "--limit"),
+    "refined captions": ("evaluate generator --refine 3 --model toy", "refines no tokens"),
+    "refined backwards": ("evaluate tokenizer --refine -1 --model toy", "refine must be 0 or more"),
     "rounded tokenizer": ("evaluate tokenizer --precision int8 --model toy", "measured in fp32"),
 }
 

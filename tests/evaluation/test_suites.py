@@ -15,6 +15,7 @@ from vilg.evaluation import evaluate
 from vilg.evaluation.extra import PACKAGES
 from vilg.model.folder import ModelError, weights_hash
 from vilg.sampling.precision import Precision
+from vilg.tokenizer.perceptual import lite0_hash
 
 
 @pytest.mark.parametrize("suite", ["tokenizer", "generator", "drawing"])
@@ -49,6 +50,7 @@ def test_the_manifest_says_what_was_measured(
         "image_tokenizer": config["image_tokenizer_fingerprint"],
         "text_tokenizer": config["text_tokenizer_fingerprint"],
         "judge": None,
+        "refined_by": None,
         "data": "toy content",
         "vilg": vilg.__version__,
         "torch": torch.__version__,
@@ -61,6 +63,7 @@ def test_the_manifest_says_what_was_measured(
             "num_drawn": 50,
             "num_pairs": 500,
             "precision": "fp32",
+            "refine_steps": 0,
         },
         "samples": {
             "train": {"in_data": 6, "measured": 3},
@@ -83,6 +86,23 @@ def test_the_sheet_is_a_picture_and_the_manifest_names_the_judge(
     assert manifest["judge"] == {"name": "efficientnet-lite2", "weights": "9656183eaeafe8cb"}
     with Image.open(tmp_path / "tokenizer.png") as sheet:
         assert sheet.height == 4 * (64 + 4) + 4
+
+
+def test_refined_tokens_are_measured_and_the_manifest_says_so(
+    toy_folder: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    found = []
+    for num_steps in (0, 4):
+        out = tmp_path / str(num_steps)
+        evaluate("tokenizer", str(toy_folder), toy_data, out, limit=2, refine_steps=num_steps)
+        found.append(json.loads((out / "tokenizer.json").read_text()))
+    assert [content["manifest"]["settings"]["refine_steps"] for content in found] == [0, 4]
+    assert found[0]["manifest"]["weights"] == found[1]["manifest"]["weights"]
+    assert [content["manifest"]["refined_by"] for content in found] == [
+        None,
+        {"name": "efficientnet-lite0", "weights": lite0_hash()},
+    ]
+    assert found[0]["scores"]["train"] != found[1]["scores"]["train"]
 
 
 def test_a_rounded_generator_is_measured_and_the_manifest_says_so(

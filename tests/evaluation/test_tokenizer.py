@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from vilg.evaluation.judge import Judge
 from vilg.evaluation.likeness import finds_original, kernel_distance
@@ -105,7 +106,8 @@ SEED = 3
 @pytest.fixture(scope="module")
 def scores(toy_model: Model, judge: Judge) -> dict[str, Any]:
     splits = Splits(SAMPLES, {"train": SAMPLES}, {"train": SAMPLES})
-    return score_tokenizer(toy_model.image_tokenizer, judge, splits, SEED)["train"]
+    vqgan = toy_model.image_tokenizer
+    return score_tokenizer(vqgan, vqgan.encode, judge, splits, SEED)["train"]
 
 
 def test_scores_by_style_average_to_the_whole(scores: dict[str, Any]) -> None:
@@ -142,9 +144,27 @@ def test_the_judge_sees_reconstructions_and_originals_of_the_split(
 def test_the_sheet_has_two_rows_a_style(toy_model: Model) -> None:
     samples = toy_samples()
     splits = Splits(samples, {}, {"train": samples, "unseen_concept": samples})
-    sheet = reconstruction_sheet(toy_model.image_tokenizer, splits)
+    vqgan = toy_model.image_tokenizer
+    sheet = reconstruction_sheet(vqgan, vqgan.encode, splits)
     assert sheet.size == (4 * (64 + 4) + 4, 4 * (64 + 4) + 4)
     # Eight concepts and two styles: no concept is shown twice.
     shown = {sheet.getpixel((8 + 68 * x, 8 + 136 * y)) for x in range(4) for y in range(2)}
     concepts = {colour[0] for colour in shown}  # type: ignore[index]
     assert len(concepts) == 8
+
+
+def test_scores_and_sheet_are_of_the_tokens_that_are_given(toy_model: Model, judge: Judge) -> None:
+    vqgan = toy_model.image_tokenizer
+    samples = toy_samples()[:3]
+    splits = Splits(samples, {"train": samples}, {"train": samples})
+
+    def first_code(pixels_B3YX: Tensor) -> Tensor:
+        return vqgan.encode(pixels_B3YX).zero_()
+
+    scores = score_tokenizer(vqgan, first_code, judge, splits, SEED)["train"]["all"]
+    assert scores["perplexity"] == pytest.approx(1)
+    originals = load_pictures(samples, 32)
+    rebuilt = to_arrays(vqgan.decode(first_code(to_pixels(originals))))
+    assert scores["psnr_db"] == pytest.approx(psnr_db(originals, rebuilt).mean())
+    sheets = [reconstruction_sheet(vqgan, encode, splits) for encode in (first_code, vqgan.encode)]
+    assert sheets[0].tobytes() != sheets[1].tobytes()

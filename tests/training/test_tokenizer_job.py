@@ -24,14 +24,16 @@ from vilg.data.order import batch_ids
 from vilg.data.shards import load_samples
 from vilg.images import to_pixels
 from vilg.recipes import emoji_dvae
+from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.losses import adaptive_weight, logit_laplace_loss
+from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.inputs import load_pictures
 from vilg.training.loop import LoopConfig, Turn, take_turn, train
 from vilg.training.optim import build_optimizer, learning_rate
 from vilg.training.picture_loss import PerceptualNet, PictureLoss, PictureLossConfig
-from vilg.training.tokenizer_job import TokenizerJob
+from vilg.training.tokenizer_job import DecoderJob, TokenizerJob
 
 LOOP = LoopConfig(num_steps=4, batch_size=4)
 
@@ -236,3 +238,42 @@ def test_loss_and_tokenizer_must_fit() -> None:
             TokenizerJob(config, terms, codebook, AugmentConfig(), LOOP, pictures, pictures)
     with pytest.raises(ConfigError, match="vgg_weights"):
         replace(loss, perceptual_net=PerceptualNet.LPIPS_VGG)
+
+
+def test_a_decoder_sees_refined_tokens_and_their_pictures_as_they_are() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3)).astype(np.uint8)
+    refined_RHW = np.random.default_rng(1).integers(0, 32, (3, 8, 8)).astype(np.uint16)
+    chosen = np.array([4, 0, 2])  # whose these are, in their order
+    moves = AugmentConfig(max_shift=3)
+    torch.manual_seed(0)
+    job = DecoderJob(
+        SMALL_VQGAN, PictureLossConfig(), CodebookConfig(), moves, LOOP, pictures, pictures[:1],
+        init=VQGAN(SMALL_VQGAN), refined=(chosen, refined_RHW),
+    )  # fmt: skip
+    lookup, decode_codes = job.tokenizer.quantizer.lookup, job.tokenizer.decode_codes
+    codes: list[Tensor] = []
+    hook = job.tokenizer.decoder.register_forward_pre_hook(lambda _, args: codes.append(args[0]))
+    times: dict[int, list[bool]] = {i: [] for i in range(5)}
+    for step in range(100):
+        ids = batch_ids(0, step, 4, 5)
+        found = float(job.loss(step)[1]["l1"])
+        seen = codes.pop()
+        moved = to_pixels(augment(pictures[ids], 0, step, ids, moves))
+        encoded = lookup(job.tokenizer.encode(moved))
+        for at, i in enumerate(ids):
+            row = refined_RHW[chosen.tolist().index(i)] if i in chosen else None
+            code = None if row is None else lookup(torch.from_numpy(row.astype(np.int64))[None])[0]
+            is_refined = code is not None and torch.equal(seen[at], code)
+            times[int(i)].append(is_refined)
+            if is_refined:
+                moved[at] = to_pixels(pictures[i : i + 1])[0]
+            else:
+                assert torch.equal(seen[at], encoded[at])
+        with torch.no_grad():
+            expected = float((decode_codes(seen) - moved).abs().mean())
+        codes.clear()
+        assert found == pytest.approx(expected, rel=1e-5)
+    hook.remove()
+    for i, was_refined in times.items():
+        share = sum(was_refined) / len(was_refined)
+        assert 0.3 < share < 0.7 if i in chosen else share == 0

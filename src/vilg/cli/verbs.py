@@ -111,6 +111,8 @@ class Evaluate:
     """measure on these groups of the data only, such as those that the model was trained on"""
     precision: PrecisionName = "fp32"
     """how the generator's weights are multiplied"""
+    refine: Annotated[int, arg(metavar="STEPS")] = 0
+    """refine a tokenizer's tokens by so many gradient steps; asks for "vilg[train]" too"""
 
     def run(self) -> None:
         from vilg.cli.output import check_folder
@@ -129,6 +131,7 @@ class Evaluate:
             self.limit,
             groups=self.groups or None,
             precision=Precision(self.precision),
+            refine_steps=self.refine,
         )
 
 

@@ -14,6 +14,7 @@ from vilg.data.shards import fingerprint
 from vilg.evaluation.judge import Judge
 from vilg.evaluation.samples import Settings, Splits
 from vilg.model.folder import Model
+from vilg.tokenizer.perceptual import LITE0, lite0_hash
 
 
 def manifest(
@@ -40,6 +41,7 @@ def manifest(
         "image_tokenizer": model.image_tokenizer.fingerprint(),
         "text_tokenizer": model.text_tokenizer.fingerprint if model.text_tokenizer else None,
         "judge": {"name": judge.name, "weights": judge.weights} if judge else None,
+        "refined_by": {"name": LITE0, "weights": lite0_hash()} if settings.refine_steps else None,
         "data": fingerprint(data),
         "vilg": __version__,
         "torch": torch.__version__,

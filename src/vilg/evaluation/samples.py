@@ -32,6 +32,7 @@ class Settings:
         shuffle_seed: who is paired with whom.
         subset_seed: which subsets give kernel distances their standard error.
         precision: how the generator's weights are multiplied.
+        refine_steps: by which a tokenizer's tokens are refined before they are decoded.
     """
 
     groups: tuple[str, ...] | None = None
@@ -44,6 +45,7 @@ class Settings:
     shuffle_seed: int = 0
     subset_seed: int = 0
     precision: Precision = Precision.FP32
+    refine_steps: int = 0
 
     def num_pictures(self, split: str) -> int | None:
         """Return how many pictures of a split are measured; None is all."""

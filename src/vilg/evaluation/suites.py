@@ -23,6 +23,7 @@ from vilg.model.folder import find_model, load_model, weights_hash
 from vilg.pipeline import Vilg
 from vilg.progress import in_batches
 from vilg.sampling.precision import Precision
+from vilg.tokenizer.refine import refining_encoder
 from vilg.training.inputs import tokenise
 
 SUITES = ("tokenizer", "generator", "drawing")
@@ -44,6 +45,7 @@ def evaluate(
     *,
     groups: tuple[str, ...] | None = None,
     precision: Precision = Precision.FP32,
+    refine_steps: int = 0,
 ) -> None:
     """Run a suite, write OUT/SUITE.json and print its tables.
 
@@ -58,12 +60,15 @@ def evaluate(
         groups: names of the groups to measure on, which for a generator should be those it was
             trained on; None takes all.
         precision: how the generator's weights are multiplied.
+        refine_steps: of a tokenizer's tokens (`vilg.tokenizer.refine`); 0 measures the encoder's.
 
     Raises:
-        EvaluationError: an unknown suite, a limit under 1, a precision for a tokenizer, or an output that
-            cannot be written.
+        EvaluationError: an unknown suite, a limit under 1, a precision for a tokenizer, tokens to be refined for
+            another suite or in a negative number of steps, or an output that cannot be written.
+        ConfigError: tokens to be refined of a tokenizer without nearest codes.
         PrecisionError: bf16 or int8 on a processor that has no instructions for it.
         ModelError, DataError: from reading the model and the data.
+        PerceptualError: tokens to be refined, without the packages of the extra `train`.
         MissingExtra: a suite with the judge, without the packages of the extra `eval`.
     """
     if suite not in SUITES:
@@ -72,13 +77,18 @@ def evaluate(
         raise EvaluationError(f"the limit must be at least 1 picture, not {limit}")
     if suite == "tokenizer" and precision is not Precision.FP32:
         raise EvaluationError("a tokenizer is measured in fp32: leave the precision out")
-    settings = Settings(groups=groups, limit=limit, precision=precision)
+    if refine_steps and suite != "tokenizer":
+        raise EvaluationError(f"the suite {suite} refines no tokens: leave refine out")
+    if refine_steps < 0:
+        raise EvaluationError(f"refine must be 0 or more steps, not {refine_steps}")
+    settings = Settings(groups=groups, limit=limit, precision=precision, refine_steps=refine_steps)
     folder = find_model(model)
     loaded = load_model(folder)
     weights = weights_hash(folder)
     # Before the data is read: a missing generator, or a missing package, is said at once.
     vilg = Vilg(loaded, weights, precision) if suite != "tokenizer" else None
     judge = load_judge() if suite != "generator" else None
+    encode = refining_encoder(loaded.image_tokenizer, refine_steps)
     splits = read_splits(data, settings)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -87,11 +97,13 @@ def evaluate(
 
     if vilg is None:
         assert judge
-        scores = score_tokenizer(loaded.image_tokenizer, judge, splits, settings.subset_seed)
+        scores = score_tokenizer(
+            loaded.image_tokenizer, encode, judge, splits, settings.subset_seed
+        )
         text = tokenizer_tables(scores)
         sheet = out / "tokenizer.png"
         try:
-            reconstruction_sheet(loaded.image_tokenizer, splits).save(sheet)
+            reconstruction_sheet(loaded.image_tokenizer, encode, splits).save(sheet)
         except OSError as error:
             raise EvaluationError(f"cannot write {sheet}: {error.strerror}") from error
     elif judge:

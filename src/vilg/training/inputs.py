@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from vilg.errors import VilgError
 from vilg.images import batch_of, open_picture, square, to_array, to_pixels
 from vilg.progress import in_batches
 from vilg.tokenizer.base import ImageTokenizer
+from vilg.tokenizer.refine import refining_encoder
 from vilg.training.augment import AugmentConfig, augment
 
 TRAIN = "train"
@@ -131,6 +132,16 @@ def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np
     return np.concatenate(rows)
 
 
+def refined_tokens(
+    tokenizer: ImageTokenizer, pictures_SYX3: NDArray[np.uint8], num_steps: int, bf16: bool
+) -> NDArray[np.uint16]:
+    """Return every picture's ids, refined in so many steps, one raster row a picture."""
+    encode, rows = refining_encoder(tokenizer, num_steps, bf16=bf16), []
+    for part in in_batches(len(pictures_SYX3), batch_of(pictures_SYX3.shape[1]), "tokens refined"):
+        rows.append(encode(to_pixels(pictures_SYX3[part])).flatten(1).numpy().astype(np.uint16))
+    return np.concatenate(rows)
+
+
 def moved_tokens(
     tokenizer: ImageTokenizer,
     pictures_SYX3: NDArray[np.uint8],
@@ -146,11 +157,14 @@ def moved_tokens(
 
 
 def stored_tokens(
-    tokenizer: ImageTokenizer, samples: Sequence[Sample], store: Path
+    store: Path, ids: Sequence[str], by: str, make: Callable[[], NDArray[np.uint16]]
 ) -> NDArray[np.uint16]:
-    """Return every picture's ids from the store, which is made where there is none."""
-    ids = [sample.id for sample in samples]
-    by = tokenizer.fingerprint()
+    """Return every picture's ids from the store, which is made where there is none.
+
+    Args:
+        ids: of the samples, one a row.
+        by: what makes the tokens; a store of another is refused.
+    """
     if not has_tokens(store):
-        save_tokens(store, ids, tokenise(tokenizer, samples), by)
+        save_tokens(store, ids, make(), by)
     return load_tokens(store, ids, by)

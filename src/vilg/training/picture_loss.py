@@ -30,6 +30,7 @@ from vilg.training.loop import Turn
 
 class PerceptualNet(StrEnum):
     LITE0 = "lite0"
+    LITE0_POOLED = "lite0_pooled"
     LPIPS_VGG = "lpips_vgg"
 
 
@@ -41,7 +42,8 @@ class PictureLossConfig:
         l1, l2: absolute and squared pixel error (VQGAN uses L1; paper eq. 1 squares).
         logit_laplace: negative log likelihood of pixel values, in nats a value; for the dVAE.
         perceptual: difference of feature maps; 0 loads no network.
-        perceptual_net: EfficientNet-Lite0, or LPIPS with VGG16 from `vgg_weights` and `lpips_weights`.
+        perceptual_net: EfficientNet-Lite0, without or with its pooled features (what a picture is, beside
+            what it looks like), or LPIPS with VGG16 from `vgg_weights` and `lpips_weights`.
         adversarial: on top of the adaptive weight (VQGAN: 0.8); 0 builds no discriminator.
         adaptive_weight_limit: largest adaptive weight (VQGAN: 1e4). A discriminator that has learnt nothing
             yet has a slope near 0, and a large weight makes noise of it that is as strong as the pixels.
@@ -82,8 +84,8 @@ class PictureLossConfig:
         """Load the network that the settings ask for."""
         if self.perceptual == 0:
             return None
-        if self.perceptual_net is PerceptualNet.LITE0:
-            return lite0_loss()
+        if self.perceptual_net is not PerceptualNet.LPIPS_VGG:
+            return lite0_loss(pooled=self.perceptual_net is PerceptualNet.LITE0_POOLED)
         assert self.vgg_weights is not None and self.lpips_weights is not None
         return lpips_vgg_loss(self.vgg_weights, self.lpips_weights)
 

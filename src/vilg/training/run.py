@@ -1,7 +1,8 @@
 """A whole run: pictures and captions in, a model folder out.
 
     OUT/config.json   the resolved recipe
-    OUT/tokenizer/    log.jsonl, checkpoints/, samples/, model/ (the finished image tokenizer)
+    OUT/tokenizer/    log.jsonl, checkpoints/, samples/, model/ (the finished image tokenizer), and
+                      tokens/ (refined ids) if there are any
     OUT/generator/    the same, and tokens/ (every picture's ids)
 
 Each stage is finished when its `model/` folder is; resuming skips finished stages.
@@ -15,11 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from vilg.config import require, to_json
+from vilg.data.order import permute
 from vilg.data.pictures import tell
 from vilg.data.shards import load_samples
 from vilg.errors import VilgError
@@ -32,6 +36,7 @@ from vilg.model.folder import (
     load_model,
     read_config,
     save_model,
+    weights_hash,
 )
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import Pattern
@@ -39,6 +44,9 @@ from vilg.text import TextTokenizer
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.build import TokenizerConfig
 from vilg.tokenizer.codebooks import CodebookConfig
+from vilg.tokenizer.perceptual import lite0_loss
+from vilg.tokenizer.quantizers import QuantizerKind
+from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.end_to_end import EndToEnd, EndToEndConfig
@@ -59,9 +67,11 @@ from vilg.training.inputs import (
     moved_tokens,
     pin_data,
     read_pictures,
+    refined_tokens,
     stored_tokens,
+    tokenise,
 )
-from vilg.training.loop import LoopConfig, train
+from vilg.training.loop import LoopConfig, Precision, train
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig, check_begins, check_fits
 from vilg.training.shared_codes import fold_codes, share_codes
@@ -77,6 +87,10 @@ class TokenizerRun:
     Attributes:
         init: folder or hub id of the model whose image tokenizer to start from; None starts anew.
         decoder_only: the decoder of `init` learns on alone, so that tokens stay what they are.
+        refine_steps: over 0, the decoder alone also sees tokens that are refined in so many steps
+            (`tokenizer/refine.py`), half of the times that such a picture comes. They are made first, in
+            about the time that training on each of these pictures as often would take.
+        refine_pictures: how many pictures, drawn by the loop's seed, get them; None is all.
         discriminator_optim: for the adversarial term.
     """
 
@@ -84,6 +98,8 @@ class TokenizerRun:
     model: TokenizerConfig
     init: str | None = None
     decoder_only: bool = False
+    refine_steps: int = 0
+    refine_pictures: int | None = None
     loss: PictureLossConfig = PictureLossConfig()
     codebook: CodebookConfig = CodebookConfig()
     augmentation: AugmentConfig = AugmentConfig()
@@ -95,6 +111,27 @@ class TokenizerRun:
         require(
             self.init is not None or not self.decoder_only,
             "a decoder alone needs the tokenizer that it belongs to: set tokenizer.init",
+        )
+        require(self.refine_steps >= 0, "refine_steps must be 0 or more")
+        require(
+            self.refine_steps == 0
+            or (
+                isinstance(self.model, VQGANConfig)
+                and self.model.quantizer is QuantizerKind.NEAREST
+            ),
+            "only tokens that are nearest codes can be refined: set tokenizer.refine_steps=0",
+        )
+        require(
+            self.decoder_only or self.refine_steps == 0,
+            "while the encoder learns no tokens can be refined beforehand: set tokenizer.decoder_only=true",
+        )
+        require(
+            self.refine_pictures is None or self.refine_pictures >= 1,
+            "refine_pictures must be at least 1, or null",
+        )
+        require(
+            self.refine_pictures is None or self.refine_steps > 0,
+            "refine_pictures says how many get refined tokens: set tokenizer.refine_steps too",
         )
         require(
             self.augmentation.noise == 0,
@@ -270,6 +307,8 @@ def _check_inputs(recipe: Recipe) -> None:
     if recipe.tokenizer:
         read_pictures(recipe.tokenizer.data)
         recipe.tokenizer.loss.perceptual_loss()
+        if recipe.tokenizer.refine_steps:
+            lite0_loss(pooled=True)
         check_fits(recipe.tokenizer.loss, recipe.tokenizer.model)
         if recipe.tokenizer.init is not None:
             _initial_tokenizer(recipe.tokenizer.init, recipe.tokenizer.model)
@@ -302,20 +341,41 @@ def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
     resume = _has_checkpoint(folder)
     # Encoder and codes that stay are in no checkpoint.
     starts_from_model = config.init is not None and (config.decoder_only or not resume)
-    kind = DecoderJob if config.decoder_only else TokenizerJob
-    job = kind(
-        config.model,
-        config.loss,
-        config.codebook,
-        config.augmentation,
-        config.loop,
-        decode_pictures(pictures.training, config.model.image_size),
-        decode_pictures(pictures.shown, config.model.image_size),
-        init=_initial_tokenizer(config.init, config.model) if starts_from_model else None,
-    )
+    init = _initial_tokenizer(config.init, config.model) if starts_from_model else None
+    arrays_NYX3 = decode_pictures(pictures.training, config.model.image_size)
+    settings = (config.model, config.loss, config.codebook, config.augmentation, config.loop)
+    shown = decode_pictures(pictures.shown, config.model.image_size)
+    job: TokenizerJob
+    if config.decoder_only:
+        assert init is not None
+        refined = _refined_tokens(config, init, arrays_NYX3, folder / "tokens")
+        job = DecoderJob(*settings, arrays_NYX3, shown, init=init, refined=refined)
+    else:
+        job = TokenizerJob(*settings, arrays_NYX3, shown, init=init)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, folder, resume=resume, out=log)
     save_model(folder / "model", Model(job.tokenizer.eval()))
+
+
+def _refined_tokens(
+    config: TokenizerRun, init: ImageTokenizer, arrays_NYX3: NDArray[np.uint8], store: Path
+) -> tuple[NDArray[np.int64], NDArray[np.uint16]] | None:
+    """Return which pictures have better tokens, any of all of them, and these tokens, from the store."""
+    if config.refine_steps == 0:
+        return None
+    N, bf16 = len(arrays_NYX3), config.loop.precision is Precision.BF16
+    num = min(config.refine_pictures or N, N)
+    chosen_R = permute(np.arange(num), N, config.loop.seed, epoch=0)
+    # What the codes decode to counts here, so the fingerprint, which leaves out the decoder, is not enough.
+    by = f"{weights_hash(find_model(config.init))}, {config.refine_steps} steps, {config.loop.precision}"
+    tokens_RN = stored_tokens(
+        store,
+        [str(i) for i in chosen_R],
+        by,
+        lambda: refined_tokens(init, arrays_NYX3[chosen_R], config.refine_steps, bf16),
+    )
+    grid = init.config.grid_size
+    return chosen_R, tokens_RN.reshape(-1, grid, grid)
 
 
 def _initial_tokenizer(init: str | None, config: TokenizerConfig) -> ImageTokenizer:
@@ -335,7 +395,12 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
     data = config.data
     samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
     pin_data(folder, data_set_digest(data.folder))
-    tokens_SN = stored_tokens(image_tokenizer, samples, folder / "tokens")
+    tokens_SN = stored_tokens(
+        folder / "tokens",
+        [sample.id for sample in samples],
+        image_tokenizer.fingerprint(),
+        partial(tokenise, image_tokenizer, samples),
+    )
     print(f"generator: {len(samples)} pairs", file=log, flush=True)
     grid = image_tokenizer.config.grid_size
     shape = config.shape(image_tokenizer.config, len(text_tokenizer))

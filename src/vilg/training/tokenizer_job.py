@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vilg.data.order import batch_ids
 from vilg.images import contact_sheet, to_pictures, to_pixels
 from vilg.parallel import own_share
+from vilg.randomness import uniforms
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining, Quantized
@@ -73,13 +74,16 @@ class TokenizerJob:
         """Return what encoder, codes and decoder minimise on the step's batch."""
         batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.pictures_NYX3))
         ids = own_share(batch)
-        arrays = augment(self.pictures_NYX3[ids], self.loop.seed, step, ids, self.augmentation)
-        pixels = to_pixels(arrays)
+        pixels = to_pixels(self._arrays(step, ids))
         quantized = self._quantized(pixels, step, ids)
         raw = self.tokenizer.decoder(quantized.codes_BDHW).float()
         made = self.tokenizer.to_image(raw)
         total, values = self.picture_loss(step, raw, made, pixels, self.tokenizer.decoder)
         return total + quantized.loss, values | quantized.values
+
+    def _arrays(self, step: int, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the step's pictures, moved about."""
+        return augment(self.pictures_NYX3[ids], self.loop.seed, step, ids, self.augmentation)
 
     def _quantized(self, pixels: Tensor, step: int, ids: NDArray[np.int64]) -> Quantized:
         """Return the codes that the decoder sees, and what the codebook's own loss adds."""
@@ -119,14 +123,38 @@ class DecoderJob(TokenizerJob):
     """The decoder alone learns on: tokens mean what they meant, and generators of them stay valid.
 
     Encoder and codes are those of `init`, which must be given.
+
+    Args:
+        refined: positions_R of some pictures and their tokens ids_RHW, better ones than the encoder's
+            (`tokenizer/refine.py`). Each time that such a picture comes, it is as it is and has these, or
+            it is moved about and has the encoder's, by the toss of a coin.
     """
 
-    def __init__(self, *args: Any, **settings: Any):
+    def __init__(
+        self,
+        *args: Any,
+        refined: tuple[NDArray[np.int64], NDArray[np.uint16]] | None = None,
+        **settings: Any,
+    ):
         super().__init__(*args, **settings)
+        grid = self.tokenizer.config.grid_size
+        nothing = np.empty(0, np.int64), np.empty((0, grid, grid), np.uint16)
+        positions_R, self.refined_RHW = refined or nothing
+        self.row_N = np.full(len(self.pictures_NYX3), -1)
+        self.row_N[positions_R] = np.arange(len(positions_R))
         self._train(nn.ModuleDict({"decoder": self.tokenizer.decoder}))
 
+    def _is_refined(self, step: int, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return (self.row_N[ids] >= 0) & (uniforms(self.loop.seed, "refined", step, ids) < 0.5)
+
+    def _arrays(self, step: int, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        moved_BYX3, as_it_is_B = super()._arrays(step, ids), self._is_refined(step, ids)
+        return np.where(as_it_is_B[:, None, None, None], self.pictures_NYX3[ids], moved_BYX3)
+
     def _quantized(self, pixels: Tensor, step: int, ids: NDArray[np.int64]) -> Quantized:
-        ids_BHW = self.tokenizer.encode(pixels)
+        ids_BHW, refined_B = self.tokenizer.encode(pixels), self._is_refined(step, ids)
+        refined_BHW = self.refined_RHW[self.row_N[ids[refined_B]]].astype(np.int64)
+        ids_BHW[torch.from_numpy(refined_B)] = torch.from_numpy(refined_BHW)
         codes_BDHW = self.tokenizer.quantizer.lookup(ids_BHW).detach()
         return Quantized(codes_BDHW, ids_BHW, codes_BDHW.new_zeros(()), {})
 
