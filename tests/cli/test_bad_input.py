@@ -190,6 +190,11 @@ BAD_INPUT = {
     "evaluation of nothing": ("evaluate tokenizer --limit 0 --model toy", "--limit"),
     "refined captions": ("evaluate generator --refine 3 --model toy", "refines no tokens"),
     "refined backwards": ("evaluate tokenizer --refine -1 --model toy", "refine must be 0 or more"),
+    "splits of captions": ("evaluate generator --splits train --model toy", "leave splits out"),
+    "tokens refined in int8": (
+        "evaluate tokenizer --refine 3 --precision int8 --model toy",
+        "measured in fp32",
+    ),
     "rounded tokenizer": ("evaluate tokenizer --precision int8 --model toy", "measured in fp32"),
 }
 

@@ -4,18 +4,21 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 import vilg
+from tests.precisions import parameters
 from vilg.errors import VilgError
-from vilg.evaluation import evaluate
+from vilg.evaluation import evaluate, suites
 from vilg.evaluation.extra import PACKAGES
 from vilg.model.folder import ModelError, weights_hash
 from vilg.sampling.precision import Precision
 from vilg.tokenizer.perceptual import lite0_hash
+from vilg.tokenizer.refine import refining_encoder
 
 
 @pytest.mark.parametrize("suite", ["tokenizer", "generator", "drawing"])
@@ -57,6 +60,7 @@ def test_the_manifest_says_what_was_measured(
         "seeds": {"choice_seed": 0, "shuffle_seed": 0, "subset_seed": 0},
         "settings": {
             "groups": ["food-drink"],
+            "splits": None,
             "limit": 3,
             "num_train": 500,
             "num_ranked": 50,
@@ -103,6 +107,45 @@ def test_refined_tokens_are_measured_and_the_manifest_says_so(
         {"name": "efficientnet-lite0", "weights": lite0_hash()},
     ]
     assert found[0]["scores"]["train"] != found[1]["scores"]["train"]
+
+
+@pytest.mark.parametrize("precision", parameters(Precision.BF16))
+def test_a_search_in_bf16_is_asked_for(
+    precision: Precision,
+    toy_folder: Path,
+    toy_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def noted(*args: Any, **settings: Any) -> Any:
+        asked.append(settings)
+        return refining_encoder(*args, **settings)
+
+    monkeypatch.setattr(suites, "refining_encoder", noted)
+    for chosen in (Precision.FP32, precision):
+        evaluate(
+            "tokenizer", str(toy_folder), toy_data, tmp_path, limit=1, refine_steps=1,
+            precision=chosen,
+        )  # fmt: skip
+    assert asked == [{"bf16": False}, {"bf16": True}]
+    manifest = json.loads((tmp_path / "tokenizer.json").read_text())["manifest"]
+    assert manifest["settings"]["precision"] == "bf16"
+
+
+def test_splits_are_measured_alone(toy_folder: Path, toy_data: Path, tmp_path: Path) -> None:
+    evaluate("tokenizer", str(toy_folder), toy_data, tmp_path / "all", limit=2)
+    chosen = ("unseen_combination",)
+    evaluate("tokenizer", str(toy_folder), toy_data, tmp_path / "one", limit=2, splits=chosen)
+    every, one = (json.loads((tmp_path / n / "tokenizer.json").read_text()) for n in ("all", "one"))
+    assert list(one["scores"]) == ["unseen_combination"]
+    assert one["scores"]["unseen_combination"] == every["scores"]["unseen_combination"]
+    assert one["manifest"]["settings"]["splits"] == ["unseen_combination"]
+    assert list(one["manifest"]["samples"]) == ["unseen_combination"]
+    with pytest.raises(VilgError, match="in a split 'test'; the splits are train, unseen_comb"):
+        evaluate("tokenizer", str(toy_folder), toy_data, tmp_path / "none", splits=("test",))
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_rounded_generator_is_measured_and_the_manifest_says_so(

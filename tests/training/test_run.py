@@ -579,9 +579,7 @@ def test_refined_tokens_are_made_once_and_resume_exactly(
         assert (again / "tokenizer" / "tokens" / "tokens.npy").stat().st_mtime_ns == made
 
 
-def test_refined_tokens_of_another_decoder_or_other_steps_are_refused(
-    finished: Finished, tmp_path: Path
-) -> None:
+def test_refined_tokens_of_another_decoder_are_refused(finished: Finished, tmp_path: Path) -> None:
     """All decoders of one tokenizer share its fingerprint, so that alone would not tell them apart."""
     init = tmp_path / "init"
     shutil.copytree(finished.model, init)

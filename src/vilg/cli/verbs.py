@@ -93,6 +93,8 @@ class Evaluate:
     """Measure a model; the suites are tokenizer, generator and drawing.
 
     Example: vilg evaluate generator --limit 100
+
+    Example: vilg evaluate tokenizer --splits unseen_concept --refine 60
     """
 
     suite: Annotated[str, Positional, arg(metavar="SUITE", help_behavior_hint="")]
@@ -109,8 +111,10 @@ class Evaluate:
     """measure on this many pictures of a split only"""
     groups: Annotated[tuple[str, ...], arg(metavar="GROUP...", help_behavior_hint="")] = ()
     """measure on these groups of the data only, such as those that the model was trained on"""
+    splits: Annotated[tuple[str, ...], arg(metavar="SPLIT...", help_behavior_hint="")] = ()
+    """measure a tokenizer on these splits of the data only"""
     precision: PrecisionName = "fp32"
-    """how the generator's weights are multiplied"""
+    """how the generator's weights are multiplied; bf16 is for --refine too"""
     refine: Annotated[int, arg(metavar="STEPS")] = 0
     """refine a tokenizer's tokens by so many gradient steps; asks for "vilg[train]" too"""
 
@@ -130,6 +134,7 @@ class Evaluate:
             out,
             self.limit,
             groups=self.groups or None,
+            splits=self.splits or None,
             precision=Precision(self.precision),
             refine_steps=self.refine,
         )

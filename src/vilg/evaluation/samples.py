@@ -23,6 +23,7 @@ class Settings:
 
     Attributes:
         groups: names of the groups to measure on; None takes all.
+        splits: names of the splits to measure; None takes all that there are.
         limit: pictures a split for every score; None takes the numbers below.
         num_train: pictures of the train split; the other splits are small and taken whole.
         num_ranked: pictures a split whose names are ranked, which costs the most.
@@ -31,11 +32,12 @@ class Settings:
         choice_seed: which pictures.
         shuffle_seed: who is paired with whom.
         subset_seed: which subsets give kernel distances their standard error.
-        precision: how the generator's weights are multiplied.
+        precision: how the generator's weights are multiplied, or what a search for tokens computes in.
         refine_steps: by which a tokenizer's tokens are refined before they are decoded.
     """
 
     groups: tuple[str, ...] | None = None
+    splits: tuple[str, ...] | None = None
     limit: int | None = None
     num_train: int = 500
     num_ranked: int = 50
@@ -81,7 +83,7 @@ def read_splits(folder: Path, settings: Settings) -> Splits:
     """Read a data set and choose the pictures.
 
     Raises:
-        DataError: no data set there, no such group, or nothing of the groups in the train split.
+        DataError: no data set there, no such group or split, or nothing of the groups in the train split.
     """
     samples = load_samples(folder, groups=settings.groups)
     by_id = {sample.id: sample for sample in samples}
@@ -91,9 +93,15 @@ def read_splits(folder: Path, settings: Settings) -> Splits:
     whole = {name: [by_id[id] for id in sorted(ids[name])] for name in names if ids[name]}
     if TRAIN not in whole:
         raise DataError(f"{folder}: its train split has no picture of these groups")
+    for name in settings.splits or ():
+        if name not in whole:
+            raise DataError(
+                f"{folder}: no pictures of these groups in a split {name!r}; the splits are {', '.join(whole)}"
+            )
     chosen = {
         name: choose(members, settings.num_pictures(name), settings.choice_seed)
         for name, members in whole.items()
+        if not settings.splits or name in settings.splits
     }
     return Splits(samples, whole, chosen)
 

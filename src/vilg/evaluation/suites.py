@@ -22,7 +22,7 @@ from vilg.evaluation.tokenizer import reconstruction_sheet, score_tokenizer
 from vilg.model.folder import find_model, load_model, weights_hash
 from vilg.pipeline import Vilg
 from vilg.progress import in_batches
-from vilg.sampling.precision import Precision
+from vilg.sampling.precision import Precision, check_supported
 from vilg.tokenizer.refine import refining_encoder
 from vilg.training.inputs import tokenise
 
@@ -44,6 +44,7 @@ def evaluate(
     limit: int | None = None,
     *,
     groups: tuple[str, ...] | None = None,
+    splits: tuple[str, ...] | None = None,
     precision: Precision = Precision.FP32,
     refine_steps: int = 0,
 ) -> None:
@@ -59,37 +60,34 @@ def evaluate(
         limit: at most this many pictures a split for every score; None takes `Settings`' numbers.
         groups: names of the groups to measure on, which for a generator should be those it was
             trained on; None takes all.
-        precision: how the generator's weights are multiplied.
+        splits: names of the splits that a tokenizer is measured on; None takes all.
+        precision: how the generator's weights are multiplied; bf16 is for the search of refined tokens too,
+            which is then twice as fast. Whatever is measured of a tokenizer is decoded in fp32.
         refine_steps: of a tokenizer's tokens (`vilg.tokenizer.refine`); 0 measures the encoder's.
 
     Raises:
-        EvaluationError: an unknown suite, a limit under 1, a precision for a tokenizer, tokens to be refined for
-            another suite or in a negative number of steps, or an output that cannot be written.
+        EvaluationError: an unknown suite, a limit under 1, a precision for a tokenizer whose tokens are not
+            refined, tokens to be refined or splits chosen for another suite, a negative number of steps, or an
+            output that cannot be written.
         ConfigError: tokens to be refined of a tokenizer without nearest codes.
         PrecisionError: bf16 or int8 on a processor that has no instructions for it.
         ModelError, DataError: from reading the model and the data.
         PerceptualError: tokens to be refined, without the packages of the extra `train`.
         MissingExtra: a suite with the judge, without the packages of the extra `eval`.
     """
-    if suite not in SUITES:
-        raise EvaluationError(f"no suite is called {suite!r}; the suites are {', '.join(SUITES)}")
-    if limit is not None and limit < 1:
-        raise EvaluationError(f"the limit must be at least 1 picture, not {limit}")
-    if suite == "tokenizer" and precision is not Precision.FP32:
-        raise EvaluationError("a tokenizer is measured in fp32: leave the precision out")
-    if refine_steps and suite != "tokenizer":
-        raise EvaluationError(f"the suite {suite} refines no tokens: leave refine out")
-    if refine_steps < 0:
-        raise EvaluationError(f"refine must be 0 or more steps, not {refine_steps}")
-    settings = Settings(groups=groups, limit=limit, precision=precision, refine_steps=refine_steps)
+    _check(suite, limit, splits, precision, refine_steps)
+    settings = Settings(
+        groups=groups, splits=splits, limit=limit, precision=precision, refine_steps=refine_steps
+    )
     folder = find_model(model)
     loaded = load_model(folder)
     weights = weights_hash(folder)
     # Before the data is read: a missing generator, or a missing package, is said at once.
     vilg = Vilg(loaded, weights, precision) if suite != "tokenizer" else None
     judge = load_judge() if suite != "generator" else None
-    encode = refining_encoder(loaded.image_tokenizer, refine_steps)
-    splits = read_splits(data, settings)
+    bf16 = precision is Precision.BF16
+    encode = refining_encoder(loaded.image_tokenizer, refine_steps, bf16=bf16)
+    measured = read_splits(data, settings)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,24 +96,50 @@ def evaluate(
     if vilg is None:
         assert judge
         scores = score_tokenizer(
-            loaded.image_tokenizer, encode, judge, splits, settings.subset_seed
+            loaded.image_tokenizer, encode, judge, measured, settings.subset_seed
         )
         text = tokenizer_tables(scores)
         sheet = out / "tokenizer.png"
         try:
-            reconstruction_sheet(loaded.image_tokenizer, encode, splits).save(sheet)
+            reconstruction_sheet(loaded.image_tokenizer, encode, measured).save(sheet)
         except OSError as error:
             raise EvaluationError(f"cannot write {sheet}: {error.strerror}") from error
     elif judge:
         num_prompts = settings.limit or settings.num_drawn
-        scores = score_drawing(vilg, judge, splits, num_prompts, settings.shuffle_seed)
+        scores = score_drawing(vilg, judge, measured, num_prompts, settings.shuffle_seed)
         text = drawing_tables(scores)
     else:
-        scores = score_generator(vilg, splits, settings)
+        scores = score_generator(vilg, measured, settings)
         text = generator_tables(scores)
-    about = manifest(suite, loaded, weights, judge, data, splits, settings)
+    about = manifest(suite, loaded, weights, judge, data, measured, settings)
     _write(out / f"{suite}.json", {"manifest": about, "scores": _rounded(scores)})
     print(text, end="")
+
+
+def _check(
+    suite: str,
+    limit: int | None,
+    splits: tuple[str, ...] | None,
+    precision: Precision,
+    refine_steps: int,
+) -> None:
+    """Refuse what does not go together, before anything is read."""
+    if suite not in SUITES:
+        raise EvaluationError(f"no suite is called {suite!r}; the suites are {', '.join(SUITES)}")
+    if limit is not None and limit < 1:
+        raise EvaluationError(f"the limit must be at least 1 picture, not {limit}")
+    if suite == "tokenizer" and precision is not Precision.FP32:
+        if precision is Precision.INT8 or not refine_steps:
+            raise EvaluationError(
+                "a tokenizer is measured in fp32: leave the precision out (bf16 is for refined tokens)"
+            )
+        check_supported(precision)
+    if splits and suite != "tokenizer":
+        raise EvaluationError(f"the suite {suite} compares splits: leave splits out")
+    if refine_steps and suite != "tokenizer":
+        raise EvaluationError(f"the suite {suite} refines no tokens: leave refine out")
+    if refine_steps < 0:
+        raise EvaluationError(f"refine must be 0 or more steps, not {refine_steps}")
 
 
 def score_generator(vilg: Vilg, splits: Splits, settings: Settings) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from vilg.data.shards import Sample
 from vilg.evaluation.extra import import_extra
 from vilg.evaluation.judge import Judge
 from vilg.evaluation.likeness import finds_original, kernel_distance
-from vilg.evaluation.samples import TRAIN, Splits, positions_by_style
+from vilg.evaluation.samples import Splits, positions_by_style
 from vilg.images import batch_of, contact_sheet, to_arrays, to_pictures, to_pixels
 from vilg.progress import in_batches
 from vilg.tokenizer.base import ImageTokenizer
@@ -143,10 +143,10 @@ def _score_split(
 def reconstruction_sheet(tokenizer: ImageTokenizer, encode: Encoder, splits: Splits) -> Image.Image:
     """Return pictures of unseen concepts over their reconstructions, two rows a style.
 
-    Concepts differ from style to style while there are enough. A data set without unseen concepts
-    shows training pictures.
+    Concepts differ from style to style while there are enough. Where unseen concepts are not measured, the
+    first split's pictures are shown.
     """
-    samples = splits.chosen.get("unseen_concept") or splits.chosen[TRAIN]
+    samples = splits.chosen.get("unseen_concept") or next(iter(splits.chosen.values()))
     shown: set[str] = set()
     rows: list[list[Image.Image]] = []
     by_style = list(positions_by_style(samples).values())

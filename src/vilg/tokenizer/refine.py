@@ -18,14 +18,13 @@ from torch import Tensor
 
 from vilg.config import ConfigError
 from vilg.tokenizer.base import ImageTokenizer
-from vilg.tokenizer.perceptual import PerceptualLoss, lite0_loss
-from vilg.tokenizer.quantizers import VectorQuantizer
+from vilg.tokenizer.perceptual import LITE0, PerceptualLoss, lite0_hash, lite0_loss
+from vilg.tokenizer.quantizers import VectorQuantizer, without_autocast
 
-# Adam's first step, over the root mean square of a code's components. It falls to 0 along half a cosine, or
-# codes would flip to and fro to the end: at equal steps that is worth as much as three times the steps.
+# Adam's first step, over the root mean square of a code's components. It falls to 0 along half a cosine: at a
+# constant rate codes flip to and fro to the end, and as many steps gain less (docs/log.md).
 _RATE = 0.06
-_PERCEPTUAL = 0.5  # beside the absolute and the squared error of pixels, which have 1 each
-
+_PERCEPTUAL = 1.0  # beside the absolute and the squared error of pixels, which have 1 each
 
 Encoder = Callable[[Tensor], Tensor]  # pixels_B3YX to ids_BHW
 
@@ -39,10 +38,10 @@ def refine(
     *,
     bf16: bool = False,
 ) -> Tensor:
-    """Return ids_BHW that decode to nearer pictures than the encoder's do, or to equally near ones.
+    """Return ids_BHW that decode to nearer pictures than the encoder's do, by the loss of training.
 
-    Every picture's tokens are the best of all steps, the encoder's own among them, by the loss of the clamped
-    reconstruction. Where codes are nearly as good as each other, rounding chooses: another
+    Every picture's tokens are the best of all steps, the encoder's own among them, by that loss of the clamped
+    reconstruction as it is computed here. Where codes are nearly as good as each other, rounding chooses: another
     processor, number of threads or size of the batch may give other tokens, as good.
 
     Args:
@@ -58,7 +57,7 @@ def refine(
     quantizer, device = _nearest_codes(tokenizer), pixels_B3YX.device.type
     with torch.autocast(device, torch.bfloat16, enabled=bf16):
         real_maps = perceptual.maps(pixels_B3YX)
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast(device):  # as `encode` does
         z_BDHW = quantizer.normalise(tokenizer.encoder(pixels_B3YX), dim=1)
     best_BHW = quantizer.ids(z_BDHW)
     least_B = torch.full((len(best_BHW),), math.inf, device=best_BHW.device)
@@ -100,6 +99,12 @@ def refining_encoder(tokenizer: ImageTokenizer, num_steps: int, *, bf16: bool = 
     device = _nearest_codes(tokenizer).codebook_KD.device
     perceptual = lite0_loss(pooled=True).to(device)
     return partial(refine, tokenizer, perceptual=perceptual, num_steps=num_steps, bf16=bf16)
+
+
+def search_id(num_steps: int, *, bf16: bool) -> str:
+    """Say by what tokens were refined, beside the tokenizer: for stores of them."""
+    computed = "bf16" if bf16 else "fp32"
+    return f"{num_steps} steps at {_RATE}, {_PERCEPTUAL} of {LITE0} {lite0_hash()}, {computed}"
 
 
 def _nearest_codes(tokenizer: ImageTokenizer) -> VectorQuantizer:

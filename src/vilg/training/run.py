@@ -46,6 +46,7 @@ from vilg.tokenizer.build import TokenizerConfig
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.perceptual import lite0_loss
 from vilg.tokenizer.quantizers import QuantizerKind
+from vilg.tokenizer.refine import search_id
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.checkpoint import CheckpointError
@@ -367,7 +368,7 @@ def _refined_tokens(
     num = min(config.refine_pictures or N, N)
     chosen_R = permute(np.arange(num), N, config.loop.seed, epoch=0)
     # What the codes decode to counts here, so the fingerprint, which leaves out the decoder, is not enough.
-    by = f"{weights_hash(find_model(config.init))}, {config.refine_steps} steps, {config.loop.precision}"
+    by = f"{weights_hash(find_model(config.init))}, {search_id(config.refine_steps, bf16=bf16)}"
     tokens_RN = stored_tokens(
         store,
         [str(i) for i in chosen_R],
