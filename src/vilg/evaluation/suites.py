@@ -62,7 +62,7 @@ def evaluate(
             trained on; None takes all.
         splits: names of the splits that a tokenizer is measured on; None takes all.
         precision: how the generator's weights are multiplied; bf16 is for the search of refined tokens too,
-            which is then twice as fast. Whatever is measured of a tokenizer is decoded in fp32.
+            which is faster then. Whatever is measured of a tokenizer is decoded in fp32.
         refine_steps: of a tokenizer's tokens (`vilg.tokenizer.refine`); 0 measures the encoder's.
 
     Raises:
