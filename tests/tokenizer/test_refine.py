@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -188,12 +189,7 @@ def test_lite0_refines_with_its_pooled_features() -> None:
 
 
 def test_likeliest_codes_cannot_be_refined() -> None:
-    config = VQGANConfig(
-        image_size=8, channels=8, channel_multipliers=(1, 2), num_res_blocks=1, norm_groups=4,
-        attention_resolutions=(), latent_channels=8, num_codes=4, code_dim=4,
-        quantizer=QuantizerKind.GUMBEL,
-    )  # fmt: skip
-    tokenizer = VQGAN(config)
+    tokenizer = VQGAN(replace(tokenizer_of().config, quantizer=QuantizerKind.GUMBEL))
     with pytest.raises(ConfigError, match="only tokens that are nearest codes can be refined"):
         refine(tokenizer, torch.zeros(1, 3, 8, 8), PERCEPTUAL, 1)
     with pytest.raises(ConfigError, match="only tokens that are nearest codes can be refined"):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vilg.config import ConfigError
 from vilg.tokenizer.base import ImageTokenizer
+from vilg.tokenizer.codebooks import cosine_schedule
 from vilg.tokenizer.perceptual import LITE0, PerceptualLoss, lite0_hash, lite0_loss
 from vilg.tokenizer.quantizers import VectorQuantizer, without_autocast
 
@@ -76,8 +77,7 @@ def refine(
         least_B = torch.where(better_B, loss_B.detach(), least_B)
         best_BHW = torch.where(better_B[:, None, None], ids_BHW, best_BHW)
         if step < num_steps:
-            lr = rate * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-            optimizer.param_groups[0]["lr"] = lr
+            optimizer.param_groups[0]["lr"] = cosine_schedule(rate, 0.0, num_steps, step)
             (z_BDHW.grad,) = torch.autograd.grad(loss_B.sum(), [z_BDHW])
             optimizer.step()
     return best_BHW
