@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The shipped model, src/vilg/assets/emoji-64, in stages of at most two and a half hours on one thread.
 #
-#     runs/emoji_cpu.sh STAGE [DIR]      STAGE: tokenizer1 to tokenizer5, 1 to 3, scores
+#     runs/emoji_cpu.sh STAGE [DIR]      STAGE: tokenizer1 to tokenizer6, 1 to 3, scores
 #
 # Each stage starts from the weights that the one before has committed, so a lost machine costs one
 # stage at most. A stage that was stopped goes on where it stood: run the same line again. Two trainings
@@ -29,7 +29,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source runs/train.sh
 
-stage=${1:?name a stage: tokenizer1 to tokenizer5, 1 to 3, scores}
+stage=${1:?name a stage: tokenizer1 to tokenizer6, 1 to 3, scores}
 dir=${2:-runs/emoji_cpu}
 shipped=src/vilg/assets/emoji-64
 tokens=src/vilg/assets/emoji-tokenizer
@@ -87,6 +87,15 @@ case $stage in
             tokenizer.loss.perceptual_net=lite0_pooled tokenizer.augmentation.recolour=0.15 &&
             ship tokenizer tokenizer5 "$tokens"
         ;;
+    tokenizer6)  # more of that, and all of the perceptual term at 224, as `vilg.tokenizer.perceptual` has it by now
+        before=$(kept tokenizer6 "$tokens")
+        train "$dir/tokenizer6" emoji_tokenizer "tokenizer.init=$before" tokenizer.decoder_only=true \
+            tokenizer.refine_steps=16 tokenizer.refine_pictures=3000 \
+            tokenizer.loop.precision=bf16 tokenizer.loop.seed=5 tokenizer.loop.num_steps=5000 \
+            tokenizer.optim.peak_lr=6e-4 tokenizer.loss.perceptual=0.5 \
+            tokenizer.loss.perceptual_net=lite0_pooled tokenizer.augmentation.recolour=0.15 &&
+            ship tokenizer tokenizer6 "$tokens"
+        ;;
     1)
         train "$dir/stage1" emoji_cpu "generator.image_tokenizer=$tokens" \
             generator.loop.precision=bf16 &&
@@ -121,5 +130,5 @@ case $stage in
         .venv/bin/vilg evaluate tokenizer --model "$tokens" --splits unseen_concept \
             --refine 200 --precision bf16 --out "$tokens/scores/refined"
         ;;
-    *) echo "unknown stage $stage: tokenizer1 to tokenizer5, 1 to 3 or scores" >&2 && exit 2 ;;
+    *) echo "unknown stage $stage: tokenizer1 to tokenizer6, 1 to 3 or scores" >&2 && exit 2 ;;
 esac

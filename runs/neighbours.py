@@ -42,7 +42,7 @@ def coarse_pixels(samples: Sequence[Sample]) -> NDArray[np.float64]:
 
 @torch.inference_mode()
 def lite0(samples: Sequence[Sample]) -> NDArray[np.float64]:
-    features, rows = Lite0Features().eval(), []
+    features, rows = Lite0Features(), []
     for part in in_batches(len(samples), 50, "pictures seen by Lite0"):
         deepest_BCHW = features(to_pixels(load_pictures(samples[part], SIZE)))[-1]
         rows.append(deepest_BCHW.mean(dim=(2, 3)).double().numpy())

