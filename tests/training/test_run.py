@@ -541,13 +541,17 @@ def test_a_tokenizer_starts_from_an_earlier_one(finished: Finished, tmp_path: Pa
     assert not (tmp_path / "other").exists()
 
 
+def decoder_alone(finished: Finished, **settings: Any) -> TokenizerRun:
+    """Return a run in which the finished tokenizer's decoder learns on."""
+    given = {"init": str(finished.model), "decoder_only": True} | settings
+    return replace(finished.recipe.tokenizer, **given)
+
+
 def test_refined_tokens_are_made_once_and_resume_exactly(
     finished: Finished, tmp_path: Path
 ) -> None:
-    tokenizer = replace(
-        finished.recipe.tokenizer,
-        init=str(finished.model),
-        decoder_only=True,
+    tokenizer = decoder_alone(
+        finished,
         refine_steps=3,
         refine_pictures=3,
         loop=LoopConfig(num_steps=4, batch_size=2, save_every=2),
@@ -583,10 +587,9 @@ def test_refined_tokens_of_another_decoder_are_refused(finished: Finished, tmp_p
     """All decoders of one tokenizer share its fingerprint, so that alone would not tell them apart."""
     init = tmp_path / "init"
     shutil.copytree(finished.model, init)
-    tokenizer = replace(
-        finished.recipe.tokenizer,
+    tokenizer = decoder_alone(
+        finished,
         init=str(init),
-        decoder_only=True,
         refine_steps=1,
         refine_pictures=2,
         loop=LoopConfig(num_steps=2, batch_size=2, save_every=1),
@@ -607,10 +610,8 @@ def test_refined_tokens_of_another_decoder_are_refused(finished: Finished, tmp_p
 def test_a_decoder_alone_leaves_the_tokens_and_resumes_exactly(
     finished: Finished, tmp_path: Path
 ) -> None:
-    tokenizer = replace(
-        finished.recipe.tokenizer,
-        init=str(finished.model),
-        decoder_only=True,
+    tokenizer = decoder_alone(
+        finished,
         loss=PictureLossConfig(
             adversarial=0.5,
             discriminator=DiscriminatorConfig(channels=4, num_layers=1, norm_groups=4),
