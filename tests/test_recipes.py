@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from vilg.model.folder import read_config
+from vilg.model.folder import load_model, read_config
 from vilg.model.generator import Generator, text_to_image_log_probs
 from vilg.recipes import RECIPES
 from vilg.tokenizer.vqgan import VQGANConfig
 
+ASSETS = Path("src/vilg/assets")
 VOCABULARY_SIZE = 8283  # of datasets/emoji/tokenizer.json
 
 
@@ -42,7 +43,7 @@ def test_the_paper_s_sizes_have_their_parameters(
 
 
 def test_recipes_that_begin_with_the_shipped_tokenizer_have_its_shape() -> None:
-    shipped = read_config(Path("src/vilg/assets/emoji-tokenizer")).image_tokenizer
+    shipped = read_config(ASSETS / "emoji-tokenizer").image_tokenizer
     for name in ("emoji_tokenizer", "table7_decoder"):
         run = RECIPES[name]().tokenizer
         assert run is not None and run.model == shipped, name
@@ -61,3 +62,19 @@ def test_a_10b_step_has_the_shapes_it_should() -> None:
     image_BN.mean().backward()
     without = {name for name, weight in generator.named_parameters() if weight.grad is None}
     assert without == {"text_head.weight", "text_head.bias"}
+
+
+def test_the_shipped_tokens_are_final() -> None:
+    """Encoder and codes: another fingerprint would make every generator that was trained on them useless."""
+    alone, part = (
+        load_model(ASSETS / name).image_tokenizer for name in ("emoji-tokenizer", "emoji-64")
+    )
+    assert alone.fingerprint() == part.fingerprint() == "21d4f4b347703e1c"
+
+
+def test_the_preset_f8_8192_is_the_paper_s() -> None:
+    """Section 4.1: 256 x 256 pixels, f8, 8,192 codes; VQGAN's own terms with its late start."""
+    run = RECIPES["vqgan_f8_8192"]().tokenizer
+    assert run is not None and isinstance(run.model, VQGANConfig)
+    assert (run.model.image_size, run.model.reduction, run.model.num_codes) == (256, 8, 8192)
+    assert run.loss.perceptual > 0 and run.loss.adversarial > 0 and run.loss.adversarial_from > 0

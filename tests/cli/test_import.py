@@ -18,7 +18,7 @@ IMPORTS = {
         "llamagen.safetensors --config llamagen.yaml",
         "f4, 40 codes of 8, 64 x 64 tokens",
     ),
-    "diffusers": ("vqvae", "f4, 40 codes of 7, 8 x 8 tokens for 32 x 32 pixels"),
+    "diffusers": ("vqvae", "f4, 40 codes of 7, 16 x 16 tokens for 64 x 64 pixels"),
 }
 
 

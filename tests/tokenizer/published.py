@@ -132,6 +132,25 @@ DIFFUSERS_VQ_DIFFUSION: Settings = {
 }
 
 
+# make_vqvae in diffusers' scripts/convert_amused.py: vqvae/config.json of amused/amused-256 and -512.
+DIFFUSERS_AMUSED: Settings = {
+    "_class_name": "VQModel",
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 256, 512, 768],
+    "down_block_types": ["DownEncoderBlock2D"] * 5,
+    "in_channels": 3,
+    "latent_channels": 64,
+    "layers_per_block": 2,
+    "lookup_from_codebook": True,
+    "mid_block_add_attention": False,
+    "norm_num_groups": 32,
+    "num_vq_embeddings": 8192,
+    "out_channels": 3,
+    "sample_size": 32,
+    "up_block_types": ["UpDecoderBlock2D"] * 5,
+}
+
+
 # Settings of small networks; every width is a multiple of the 32 groups that all of them have
 
 
@@ -179,7 +198,7 @@ def diffusers_settings(**changes: Any) -> Settings:
         "norm_num_groups": 32,
         "num_vq_embeddings": 40,
         "out_channels": 3,
-        "sample_size": 32,
+        "sample_size": 64,
         "scaling_factor": 0.18215,
         "up_block_types": ["AttnUpDecoderBlock2D", *["UpDecoderBlock2D"] * 2],
         "vq_embed_dim": 7,
@@ -321,7 +340,8 @@ def diffusers_shapes(settings: Settings) -> Shapes:
         for block in (0, 1):
             name = f"{side}.mid_block.resnets.{block}"
             shapes |= _res_block(name, width, width, "conv_shortcut")
-        shapes |= _attention_of_diffusers(f"{side}.mid_block.attentions.0", width)
+        if settings.get("mid_block_add_attention", True):
+            shapes |= _attention_of_diffusers(f"{side}.mid_block.attentions.0", width)
     shapes |= _norm("encoder.conv_norm_out", width) | _conv("encoder.conv_out", width, latent)
     shapes |= _conv("decoder.conv_in", latent, width)
     for i, out in enumerate(reversed(widths)):
@@ -522,7 +542,8 @@ def diffusers_encode(state: State, settings: Settings, pixels: Tensor) -> Tensor
         if i < len(kinds) - 1:
             h = down(state, f"encoder.down_blocks.{i}.downsamplers.0.conv", h)
     h = res_block(state, "encoder.mid_block.resnets.0", h)
-    h = attention(state, "encoder.mid_block.attentions.0", h)
+    if settings.get("mid_block_add_attention", True):
+        h = attention(state, "encoder.mid_block.attentions.0", h)
     h = res_block(state, "encoder.mid_block.resnets.1", h)
     h = conv(state, "encoder.conv_out", swish(norm(state, "encoder.conv_norm_out", h)), padding=1)
     return nearness(conv(state, "quant_conv", h), state["quantize.embedding.weight"])
@@ -534,7 +555,8 @@ def diffusers_decode(state: State, settings: Settings, ids_BHW: Tensor) -> Tenso
     h = conv(state, "post_quant_conv", codes[ids_BHW].movedim(-1, 1))
     h = conv(state, "decoder.conv_in", h, padding=1)
     h = res_block(state, "decoder.mid_block.resnets.0", h)
-    h = attention(state, "decoder.mid_block.attentions.0", h)
+    if settings.get("mid_block_add_attention", True):
+        h = attention(state, "decoder.mid_block.attentions.0", h)
     h = res_block(state, "decoder.mid_block.resnets.1", h)
     for i, kind in enumerate(kinds):
         for block in range(settings["layers_per_block"] + 1):

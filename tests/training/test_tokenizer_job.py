@@ -177,7 +177,10 @@ def test_a_dvae_s_loss_falls() -> None:
 
 
 def test_a_dvae_learns_the_emoji() -> None:
-    """The recipe's network and loss, narrower and on pictures half as large."""
+    """The recipe's network and loss, narrower and on pictures half as large.
+
+    The loss falls by 0.77; by 0.52 if the decoder sees no codes, and learns the mean picture.
+    """
     recipe = emoji_dvae().tokenizer
     assert recipe is not None and isinstance(recipe.model, DVAEConfig)
     config = replace(recipe.model, image_size=32, channels=8, num_codes=64, code_dim=16)
@@ -192,7 +195,7 @@ def test_a_dvae_learns_the_emoji() -> None:
     for step in range(loop.num_steps):
         losses.append(take_turn(turn, optimizer, OPTIM, step)["loss"])
         job.after_step(step)
-    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.3
+    assert sum(losses[-5:]) / 5 < sum(losses[:5]) / 5 - 0.65
 
 
 def test_the_discriminator_s_rate_begins_when_its_term_does(

@@ -36,6 +36,8 @@ class VQGANConfig:
         local_encoder: a token depends on its cell and a few pixels around it (`context`) and on nothing
             else, so that a generator finds it where its picture has it (docs/decisions/0010). The
             published networks see the whole picture in every token. Decoders always do.
+        middle_attention: attention between the two blocks at the lowest resolution. Without it (aMUSEd),
+            and without `attention_resolutions`, all is convolution.
     """
 
     image_size: int = 256
@@ -51,6 +53,7 @@ class VQGANConfig:
     normalised: bool = later_key(True)
     patch: int = later_key(1)
     local_encoder: bool = later_key(False)
+    middle_attention: bool = later_key(True)
     kind: TokenizerKind = later_key(TokenizerKind.VQGAN)
 
     def __post_init__(self) -> None:
@@ -182,11 +185,10 @@ def _level(config: VQGANConfig, name: str, widths: tuple[int, ...], resolution: 
 
 def _middle(config: VQGANConfig) -> Layers:
     width, norm = config.widths[-1], _group_norm(config)
-    return [
-        ("middle_block0", ResBlock(width, width, norm)),
-        ("middle_attention", AttentionBlock(width, norm)),
-        ("middle_block1", ResBlock(width, width, norm)),
-    ]
+    layers: Layers = [("middle_block0", ResBlock(width, width, norm))]
+    if config.middle_attention:
+        layers.append(("middle_attention", AttentionBlock(width, norm)))
+    return [*layers, ("middle_block1", ResBlock(width, width, norm))]
 
 
 def _sequential(layers: Layers) -> nn.Sequential:

@@ -65,8 +65,8 @@ def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.AdamW
 def update_ema(averages: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
     """Move the averages towards the weights; young averages forget faster, so that none is stale.
 
-    Buffers are copied: a codebook is an average already, and one of codes before and after a restart
-    would be neither.
+    Buffers are copied, codebooks among them, by whatever rule they learn: an average of a code before and
+    after its restart would be neither.
     """
     decay = min(decay, (1 + step) / (10 + step))
     for name, parameter in module.named_parameters():

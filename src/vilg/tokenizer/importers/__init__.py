@@ -28,18 +28,18 @@ class Origin(StrEnum):
 
 FORMATS = {Origin.TAMING: taming, Origin.LLAMAGEN: llamagen, Origin.DIFFUSERS: diffusers}
 
-# How the names of the encoder's levels begin.
+# How the names of the encoder's and the decoder's levels begin.
 MARKS = {
-    Origin.TAMING: "encoder.down.",
-    Origin.LLAMAGEN: "encoder.conv_blocks.",
-    Origin.DIFFUSERS: "encoder.down_blocks.",
+    Origin.TAMING: ("encoder.down.", "decoder.up."),
+    Origin.LLAMAGEN: ("encoder.conv_blocks.", "decoder.conv_blocks."),
+    Origin.DIFFUSERS: ("encoder.down_blocks.", "decoder.up_blocks."),
 }
 
 
 def origin_of(state: Mapping[str, Tensor]) -> Origin | None:
     """Return whose names these are, or None if nobody's."""
     found = [
-        origin for origin, mark in MARKS.items() if any(name.startswith(mark) for name in state)
+        origin for origin, marks in MARKS.items() if any(name.startswith(marks) for name in state)
     ]
     return found[0] if len(found) == 1 else None
 
@@ -67,7 +67,7 @@ def import_tokenizer(
         are = f"those of {found}" if found else "not known"
         raise ImporterError(
             f"the names in {weights} are {are}, and not those of {origin or ' or '.join(Origin)}; "
-            f"the first is {next(iter(state), 'missing')}"
+            f"the first is {next(iter(state), 'missing')}: is it a whole image tokenizer's file?"
         )
     file = settings or beside
     values = read_settings(file) if file else None

@@ -171,7 +171,7 @@ class Imported:
         if broken:
             raise ImporterError(
                 f"{len(broken)} weights are infinite or no numbers, as after a run that diverged: "
-                f"{_some(broken)}"
+                f"{_some(broken)}; take an earlier checkpoint"
             )
         with torch.device("meta"):
             vqgan = VQGAN(self.config)
@@ -229,6 +229,6 @@ def _shape(sizes: tuple[int, ...]) -> str:
     return "x".join(map(str, sizes)) or "a number"
 
 
-def _some(names: list[str], most: int = 3) -> str:
+def _some(names: list[str], most: int = 8) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

@@ -96,7 +96,10 @@ def taming(
     model = settings.get("model", settings)
     params = model.get("params", model) if isinstance(model, dict) else model
     if not isinstance(params, dict) or not isinstance(params.get("ddconfig"), dict):
-        raise ImporterError("the settings have no model.params.ddconfig, as taming's have")
+        raise ImporterError(
+            "the settings have no model.params.ddconfig, as taming's have: pass the yaml published beside "
+            "the weights by --config"
+        )
     target = str(model.get("target", "")).rpartition(".")[2]
     if target not in ("", "VQModel", "VQModelInterface", "VQNoDiscModel", "EMAVQ", "GumbelVQ"):
         raise ImporterError(f"cannot import a {target}: only VQModel and GumbelVQ are known here")
@@ -184,6 +187,11 @@ def llamagen(
     return rename(state, config, LLAMAGEN)
 
 
+# The default of diffusers' class, which computes nothing by it. Its converters leave it so for networks of
+# 256 x 256 pixels: scripts/convert_vq_diffusion_to_diffusers.py, scripts/convert_amused.py.
+_UNSAID_SIZE = 32
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusersSettings:
     """config.json of diffusers' VQModel, with its defaults."""
@@ -196,7 +204,7 @@ class DiffusersSettings:
     layers_per_block: int = 1
     act_fn: str = "silu"
     latent_channels: int = 3
-    sample_size: int = 32
+    sample_size: int = _UNSAID_SIZE
     num_vq_embeddings: int = 256
     norm_num_groups: int = 32
     vq_embed_dim: int | None = None
@@ -212,14 +220,20 @@ def diffusers(
 
     Args:
         settings: the keys of its config.json.
-        image_size: side of the pictures; attention stays at its levels.
+        image_size: side of the pictures; attention stays at its levels. None takes `sample_size`, if
+            somebody has set it.
     """
     if settings is None:
         raise ImporterError("diffusers needs settings: pass its config.json by --config")
     for_pipelines = ("_name_or_path", "scaling_factor", "lookup_from_codebook", "force_upcast")
     read = _read(DiffusersSettings, _without(settings, "_diffusers_version", *for_pipelines))
     _need(read, _class_name="VQModel", in_channels=3, out_channels=3, act_fn="silu")
-    _need(read, norm_type="group", mid_block_add_attention=True)
+    _need(read, norm_type="group")
+    if image_size is None and read.sample_size == _UNSAID_SIZE:
+        raise ImporterError(
+            f"its sample_size of {_UNSAID_SIZE} is what diffusers writes where nobody said otherwise: pass the "
+            "side of its pictures by --image-size (256 for vq-diffusion-ithq, 256 or 512 for aMUSEd)"
+        )
     attention = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
     if not attention.keys() >= set(read.down_block_types):
         raise ImporterError(
@@ -250,6 +264,7 @@ def diffusers(
         num_codes=read.num_vq_embeddings,
         code_dim=read.latent_channels if read.vq_embed_dim is None else read.vq_embed_dim,
         norm_groups=read.norm_num_groups,
+        middle_attention=read.mid_block_add_attention,
         normalised=False,
     )
     old = any(".query." in name for name in state)
