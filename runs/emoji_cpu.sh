@@ -24,7 +24,7 @@
 # All with bf16 products: a processor without avx512_bf16 takes about twice as long.
 #
 # The tokenizer goes to src/vilg/assets/emoji-tokenizer, the generator with its tokens to emoji-64, which gets
-# the decoder that the tokenizer has then; the shipped one has tokenizer4's, since tokenizer5 came after stage 3.
+# the decoder that the tokenizer has then, and tokenizer3 to 6 give it theirs.
 # tokenizer3 is averaged with what it began with (runs/average.py).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -86,7 +86,8 @@ case $stage in
             tokenizer.loop.precision=bf16 tokenizer.loop.seed=4 tokenizer.loop.num_steps=3500 \
             tokenizer.optim.peak_lr=6e-4 tokenizer.loss.perceptual=0.5 \
             tokenizer.loss.perceptual_net=lite0_pooled tokenizer.augmentation.recolour=0.15 &&
-            ship tokenizer tokenizer5 "$tokens"
+            ship tokenizer tokenizer5 "$tokens" &&
+            cp "$tokens/image_tokenizer.safetensors" "$shipped/"
         ;;
     tokenizer6)  # more of that. Both looked at Lite0's features of pictures at 128 until commit 776936d, now at 224.
         before=$(kept tokenizer6 "$tokens")
@@ -95,7 +96,8 @@ case $stage in
             tokenizer.loop.precision=bf16 tokenizer.loop.seed=5 tokenizer.loop.num_steps=5000 \
             tokenizer.optim.peak_lr=6e-4 tokenizer.loss.perceptual=0.5 \
             tokenizer.loss.perceptual_net=lite0_pooled tokenizer.augmentation.recolour=0.15 &&
-            ship tokenizer tokenizer6 "$tokens"
+            ship tokenizer tokenizer6 "$tokens" &&
+            cp "$tokens/image_tokenizer.safetensors" "$shipped/"
         ;;
     1)
         train "$dir/stage1" emoji_cpu "generator.image_tokenizer=$tokens" \
