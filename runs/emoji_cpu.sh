@@ -12,7 +12,7 @@
 # | tokenizer2 | the same on, perceptual, recoloured         | 70 min           | perceptual 0.9           |
 # | tokenizer3 | its decoder alone, with a discriminator     | 120 min          | perceptual 0.8-0.9       |
 # | tokenizer4 | the same without it, perceptual times five  | 70 min           | perceptual 0.7-0.8       |
-# | tokenizer5 | its decoder on refined tokens too           | 35 min, two      | perceptual 1.1, pooled   |
+# | tokenizer5 | its decoder on refined tokens too           | 50 min, two      | perceptual 1.3, pooled   |
 # | tokenizer6 | more of that, Lite0 at 224                  | 75 min, two      | perceptual 1.1, pooled   |
 # | 1          | generator, 8 M parameters, both directions  | 100 min          | t2i 2.8, i2t 0.65        |
 # | 2          | the same on, after moved prefixes           | 80 min           | t2i 2.8, i2t 0.5         |
@@ -89,7 +89,7 @@ case $stage in
             ship tokenizer tokenizer5 "$tokens" &&
             cp "$tokens/image_tokenizer.safetensors" "$shipped/"
         ;;
-    tokenizer6)  # more of that. Both looked at Lite0's features of pictures at 128 until commit 776936d, now at 224.
+    tokenizer6)  # more of that. The shipped tokenizer5 is of Lite0 at 128, as it was until commit 776936d: 35 minutes.
         before=$(kept tokenizer6 "$tokens")
         train "$dir/tokenizer6" emoji_tokenizer "tokenizer.init=$before" tokenizer.decoder_only=true \
             tokenizer.refine_steps=16 tokenizer.refine_pictures=3000 \

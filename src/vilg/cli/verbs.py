@@ -122,11 +122,13 @@ class Evaluate:
         from vilg.cli.output import check_folder
         from vilg.evaluation import evaluate
         from vilg.sampling.precision import Precision
+        from vilg.training.memory import keep_freed_memory
 
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit must be at least 1, not {self.limit}")
         out = self.out or Path("out/evaluation") / self.suite
         check_folder(out)
+        keep_freed_memory()  # a search for tokens runs through the decoder as training does
         evaluate(
             self.suite,
             self.model,
@@ -166,7 +168,7 @@ class Import:
     image_size: Annotated[
         int | None, arg(metavar="N", help_behavior_hint="(default: what the settings say)")
     ] = None
-    """side of the pictures in pixels"""
+    """side of the pictures in pixels; needed where diffusers' sample_size is 32, its default"""
     out: Annotated[Path, arg(metavar="DIR")]
     """folder of the model"""
 

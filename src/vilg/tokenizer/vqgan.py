@@ -1,7 +1,7 @@
 """The image tokenizer: a VQGAN (arXiv 2012.09841, table 7; paper section 3.1.1 and eq. 1-2).
 
 Encoder and decoder are stacks of residual blocks with one non-local attention in the middle (but for the
-local encoder); side reduction f = patch * 2 ** (levels - 1). Pixels are in [-1, 1], channels first.
+local encoder, and without `middle_attention`); side reduction f = patch * 2 ** (levels - 1). Pixels are in [-1, 1], channels first.
 
 Shape letters: B batch, C channels, D code dimension, H W cells of the grid, Y X pixels.
 """
@@ -36,8 +36,8 @@ class VQGANConfig:
         local_encoder: a token depends on its cell and a few pixels around it (`context`) and on nothing
             else, so that a generator finds it where its picture has it (docs/decisions/0010). The
             published networks see the whole picture in every token. Decoders always do.
-        middle_attention: attention between the two blocks at the lowest resolution. Without it (aMUSEd),
-            and without `attention_resolutions`, all is convolution.
+        middle_attention: attention between the two blocks at the lowest resolution, which aMUSEd's network
+            does without. A local encoder has none either way.
     """
 
     image_size: int = 256

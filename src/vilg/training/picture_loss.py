@@ -43,7 +43,7 @@ class PictureLossConfig:
         logit_laplace: negative log likelihood of pixel values, in nats a value; for the dVAE.
         perceptual: difference of feature maps; 0 loads no network.
         perceptual_net: EfficientNet-Lite0, without or with its pooled features (what a picture is, beside
-            what it looks like), or LPIPS with VGG16 from `vgg_weights` and `lpips_weights`.
+            what it looks like; small pictures are then enlarged to 224, not 128, at 2.4 times the cost), or LPIPS with VGG16 from `vgg_weights` and `lpips_weights`.
         adversarial: on top of the adaptive weight (VQGAN: 0.8); 0 builds no discriminator.
         adaptive_weight_limit: largest adaptive weight (VQGAN: 1e4). A discriminator that has learnt nothing
             yet has a slope near 0, and a large weight makes noise of it that is as strong as the pixels.

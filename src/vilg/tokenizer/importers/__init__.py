@@ -55,7 +55,7 @@ def import_tokenizer(
     Args:
         origin: None goes by the names of the weights.
         settings: file of the published settings; None takes those that lie beside the weights.
-        image_size: side of the pictures, if it is to be another than the settings say.
+        image_size: side of the pictures, if it is to be another than the settings say, or they say none.
 
     Raises:
         ImporterError: files that cannot be read, do not fit together, or are something else.
@@ -65,9 +65,12 @@ def import_tokenizer(
     found = origin_of(state)
     if found is None or origin not in (None, found):
         are = f"those of {found}" if found else "not known"
+        advice = (
+            f"say --kind {found}, or nothing" if found else "name a whole image tokenizer's file"
+        )
         raise ImporterError(
             f"the names in {weights} are {are}, and not those of {origin or ' or '.join(Origin)}; "
-            f"the first is {next(iter(state), 'missing')}: is it a whole image tokenizer's file?"
+            f"the first is {next(iter(state), 'missing')}: {advice}"
         )
     file = settings or beside
     values = read_settings(file) if file else None

@@ -187,8 +187,8 @@ def llamagen(
     return rename(state, config, LLAMAGEN)
 
 
-# The default of diffusers' class, which computes nothing by it. Its converters leave it so for networks of
-# 256 x 256 pixels: scripts/convert_vq_diffusion_to_diffusers.py, scripts/convert_amused.py.
+# The default of diffusers' class, which computes nothing by it. Published networks of 256 and 512 pixels have it
+# too: diffusers' scripts/convert_vq_diffusion_to_diffusers.py, scripts/convert_amused.py.
 _UNSAID_SIZE = 32
 
 
@@ -231,8 +231,8 @@ def diffusers(
     _need(read, norm_type="group")
     if image_size is None and read.sample_size == _UNSAID_SIZE:
         raise ImporterError(
-            f"its sample_size of {_UNSAID_SIZE} is what diffusers writes where nobody said otherwise: pass the "
-            "side of its pictures by --image-size (256 for vq-diffusion-ithq, 256 or 512 for aMUSEd)"
+            f"a sample_size of {_UNSAID_SIZE} is diffusers' default and says nothing of the pictures: pass their "
+            "side by --image-size (256 for vq-diffusion-ithq, 256 or 512 for aMUSEd)"
         )
     attention = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
     if not attention.keys() >= set(read.down_block_types):
