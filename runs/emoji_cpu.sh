@@ -47,6 +47,18 @@ ship() {  # ship PART NAME FOLDER [MODEL]: put a finished stage's weights and lo
     cp "$dir/$name/$part/log.jsonl" "$folder/logs/$name.jsonl"
 }
 
+train_decoder() {  # train_decoder NAME SETTINGS...: the decoder alone learns on; tokens and their fingerprint stay
+    local name=$1 before
+    shift
+    before=$(kept "$name" "$tokens") || return
+    train "$dir/$name" emoji_tokenizer "tokenizer.init=$before" tokenizer.decoder_only=true \
+        tokenizer.loop.precision=bf16 tokenizer.optim.peak_lr=6e-4 tokenizer.augmentation.recolour=0.15 "$@"
+}
+
+ship_decoder() {  # ship_decoder NAME [MODEL]: to the tokenizer's folder, and to the generator's
+    ship tokenizer "$1" "$tokens" "${@:2}" && cp "$tokens/image_tokenizer.safetensors" "$shipped/"
+}
+
 case $stage in
     tokenizer1)
         train "$dir/tokenizer1" emoji_tokenizer tokenizer.loop.precision=bf16 &&
@@ -59,45 +71,30 @@ case $stage in
             tokenizer.augmentation.recolour=0.15 &&
             ship tokenizer tokenizer2 "$tokens"
         ;;
-    tokenizer3)  # tokens and their fingerprint stay
-        before=$(kept tokenizer3 "$tokens")
-        train "$dir/tokenizer3" emoji_tokenizer "tokenizer.init=$before" tokenizer.decoder_only=true \
-            tokenizer.loop.precision=bf16 tokenizer.loop.seed=2 tokenizer.loop.num_steps=6000 \
-            tokenizer.optim.peak_lr=6e-4 tokenizer.loss.perceptual=0.1 tokenizer.augmentation.recolour=0.15 \
+    tokenizer3)
+        train_decoder tokenizer3 tokenizer.loop.seed=2 tokenizer.loop.num_steps=6000 tokenizer.loss.perceptual=0.1 \
             tokenizer.loss.adversarial=0.1 tokenizer.loss.adversarial_from=300 tokenizer.loss.r1_penalty=0.01 \
             tokenizer.loss.adaptive_weight_limit=4 tokenizer.loss.discriminator.channels=32 \
             tokenizer.loss.discriminator.num_layers=2 &&
-            .venv/bin/python runs/average.py "$before" "$dir/tokenizer3/tokenizer/model" 0.8 "$dir/average" &&
-            ship tokenizer tokenizer3 "$tokens" "$dir/average" &&
-            cp "$tokens/image_tokenizer.safetensors" "$shipped/"
+            .venv/bin/python runs/average.py \
+                "$dir/before_tokenizer3" "$dir/tokenizer3/tokenizer/model" 0.8 "$dir/average" &&
+            ship_decoder tokenizer3 "$dir/average"
         ;;
-    tokenizer4)  # tokens and their fingerprint stay here too
-        train "$dir/tokenizer4" emoji_tokenizer "tokenizer.init=$tokens" tokenizer.decoder_only=true \
-            tokenizer.loop.precision=bf16 tokenizer.loop.seed=3 tokenizer.loop.num_steps=5000 \
-            tokenizer.optim.peak_lr=6e-4 tokenizer.loss.perceptual=0.5 tokenizer.augmentation.recolour=0.15 &&
-            ship tokenizer tokenizer4 "$tokens" &&
-            cp "$tokens/image_tokenizer.safetensors" "$shipped/"
+    tokenizer4)
+        train_decoder tokenizer4 tokenizer.loop.seed=3 tokenizer.loop.num_steps=5000 tokenizer.loss.perceptual=0.5 &&
+            ship_decoder tokenizer4
         ;;
-    tokenizer5)  # and here; tokens of 2,000 pictures are refined first (docs/decisions/0015). Those of the shipped
-        # one were refined at commit 109fcf6, with half the perceptual weight that there is now.
-        before=$(kept tokenizer5 "$tokens")
-        train "$dir/tokenizer5" emoji_tokenizer "tokenizer.init=$before" tokenizer.decoder_only=true \
-            tokenizer.refine_steps=16 tokenizer.refine_pictures=2000 \
-            tokenizer.loop.precision=bf16 tokenizer.loop.seed=4 tokenizer.loop.num_steps=3500 \
-            tokenizer.optim.peak_lr=6e-4 tokenizer.loss.perceptual=0.5 \
-            tokenizer.loss.perceptual_net=lite0_pooled tokenizer.augmentation.recolour=0.15 &&
-            ship tokenizer tokenizer5 "$tokens" &&
-            cp "$tokens/image_tokenizer.safetensors" "$shipped/"
+    tokenizer5)  # tokens of 2,000 pictures are refined first (docs/decisions/0015). Those of the shipped one were
+        # refined at commit 109fcf6, with half the perceptual weight that there is now, and it is of Lite0 at 128,
+        # as it was until commit 776936d: 35 minutes.
+        train_decoder tokenizer5 tokenizer.loop.seed=4 tokenizer.loop.num_steps=3500 tokenizer.loss.perceptual=0.5 \
+            tokenizer.loss.perceptual_net=lite0_pooled tokenizer.refine_steps=16 tokenizer.refine_pictures=2000 &&
+            ship_decoder tokenizer5
         ;;
-    tokenizer6)  # more of that. The shipped tokenizer5 is of Lite0 at 128, as it was until commit 776936d: 35 minutes.
-        before=$(kept tokenizer6 "$tokens")
-        train "$dir/tokenizer6" emoji_tokenizer "tokenizer.init=$before" tokenizer.decoder_only=true \
-            tokenizer.refine_steps=16 tokenizer.refine_pictures=3000 \
-            tokenizer.loop.precision=bf16 tokenizer.loop.seed=5 tokenizer.loop.num_steps=5000 \
-            tokenizer.optim.peak_lr=6e-4 tokenizer.loss.perceptual=0.5 \
-            tokenizer.loss.perceptual_net=lite0_pooled tokenizer.augmentation.recolour=0.15 &&
-            ship tokenizer tokenizer6 "$tokens" &&
-            cp "$tokens/image_tokenizer.safetensors" "$shipped/"
+    tokenizer6)  # more of that
+        train_decoder tokenizer6 tokenizer.loop.seed=5 tokenizer.loop.num_steps=5000 tokenizer.loss.perceptual=0.5 \
+            tokenizer.loss.perceptual_net=lite0_pooled tokenizer.refine_steps=16 tokenizer.refine_pictures=3000 &&
+            ship_decoder tokenizer6
         ;;
     1)
         train "$dir/stage1" emoji_cpu "generator.image_tokenizer=$tokens" \

@@ -530,6 +530,13 @@ def llamagen_decode(state: State, settings: Settings, ids_BHW: Tensor) -> Tensor
     return conv(state, "decoder.conv_out", swish(norm(state, "decoder.norm_out", h)), padding=1)
 
 
+def _middle_of_diffusers(state: State, settings: Settings, side: str, h: Tensor) -> Tensor:
+    h = res_block(state, f"{side}.mid_block.resnets.0", h)
+    if settings.get("mid_block_add_attention", True):
+        h = attention(state, f"{side}.mid_block.attentions.0", h)
+    return res_block(state, f"{side}.mid_block.resnets.1", h)
+
+
 def diffusers_encode(state: State, settings: Settings, pixels: Tensor) -> Tensor:
     """Return scores_BKHW; the token is the code of the highest."""
     kinds = settings["down_block_types"]
@@ -541,10 +548,7 @@ def diffusers_encode(state: State, settings: Settings, pixels: Tensor) -> Tensor
                 h = attention(state, f"encoder.down_blocks.{i}.attentions.{block}", h)
         if i < len(kinds) - 1:
             h = down(state, f"encoder.down_blocks.{i}.downsamplers.0.conv", h)
-    h = res_block(state, "encoder.mid_block.resnets.0", h)
-    if settings.get("mid_block_add_attention", True):
-        h = attention(state, "encoder.mid_block.attentions.0", h)
-    h = res_block(state, "encoder.mid_block.resnets.1", h)
+    h = _middle_of_diffusers(state, settings, "encoder", h)
     h = conv(state, "encoder.conv_out", swish(norm(state, "encoder.conv_norm_out", h)), padding=1)
     return nearness(conv(state, "quant_conv", h), state["quantize.embedding.weight"])
 
@@ -554,10 +558,7 @@ def diffusers_decode(state: State, settings: Settings, ids_BHW: Tensor) -> Tenso
     kinds, codes = settings["up_block_types"], state["quantize.embedding.weight"]
     h = conv(state, "post_quant_conv", codes[ids_BHW].movedim(-1, 1))
     h = conv(state, "decoder.conv_in", h, padding=1)
-    h = res_block(state, "decoder.mid_block.resnets.0", h)
-    if settings.get("mid_block_add_attention", True):
-        h = attention(state, "decoder.mid_block.attentions.0", h)
-    h = res_block(state, "decoder.mid_block.resnets.1", h)
+    h = _middle_of_diffusers(state, settings, "decoder", h)
     for i, kind in enumerate(kinds):
         for block in range(settings["layers_per_block"] + 1):
             h = res_block(state, f"decoder.up_blocks.{i}.resnets.{block}", h)

@@ -57,10 +57,8 @@ def _lite0_packages() -> tuple[Any, Path]:
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Return the convolution that does both, since the network learns no more, in the order that CPUs like."""
-    both = fuse_conv_bn_eval(conv.eval(), norm.eval())
-    both.weight.data = both.weight.data.contiguous(memory_format=torch.channels_last)
-    return both
+    """Return the convolution that does both, since the network learns no more."""
+    return fuse_conv_bn_eval(conv.eval(), norm.eval())
 
 
 class Lite0Features(nn.Module):
@@ -85,6 +83,8 @@ class Lite0Features(nn.Module):
                     setattr(block, conv, _folded(getattr(block, conv), getattr(block, norm)))
                     setattr(block, norm, nn.Identity())
         self.head = nn.Sequential(_folded(net._conv_head, net._bn1), net._swish) if pooled else None
+        # CPU convolutions are 1.4 times as fast in this layout.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixels_B3YX: Tensor) -> list[Tensor]:
         side = min(pixels_B3YX.shape[2:])

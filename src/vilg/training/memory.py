@@ -1,4 +1,4 @@
-"""Keep freed memory in the process while training on a CPU.
+"""Keep freed memory in the process while training on a CPU, or searching for tokens.
 
 glibc hands large blocks back to the system as soon as they are freed, and the system zeroes their pages
 again when they are next taken. A step of training frees and takes the same gigabytes every time: on two
