@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from bench.measure import machine, publish, table
+from vilg.api import Vilg
 from vilg.data.shards import Sample
-from vilg.evaluation.captions import write_captions
-from vilg.evaluation.matching import likelihoods
-from vilg.evaluation.samples import Settings, encode_captions, read_splits
 from vilg.model.folder import Model, find_model, load_model
 from vilg.model.generator import text_to_image_states
-from vilg.pipeline import Vilg
 from vilg.progress import in_batches
-from vilg.recipes import EMOJI, EMOJI_GROUPS
 from vilg.sampling.noise import draw, draw_uniforms
 from vilg.sampling.precision import Precision, is_supported
+from vilg.shipped.exact_match import write_captions
+from vilg.shipped.likelihoods import likelihoods
+from vilg.shipped.recipes import EMOJI, EMOJI_GROUPS
+from vilg.shipped.samples import Settings, encode_captions, read_splits
 from vilg.text import LANGUAGES
-from vilg.training.inputs import tokenise
+from vilg.tokenizer.tokens import tokenise
 
 SPLITS = {"train": 300, "unseen_combination": None}
 BATCH = 50

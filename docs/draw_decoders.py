@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vilg.evaluation.samples import Settings, read_splits
-from vilg.evaluation.tokenizer import psnr_db
+from vilg.data.pictures import load_pictures
 from vilg.images import contact_sheet, to_arrays, to_pictures, to_pixels
 from vilg.model.folder import load_model
-from vilg.recipes import EMOJI
-from vilg.training.inputs import load_pictures
+from vilg.shipped.recipes import EMOJI
+from vilg.shipped.reconstruction import psnr_db
+from vilg.shipped.samples import Settings, read_splits
 
 SHOWN = 14
 

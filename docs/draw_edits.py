@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from vilg import Vilg
 from vilg.data.shards import load_samples
 from vilg.images import contact_sheet, open_picture
-from vilg.recipes import EMOJI
+from vilg.shipped.recipes import EMOJI
 
 IMAGES = Path(__file__).parent / "images"
 # A picture, and what it is to become.

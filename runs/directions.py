@@ -12,14 +12,14 @@ import torch
 from seeds import SEEDS, command_line, interval
 from torch import Tensor
 
+from vilg.api import Vilg
 from vilg.data.shards import Sample
-from vilg.evaluation.matching import likelihoods
-from vilg.evaluation.samples import Settings, encode_captions, read_splits
 from vilg.model.folder import load_model
-from vilg.pipeline import Vilg
-from vilg.recipes import EMOJI, EMOJI_GROUPS
+from vilg.shipped.likelihoods import likelihoods
+from vilg.shipped.recipes import EMOJI, EMOJI_GROUPS
+from vilg.shipped.samples import Settings, encode_captions, read_splits
 from vilg.text import LANGUAGES
-from vilg.training.inputs import tokenise
+from vilg.tokenizer.tokens import tokenise
 
 SPLITS = ("unseen_combination", "train")
 RUNS = {

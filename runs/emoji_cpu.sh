@@ -5,7 +5,7 @@
 #
 # Each stage starts from the weights that the one before has committed, so a lost machine costs one
 # stage at most. A stage that was stopped goes on where it stood: run the same line again. Two trainings
-# with OMP_NUM_THREADS=1 each do more than one on two cores, at batches of 8 (docs/log.md).
+# with OMP_NUM_THREADS=1 each do more than one on two cores, at batches of 8 (docs/lab/log.md).
 #
 # | stage      | trains                                      | cost, one thread | expected at the end      |
 # | tokenizer1 | 64 tokens a picture, 2,048 codes, by pixels | 50 min           | PSNR 23 dB on a batch    |
@@ -84,7 +84,7 @@ case $stage in
         train_decoder tokenizer4 tokenizer.loop.seed=3 tokenizer.loop.num_steps=5000 tokenizer.loss.perceptual=0.5 &&
             ship_decoder tokenizer4
         ;;
-    tokenizer5)  # tokens of 2,000 pictures are refined first (docs/decisions/0015). Those of the shipped one were
+    tokenizer5)  # tokens of 2,000 pictures are refined first (docs/lab/decisions/0015). Those of the shipped one were
         # refined at commit 109fcf6, with half the perceptual weight that there is now, and it is of Lite0 at 128,
         # as it was until commit 776936d: 35 minutes.
         train_decoder tokenizer5 tokenizer.loop.seed=4 tokenizer.loop.num_steps=3500 tokenizer.loss.perceptual=0.5 \
@@ -101,7 +101,7 @@ case $stage in
             generator.loop.precision=bf16 &&
             ship generator stage1 "$shipped"
         ;;
-    2)  # on from what stage 1 has shipped, after moved prefixes (docs/decisions/0012)
+    2)  # on from what stage 1 has shipped, after moved prefixes (docs/lab/decisions/0012)
         before=$(kept stage2 "$shipped")
         train "$dir/stage2" emoji_cpu "generator.image_tokenizer=$tokens" "generator.init=$before" \
             generator.loop.precision=bf16 generator.loop.seed=2 generator.loop.num_steps=20000 \
@@ -109,7 +109,7 @@ case $stage in
             generator.prefix_augmentation.max_shift=2 &&
             ship generator stage2 "$shipped"
         ;;
-    3)  # on from stage 2, more texts and pictures in a step (docs/decisions/0013)
+    3)  # on from stage 2, more texts and pictures in a step (docs/lab/decisions/0013)
         before=$(kept stage3 "$shipped")
         train "$dir/stage3" emoji_cpu "generator.image_tokenizer=$tokens" "generator.init=$before" \
             generator.loop.precision=bf16 generator.loop.seed=3 generator.loop.num_steps=18000 \

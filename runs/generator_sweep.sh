@@ -7,7 +7,7 @@
 # epochs, 7 minutes on one CPU thread with bf16. Then captions, names and likelihoods of 60 pairs of every
 # split. The base is not `emoji_cpu`, which has learnt from it: settings it does not name are the recipe's.
 # Lines of another width, depth or batch have the steps that fit the time and a rate that suits them; `deep`
-# goes with `wide`. A line that is finished is not run again. Results: docs/log.md.
+# goes with `wide`. A line that is finished is not run again. Results: docs/lab/log.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source runs/train.sh

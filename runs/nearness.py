@@ -3,7 +3,7 @@
     .venv/bin/python runs/nearness.py [TOKENIZER]      some minutes
 
 PSNR and retrieval, as `vilg evaluate tokenizer` measures them, of the unseen concepts: reconstructed, mixed
-pixel by pixel with their originals, and originals made worse by hand. Ground of docs/decisions/0014.
+pixel by pixel with their originals, and originals made worse by hand. Ground of docs/lab/decisions/0014.
 
 Shape letters: S pictures, Y X pixels, F features.
 """
@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vilg.data.pictures import load_pictures
 from vilg.data.shards import Sample
 from vilg.evaluation.judge import load_judge
 from vilg.evaluation.likeness import finds_original, unit
-from vilg.evaluation.samples import Settings, choose, read_splits
-from vilg.evaluation.tokenizer import psnr_db
 from vilg.images import to_arrays, to_pixels
 from vilg.model.folder import find_model, load_model
 from vilg.progress import in_batches
-from vilg.recipes import EMOJI
+from vilg.shipped.recipes import EMOJI
+from vilg.shipped.reconstruction import psnr_db
+from vilg.shipped.samples import Settings, choose, read_splits
 from vilg.tokenizer.base import ImageTokenizer
-from vilg.training.inputs import load_pictures
 
 Pictures = NDArray[np.uint8]  # arrays_SYX3
 Damage = Callable[[Pictures, Pictures], NDArray[np.floating]]  # of originals and reconstructions

@@ -5,7 +5,7 @@
 For every unseen combination of the groups that `emoji_cpu` trains on: is its name that of the nearest
 training picture, or of one of the five nearest, by cosine of the tokens' code vectors, of pixels shrunk to
 8 x 8 (white is 0), or of features of EfficientNet-Lite0, which has learnt from photographs? A ground to
-hold captions of unseen combinations against: docs/log.md. No model is scored by Lite0 here, so it may look.
+hold captions of unseen combinations against: docs/lab/log.md. No model is scored by Lite0 here, so it may look.
 
 Shape letters: S pictures, K codes, D code dimension; B C H W of a feature map.
 """
@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vilg.data.pictures import load_pictures
 from vilg.data.shards import Sample, load_samples
 from vilg.evaluation.likeness import unit
 from vilg.images import to_pixels
 from vilg.model.folder import find_model, load_model
 from vilg.progress import in_batches
-from vilg.recipes import EMOJI, EMOJI_GROUPS
+from vilg.shipped.recipes import EMOJI, EMOJI_GROUPS
 from vilg.tokenizer.perceptual import Lite0Features
-from vilg.training.inputs import load_pictures, tokenise
+from vilg.tokenizer.tokens import tokenise
 
 SIZE, COARSE = 64, 8
 

@@ -13,7 +13,7 @@ from vilg.model.folder import SamplingConfig, load_model
 from vilg.sampling.images import draw_images
 from vilg.sampling.texts import generate_texts
 from vilg.text import LANGUAGES
-from vilg.training.inputs import tokenise
+from vilg.tokenizer.tokens import tokenise
 
 AGREEMENT, NEEDED = 0.95, 15
 

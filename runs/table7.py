@@ -19,18 +19,19 @@ from PIL import Image
 from seeds import SEEDS, command_line, interval
 from torch import Tensor
 
+from vilg.api import Vilg
+from vilg.data.pictures import load_pictures
 from vilg.evaluation.judge import Judge, load_judge
 from vilg.evaluation.likeness import kernel_distance
-from vilg.evaluation.samples import Settings, read_splits
-from vilg.evaluation.tokenizer import psnr_db
 from vilg.images import contact_sheet, to_arrays
 from vilg.model.folder import Decoder, Model, SamplingConfig, load_model
 from vilg.model.generator import text_to_image_states
-from vilg.pipeline import Vilg
-from vilg.recipes import EMOJI, EMOJI_GROUPS
 from vilg.sampling.images import Drawn
+from vilg.shipped.recipes import EMOJI, EMOJI_GROUPS
+from vilg.shipped.reconstruction import psnr_db
+from vilg.shipped.samples import Settings, read_splits
 from vilg.text import LANGUAGES
-from vilg.training.inputs import load_pictures, tokenise
+from vilg.tokenizer.tokens import tokenise
 
 DRAWINGS = 2  # a caption
 SHOWN = 12

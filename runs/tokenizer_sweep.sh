@@ -6,7 +6,7 @@
 # 1,000 steps of 16 pictures each from nothing, 5 to 12 minutes a line on 2 CPU cores with bf16, then
 # `vilg evaluate tokenizer` on unseen concepts. A line that is finished is not run again. PRECISION=fp32
 # is for processors that do not multiply bf16.
-# Results: docs/log.md.
+# Results: docs/lab/log.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source runs/train.sh

@@ -12,7 +12,7 @@ import pytest
 from vilg.config import ConfigError, from_dict, later_key, override, to_json
 from vilg.errors import VilgError
 from vilg.model.patterns import Pattern
-from vilg.recipes import RECIPES
+from vilg.shipped.recipes import RECIPES
 from vilg.training.run import Recipe
 
 

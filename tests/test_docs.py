@@ -7,7 +7,6 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["docs/paper-to-code.md", "docs/paper-fidelity.md"]
-SEEN_RED = ROOT / "docs" / "seen-red.md"
 # `file.py`: `name`, `Class.name`
 NAMED = re.compile(r"`((?:[\w-]+/)*[\w-]+\.py)`: ((?:`[\w.]+`(?:, )?)+)")
 
@@ -34,13 +33,6 @@ def check_defined(path: str, names: str) -> None:
     source = source_of(path)
     for name in filter(None, names.split("::")):
         assert re.search(rf"(def|class) {name}\b", source), f"{path} has no {name}"
-
-
-def test_tests_seen_red_exist() -> None:
-    named = re.findall(r"`([\w/]+\.py)((?:::\w+)+)", SEEN_RED.read_text(encoding="utf-8"))
-    assert len(named) > 500
-    for path, names in named:
-        check_defined(f"tests/{path}", names)
 
 
 @pytest.mark.parametrize("page", PAGES[:1])

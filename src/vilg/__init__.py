@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vilg.api import Score, Vilg
     from vilg.errors import VilgError
-    from vilg.pipeline import Score, Vilg
 
 __all__ = ["Score", "Vilg", "VilgError", "__version__"]
 __version__ = "0.1.0"
@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Load the public names when they are first used: `import vilg` alone stays cheap."""
     if name in ("Score", "Vilg"):
-        from vilg import pipeline
+        from vilg import api
 
-        return getattr(pipeline, name)
+        return getattr(api, name)
     if name == "VilgError":
         from vilg.errors import VilgError
 

@@ -35,7 +35,7 @@ def later_key(default: Any) -> Any:
     """Declare a key that came after files were written without it.
 
     It is left out of them while it holds its default, so that files and the fingerprints taken of
-    them stay as they were (docs/decisions/0005).
+    them stay as they were (docs/lab/decisions/0005).
     """
     return dataclasses.field(default=default, metadata={"later": True})
 

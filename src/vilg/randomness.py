@@ -2,7 +2,7 @@
 
 Nothing here has a state that a checkpoint would have to carry. The same sample at the same step
 draws the same numbers whatever the batch, the number of workers or the world size is
-(docs/decisions/0001).
+(docs/lab/decisions/0001).
 """
 
 import hashlib

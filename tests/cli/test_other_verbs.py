@@ -12,9 +12,9 @@ from PIL import Image
 
 from tests.cli.conftest import Run, full_disk, notes_of
 from tests.conftest import EMOJI
+from vilg.api import Vilg
 from vilg.images import open_picture, to_array
 from vilg.model.folder import load_model, save_model
-from vilg.pipeline import Vilg
 
 
 @pytest.mark.parametrize("part", [["--first-row", "0"], ["--share", "0.5"], ["--mask", "m.png"]])

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from vilg.data.pictures import load_pictures
 from vilg.data.shards import load_samples
 from vilg.evaluation.judge import Judge, load_judge
 from vilg.evaluation.likeness import finds_original, kernel_distance
-from vilg.training.inputs import load_pictures
 
 from ..conftest import EMOJI
 

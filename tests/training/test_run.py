@@ -24,35 +24,29 @@ from tests.training.conftest import (
     BrokenOff,
     log_records,
 )
+from vilg.api import Vilg
 from vilg.config import ConfigError, from_dict, to_json
+from vilg.data.pictures import decode_pictures, load_pictures
 from vilg.data.shards import DataError, load_samples
 from vilg.errors import VilgError
 from vilg.images import open_picture, to_array, to_pixels
 from vilg.model.folder import Decoder, Model, SamplingConfig, load_model, save_model
 from vilg.model.generator import Generator
 from vilg.model.patterns import paper_patterns
-from vilg.pipeline import Vilg
-from vilg.recipes import RECIPES
 from vilg.sampling.images import draw_images
 from vilg.sampling.texts import generate_texts
+from vilg.shipped.recipes import RECIPES
 from vilg.text import TextTokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
 from vilg.tokenizer.dvae import DVAE, DVAEConfig
+from vilg.tokenizer.tokens import refined_tokens
 from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.end_to_end import EndToEndConfig
 from vilg.training.generator_job import GeneratorLossConfig
-from vilg.training.inputs import (
-    DataConfig,
-    RunError,
-    decode_pictures,
-    load_pictures,
-    moved_tokens,
-    read_pictures,
-    refined_tokens,
-)
+from vilg.training.inputs import DataConfig, RunError, moved_tokens, read_pictures
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig

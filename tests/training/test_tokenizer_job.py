@@ -21,15 +21,15 @@ from tests.training.conftest import (
 )
 from vilg.config import ConfigError
 from vilg.data.order import batch_ids
+from vilg.data.pictures import load_pictures
 from vilg.data.shards import load_samples
 from vilg.images import to_pixels
-from vilg.recipes import emoji_dvae
+from vilg.shipped.recipes import emoji_dvae
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.losses import adaptive_weight, logit_laplace_loss
 from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.augment import AugmentConfig, augment
-from vilg.training.inputs import load_pictures
 from vilg.training.loop import LoopConfig, Turn, take_turn, train
 from vilg.training.optim import build_optimizer, learning_rate
 from vilg.training.picture_loss import PerceptualNet, PictureLoss, PictureLossConfig

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    from vilg.cli import sampling, verbs  # noqa: F401 - importing registers them
+    from vilg.cli import picture_verbs, verbs  # noqa: F401 - importing registers them
     from vilg.cli.options import APP
 
     if argv == ["--version"]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 import vilg
-from vilg.pipeline import Score, Vilg
+from vilg.api import Score, Vilg
 from vilg.text import LANGUAGES, guess_language
 
 _PAGE = Path(__file__).parents[1] / "assets" / "score.html"

@@ -11,7 +11,7 @@ from tyro.extras import SubcommandApp
 from vilg.errors import VilgError
 
 if TYPE_CHECKING:
-    from vilg.pipeline import Vilg
+    from vilg.api import Vilg
 
 EMOJI = Path("datasets/emoji")
 
@@ -35,7 +35,7 @@ class UsageError(VilgError):
 
 
 def load(name: str | None, precision: str = "fp32") -> "Vilg":
-    from vilg.pipeline import Vilg
+    from vilg.api import Vilg
     from vilg.sampling.precision import Precision
 
     return Vilg.from_pretrained(name, precision=Precision(precision))

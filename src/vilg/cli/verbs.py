@@ -32,7 +32,7 @@ class Demo:
 
     def run(self) -> None:
         from vilg.cli.output import check_folder, png, write
-        from vilg.demo import make_demo
+        from vilg.shipped.demo import make_demo
 
         if not (self.data / "manifest.json").is_file():
             raise UsageError(f"no data set at {self.data}: pass the folder of one with --data")
@@ -71,7 +71,7 @@ class Train:
     def run(self) -> None:
         from vilg.cli.output import check_folder
         from vilg.config import override
-        from vilg.recipes import RECIPES
+        from vilg.shipped.recipes import RECIPES
         from vilg.training.memory import keep_freed_memory
         from vilg.training.run import run
 
@@ -120,8 +120,8 @@ class Evaluate:
 
     def run(self) -> None:
         from vilg.cli.output import check_folder
-        from vilg.evaluation import evaluate
         from vilg.sampling.precision import Precision
+        from vilg.shipped.suites import evaluate
         from vilg.training.memory import keep_freed_memory
 
         if self.limit is not None and self.limit < 1:
@@ -217,7 +217,7 @@ class DataStats:
     """folder of a data set"""
 
     def run(self) -> None:
-        from vilg.cli.tables import stats_table
+        from vilg.cli.reports import stats_table
         from vilg.data.shards import list_splits, load_samples, load_split
         from vilg.data.stats import describe
 

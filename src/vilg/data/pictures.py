@@ -1,9 +1,18 @@
-"""Pictures in any folder: all that an image tokenizer needs to be trained on."""
+"""Pictures in any folder, and as arrays: all that an image tokenizer needs to be trained on.
+
+Shape letters: N pictures, Y X pixels.
+"""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from vilg.data.shards import DataError
+import numpy as np
+from numpy.typing import NDArray
+
+from vilg.data.shards import DataError, Sample
+from vilg.images import open_picture, square, to_array
+from vilg.progress import in_batches
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
@@ -44,3 +53,17 @@ def list_pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
 def tell(others: Counter[str]) -> str:
     """Say how many files of which kinds are left out."""
     return ", ".join(f"{number} {kind}" for kind, number in others.most_common())
+
+
+def load_pictures(samples: Sequence[Sample], size: int) -> NDArray[np.uint8]:
+    """Decode, crop and resize; return bytes_NYX3."""
+    return decode_pictures([sample.picture for sample in samples], size)
+
+
+def decode_pictures(pictures: Sequence[bytes | Path], size: int) -> NDArray[np.uint8]:
+    """Decode encoded pictures or files, crop and resize; return bytes_NYX3."""
+    arrays = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
+    for part in in_batches(len(pictures), 256, "pictures"):
+        for i, picture in enumerate(pictures[part], part.start):
+            arrays[i] = to_array(square(open_picture(picture), size))
+    return arrays

@@ -3,7 +3,7 @@
 EfficientNet-Lite2, a classifier of photographs (ImageNet). A picture's features are what its last
 convolution gives after ReLU6, averaged over the places: 1,280 numbers.
 
-The judge is never the teacher (docs/decisions/0002). EfficientNet-Lite0 may be a perceptual loss;
+The judge is never the teacher (docs/lab/decisions/0002). EfficientNet-Lite0 may be a perceptual loss;
 where a published score needs a network, it is Lite2 alone, for no loss, filter or choice of pictures.
 No score from it is a FID or a KID: those names mean one Inception network.
 

@@ -5,7 +5,7 @@ reference. Where query or key is text nothing is masked by pattern; there are fe
 queries go in groups, a group being a row of the grid, or a column. A group reads the visible text and the
 few rows (or columns) that the pattern can reach, under a mask of that size, in one softmax. With the groups
 on the batch dimension this is PyTorch's own fused attention, forward and backward but for bf16 gradients of few
-keys on a CPU (docs/decisions/0008).
+keys on a CPU (docs/lab/decisions/0008).
 
 Shape letters: B batch, H heads, T positions, D head width, G groups of queries, Q queries a group, S keys
 a group.
@@ -27,11 +27,11 @@ from vilg.model.segments import Grid, Layout, Modality, Role, with_padding
 Read = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # On grids of fewer cells than this the dense form is taken: groups of queries are too small to be worth a
-# matrix product each (docs/decisions/0008, at width 256: 0.3-0.5x at 64 cells, 0.5-1.1x at 256).
+# matrix product each (docs/lab/decisions/0008, at width 256: 0.3-0.5x at 64 cells, 0.5-1.1x at 256).
 FEWEST_CELLS = 512
 
 # Up to this many keys, gradients in bf16 on a CPU go through scores that are kept: there the fused kernel's
-# backward pass is slow where keys are few (docs/decisions/0008).
+# backward pass is slow where keys are few (docs/lab/decisions/0008).
 MOST_KEPT_KEYS = 256
 
 

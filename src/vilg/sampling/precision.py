@@ -19,7 +19,7 @@ from vilg.model.generator import Generator
 
 # How many rows the packed layout is chosen for; other numbers of rows are multiplied as well. At 1, 4 and
 # 16 rows it is 2.1, 2.7 and 1.9 times as fast as the plain product, which packs its operands on every
-# call (bench.linear, docs/decisions/0009).
+# call (bench.linear, docs/lab/decisions/0009).
 _PACKED_FOR = 16
 
 
@@ -39,7 +39,7 @@ def is_supported(precision: Precision) -> bool:
     """Return whether this processor multiplies in a precision, and int8 no slower than fp32.
 
     oneDNN multiplies bf16 from AVX-512 on. Without AVX512-VNNI `torch._int_mm` is three nested loops, many
-    times as slow as fp32 (bench.linear, docs/decisions/0009); on ARM it is that always.
+    times as slow as fp32 (bench.linear, docs/lab/decisions/0009); on ARM it is that always.
     """
     if precision is Precision.FP32:
         return True

@@ -21,7 +21,7 @@ from vilg.errors import VilgError
 
 LITE0 = "efficientnet-lite0"
 # It sees strides of 2 to 16; pictures that are smaller than this would leave it a few cells. Pooled features
-# are taken at the size that it has learnt from: reconstructions are nearer to the judge then (docs/log.md).
+# are taken at the size that it has learnt from: reconstructions are nearer to the judge then (docs/lab/log.md).
 _LITE0_SIDE = 128
 LITE0_POOLED_SIDE = 224
 # Its blocks whose outputs are compared: the last ones at strides 2, 4, 8 and 16.

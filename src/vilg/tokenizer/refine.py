@@ -4,7 +4,7 @@ An encoder chooses every token at one glance, and never sees what the decoder ma
 they are searched: vectors begin at the encoder's and follow the gradient of the difference between the
 picture and its reconstruction, which passes the decoder, and the nearest codes straight through
 (VQ-VAE, arXiv 1711.00937, section 3.2). Codes, decoder and fingerprint stay what they are: refined tokens are
-tokens like any others. What that gains and costs: docs/decisions/0015.
+tokens like any others. What that gains and costs: docs/lab/decisions/0015.
 
 Shape letters: B batch, D code dimension, H W cells of the grid, Y X pixels.
 """
@@ -29,7 +29,7 @@ from vilg.tokenizer.perceptual import (
 from vilg.tokenizer.quantizers import VectorQuantizer, without_autocast
 
 # Adam's first step, over the root mean square of a code's components. It falls to 0 along half a cosine: at a
-# constant rate codes flip to and fro to the end, and as many steps gain less (docs/log.md).
+# constant rate codes flip to and fro to the end, and as many steps gain less (docs/lab/log.md).
 _RATE = 0.06
 _PERCEPTUAL = 1.0  # beside the absolute and the squared error of pixels, which have 1 each
 

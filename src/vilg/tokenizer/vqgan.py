@@ -32,9 +32,9 @@ class VQGANConfig:
         quantizer: nearest code, or likeliest (the published f8-8192 model).
         normalised: nearest codes live on the unit sphere.
         patch: side of the square of pixels that is one position of the first level. Over 1, no layer
-            works at full resolution, which costs most and sees least (docs/decisions/0007).
+            works at full resolution, which costs most and sees least (docs/lab/decisions/0007).
         local_encoder: a token depends on its cell and a few pixels around it (`context`) and on nothing
-            else, so that a generator finds it where its picture has it (docs/decisions/0010). The
+            else, so that a generator finds it where its picture has it (docs/lab/decisions/0010). The
             published networks see the whole picture in every token. Decoders always do.
         middle_attention: attention between the two blocks at the lowest resolution, which aMUSEd's network
             does without. A local encoder has none either way.

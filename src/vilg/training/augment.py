@@ -25,7 +25,7 @@ class AugmentConfig:
             from 1/1.25 to 1.25. White at the edge.
         noise: largest change of any value, in 1/255; how much of it is drawn for each picture. Nobody sees
             3, and yet an encoder chooses other codes: what is learnt by heart is the picture then, and not
-            the numbers of one encoding (docs/log.md).
+            the numbers of one encoding (docs/lab/log.md).
     """
 
     max_shift: int = 4

@@ -32,7 +32,7 @@ class TrainState:
 
     Saved: weights and buffers of `module` (codebook averages included), their moving averages, the
     optimizers' moments (one optimizer a turn), the step. Rebuilt: the learning rate, the order of samples and every random
-    choice, which are functions of the step (docs/decisions/0001).
+    choice, which are functions of the step (docs/lab/decisions/0001).
     """
 
     module: nn.Module

@@ -45,7 +45,7 @@ class GeneratorLossConfig:
         image_to_text_share: the same, image to text; under 1 where the text direction is ahead (a
             small vocabulary of names is learnt long before pictures are).
         texts_per_picture: 1 describes a picture in one language a step, chosen at random; 2 in both, after
-            one reading of the picture, which is most of the cost (docs/decisions/0013).
+            one reading of the picture, which is most of the cost (docs/lab/decisions/0013).
         disturbed: share of text-to-image pairs whose input tokens are partly those of another picture,
             a share drawn evenly from 0 to 1; the targets stay. A small set is soon known by heart from
             a picture's first tokens, and words are idle after them; a prefix that may lie keeps them

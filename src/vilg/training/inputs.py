@@ -12,13 +12,11 @@ from torch import Tensor
 
 from vilg.config import require
 from vilg.data.pictures import is_data_set, list_pictures
-from vilg.data.shards import Sample, list_splits, load_samples
+from vilg.data.shards import list_splits, load_samples
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
 from vilg.errors import VilgError
-from vilg.images import batch_of, open_picture, square, to_array, to_pixels
-from vilg.progress import in_batches
+from vilg.images import to_pixels
 from vilg.tokenizer.base import ImageTokenizer
-from vilg.tokenizer.refine import refining_encoder
 from vilg.training.augment import AugmentConfig, augment
 
 TRAIN = "train"
@@ -73,20 +71,6 @@ def data_set_digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
 
 
-def load_pictures(samples: Sequence[Sample], size: int) -> NDArray[np.uint8]:
-    """Decode, crop and resize; return bytes_NYX3."""
-    return decode_pictures([sample.picture for sample in samples], size)
-
-
-def decode_pictures(pictures: Sequence[bytes | Path], size: int) -> NDArray[np.uint8]:
-    """Decode encoded pictures or files, crop and resize; return bytes_NYX3."""
-    arrays = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
-    for part in in_batches(len(pictures), 256, "pictures"):
-        for i, picture in enumerate(pictures[part], part.start):
-            arrays[i] = to_array(square(open_picture(picture), size))
-    return arrays
-
-
 @dataclass(frozen=True)
 class Pictures:
     """What an image tokenizer is trained on: encoded pictures, or their files.
@@ -121,25 +105,6 @@ def read_pictures(data: DataConfig) -> Pictures:
     digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     files = found[: data.limit]
     return Pictures(files, files[:: max(1, len(files) // NUM_SHOWN)][:NUM_SHOWN], digest, left_out)
-
-
-def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np.uint16]:
-    """Return every picture's ids, one raster row a sample."""
-    rows = []
-    for part in in_batches(len(samples), batch_of(tokenizer.config.image_size), "tokens"):
-        pictures = load_pictures(samples[part], tokenizer.config.image_size)
-        rows.append(tokenizer.encode(to_pixels(pictures)).flatten(1).numpy().astype(np.uint16))
-    return np.concatenate(rows)
-
-
-def refined_tokens(
-    tokenizer: ImageTokenizer, pictures_SYX3: NDArray[np.uint8], num_steps: int, bf16: bool
-) -> NDArray[np.uint16]:
-    """Return every picture's ids, refined in so many steps, one raster row a picture."""
-    encode, rows = refining_encoder(tokenizer, num_steps, bf16=bf16), []
-    for part in in_batches(len(pictures_SYX3), batch_of(pictures_SYX3.shape[1]), "tokens refined"):
-        rows.append(encode(to_pixels(pictures_SYX3[part])).flatten(1).numpy().astype(np.uint16))
-    return np.concatenate(rows)
 
 
 def moved_tokens(

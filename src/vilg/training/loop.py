@@ -24,7 +24,7 @@ class Precision(StrEnum):
     """What matrix products and convolutions are computed in, and so what passes between convolutions.
 
     Weights, moments, softmax, norms of the generator, losses and the search for codes are in fp32. On a CPU the
-    scores of few keys are rounded before the softmax (docs/decisions/0008).
+    scores of few keys are rounded before the softmax (docs/lab/decisions/0008).
     """
 
     FP32 = "fp32"

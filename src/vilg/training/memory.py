@@ -2,7 +2,7 @@
 
 glibc hands large blocks back to the system as soon as they are freed, and the system zeroes their pages
 again when they are next taken. A step of training frees and takes the same gigabytes every time: on two
-cores that was a fifth of it (docs/log.md).
+cores that was a fifth of it (docs/lab/log.md).
 """
 
 import ctypes

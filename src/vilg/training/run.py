@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vilg.config import require, to_json
 from vilg.data.order import permute
-from vilg.data.pictures import tell
+from vilg.data.pictures import decode_pictures, load_pictures, tell
 from vilg.data.shards import load_samples
 from vilg.errors import VilgError
 from vilg.images import to_pictures
@@ -47,6 +47,7 @@ from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.perceptual import lite0_loss
 from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.refine import search_id
+from vilg.tokenizer.tokens import refined_tokens, tokenise
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.checkpoint import CheckpointError
@@ -63,14 +64,10 @@ from vilg.training.inputs import (
     DataConfig,
     RunError,
     data_set_digest,
-    decode_pictures,
-    load_pictures,
     moved_tokens,
     pin_data,
     read_pictures,
-    refined_tokens,
     stored_tokens,
-    tokenise,
 )
 from vilg.training.loop import LoopConfig, Precision, train
 from vilg.training.optim import OptimConfig
@@ -154,7 +151,7 @@ class GeneratorRun:
             mirrored arrow has the wrong name: set `flip` only where none of the captions tells sides.
         prefix_augmentation: of the pictures whose tokens are read while a picture is drawn; the tokens to draw
             are those of the picture as it is. On a small set a picture is soon known by heart from the exact
-            numbers of its first tokens, which a drawing seldom hits (docs/decisions/0012). All pictures of
+            numbers of its first tokens, which a drawing seldom hits (docs/lab/decisions/0012). All pictures of
             a batch are moved and encoded, at every step.
         share_codes: let image codes of like vectors be learnt together (`training.shared_codes`); for sets so
             small that a code is seen too seldom to be learnt alone.

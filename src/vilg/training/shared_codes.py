@@ -3,7 +3,7 @@
 A generator knows a code by its number only, and a few thousand pictures show most of some thousand codes a
 few dozen times. While it trains, each row of the image embedding and of the image head is a row of its own
 plus a linear map of the code's vector, W = W_own + codebook @ mix. Afterwards the sum is the weight, so
-that a finished model knows nothing of it. The paper has neither; docs/decisions/0011.
+that a finished model knows nothing of it. The paper has neither; docs/lab/decisions/0011.
 
 Shape letters: K codes, D code dimension, C width.
 """

@@ -1,0 +1,451 @@
+"""The public face: pictures from words and words from pictures in a few lines.
+
+from vilg import Vilg
+m = Vilg.from_pretrained()
+m.generate("green apple, 3D render", n=4, seed=7)[0].save("apple.png")
+m.caption("apple.png", lang="zh")
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self, Unpack
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vilg.images import BLACK, open_picture, square, to_array, to_pictures, to_pixels
+from vilg.model.folder import (
+    Decoder,
+    Model,
+    ModelError,
+    SamplingConfig,
+    find_model,
+    load_model,
+    save_model,
+    weights_hash,
+)
+from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
+from vilg.sampling.batches import LARGEST_BATCH, candidate_seeds, draw_in_batches
+from vilg.sampling.describe import caption_settings, caption_texts
+from vilg.sampling.edit import (
+    cells_below,
+    check_one_part,
+    masked_cells,
+    paste,
+    pixels_of_cells,
+    read_mask,
+    share_of_cells,
+)
+from vilg.sampling.images import Drawn, Kept
+from vilg.sampling.precision import Precision, check_supported, prepared
+from vilg.sampling.rank import Ranker, caption_scores
+from vilg.sampling.score import Score, word_gains
+from vilg.sampling.settings import (
+    Changes,
+    SettingError,
+    check,
+    seeds_from,
+    settings_with,
+)
+from vilg.text import LANGUAGES, TextError, TextTokenizer, guess_language
+
+Picture = Path | str | bytes | Image.Image
+Progress = Callable[[int, int], None]  # called with (tokens done, tokens in all)
+Preview = Callable[[list[Image.Image]], None]  # called with the pictures under way
+
+
+class DrawOptions(Changes, total=False):
+    """How pictures are drawn: settings in place of the model's own, and who is told.
+
+    Attributes:
+        rank: chooses among the candidates of `best_of`; None asks the model itself how likely the
+            prompt is as a caption.
+        progress: called with (tokens done, tokens in all).
+        preview: called after every row of tokens with the pictures under way as they stand, by the
+            two-stage decoder, below white or the edited picture: some of those asked for, all candidates of each. An
+            exception raised in it stops the drawing.
+    """
+
+    rank: Ranker | None
+    progress: Progress | None
+    preview: Preview | None
+
+
+class Vilg:
+    """A trained model with its two tokenizers.
+
+    Args:
+        precision: how the generator's weights are multiplied; docs/benchmarks.md says what each costs.
+
+    Raises:
+        ModelError: an image tokenizer without a generator.
+        SettingError: an unknown precision.
+        PrecisionError: one that this processor has no instructions for.
+
+    Attributes:
+        generator: the model's, made ready for decoding; the model itself is left as it is.
+        weights_hash: identifies the weights; None for a model that is not from a folder.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        weights_hash: str | None = None,
+        precision: Precision | str = Precision.FP32,
+    ):
+        if model.generator is None or model.text_tokenizer is None:
+            raise ModelError(
+                "this model is an image tokenizer only: train a generator for it first"
+            )
+        self.model = model
+        check(
+            precision in [*Precision],
+            f"the precision must be {' or '.join(Precision)}, not {precision}",
+        )
+        check_supported(Precision(precision))
+        self.generator = prepared(model.generator, Precision(precision))
+        self.image_tokenizer = model.image_tokenizer
+        self.text_tokenizer: TextTokenizer = model.text_tokenizer
+        self.weights_hash = weights_hash
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path | None = None, *, precision: Precision | str = Precision.FP32
+    ) -> Self:
+        """Load a folder, a hub id "owner/name", or, for None, the shipped model.
+
+        Raises:
+            ModelError: nothing there, or not a whole model.
+            SettingError: an unknown precision.
+            PrecisionError: one that this processor has no instructions for.
+        """
+        folder = find_model(model)
+        return cls(load_model(folder), weights_hash(folder), precision)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write a folder that `from_pretrained` reads, in half precision."""
+        save_model(Path(folder), self.model)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures in pixels."""
+        return self.image_tokenizer.config.image_size
+
+    def generate(
+        self, prompt: str, n: int = 1, *, seed: int = 0, **options: Unpack[DrawOptions]
+    ) -> list[Image.Image]:
+        """Draw `n` pictures of a prompt, in Chinese or English.
+
+        Args:
+            seed: picture i has seed `seed + i`, and is the same whatever `n` is.
+            options: `DrawOptions`, among them the settings that differ from the model's own, such as
+                `guidance=3, best_of=16`.
+
+        Raises:
+            TextError: empty or too long a prompt.
+            SettingError: a setting outside its range, or a decoder that this model has not.
+        """
+        seeds = seeds_from(seed, n, "pictures")
+        return self.pictures(self.draw([prompt] * n, seeds, **options))
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        kept: Kept | None = None,
+        rank: Ranker | None = None,
+        progress: Progress | None = None,
+        preview: Preview | None = None,
+        **changes: Unpack[Changes],
+    ) -> Drawn:
+        """Draw the tokens of one picture a prompt and seed; for the end-to-end decoder its states too.
+
+        Args:
+            kept: tokens that stay, one row a picture. Candidates are then ranked by how likely they make
+                the kept tokens behind them, unless `rank` is given or nothing is kept behind.
+            rank, progress, preview, changes: `DrawOptions`.
+        """
+        settings = self.settings(**changes)
+        check(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
+        check(
+            len(seeds) == len(prompts),
+            f"a seed for every picture: there are {len(seeds)} for {len(prompts)}",
+        )
+        check(
+            rank is None or settings.best_of > 1,
+            "a ranker chooses among candidates: set best_of",
+        )
+        texts = [self.encode_text(prompt) for prompt in prompts]
+        grid, N = self.generator.config.grid, settings.best_of
+        chosen: list[Drawn] = []
+        # Of a picture's candidates only the best is kept, before the next picture's are drawn.
+        at_once = len(prompts) if N == 1 else max(1, LARGEST_BATCH // N)
+        for first in range(0, len(prompts), at_once):
+            part = slice(first, first + at_once)
+
+            here = kept and Kept(kept.image_ids_GN[part], kept.keep_GN[part])
+
+            def watch(
+                num_finished: int,
+                image_ids_Bk: Tensor,
+                before: int = first * N,
+                here: Kept | None = here,
+            ) -> None:
+                B, k = image_ids_Bk.shape
+                done = grid.num_cells * (before + num_finished) + B * k
+                if progress:
+                    progress(done, grid.num_cells * N * len(prompts))
+                if preview and k % grid.width == 0:
+                    # An edited picture stands as it was below what is drawn.
+                    rows_B = (num_finished + torch.arange(B)) // N
+                    preview(
+                        self._unfinished(image_ids_Bk, here.image_ids_GN[rows_B] if here else None)
+                    )
+
+            drawn = draw_in_batches(
+                self.generator,
+                texts[part],
+                [x for seed in seeds[part] for x in candidate_seeds(seed, N)],
+                settings,
+                kept=here,
+                watch=watch,
+            )
+            if N > 1:
+                best_G = self._scores(prompts[part], drawn, here, rank).view(-1, N).argmax(dim=1)
+                drawn = drawn.chosen([N * i + best for i, best in enumerate(best_G.tolist())])
+            chosen.append(drawn)
+        return Drawn.joined(chosen)
+
+    def _scores(
+        self, prompts: Sequence[str], drawn: Drawn, kept: Kept | None, rank: Ranker | None
+    ) -> Tensor:
+        """Return the score of every candidate, to be compared with those of the same picture."""
+        count = len(drawn.image_ids_BN) // len(prompts)
+        if rank is not None:
+            pictures = self.pictures(drawn)
+            groups = [pictures[i : i + count] for i in range(0, len(pictures), count)]
+            scores = [rank(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
+            check(
+                all(len(row) == count and all(map(math.isfinite, row)) for row in scores),
+                f"a ranker must give every one of {count} pictures a finite score",
+            )
+            return torch.tensor(scores, dtype=torch.float64).flatten()
+        if drawn.kept_log_prob_B is None:
+            return self._caption_scores(prompts, drawn)
+        assert kept is not None
+        by_kept_B = kept.has_kept_behind().repeat_interleave(count)
+        if bool(by_kept_B.all()):
+            return drawn.kept_log_prob_B
+        return torch.where(by_kept_B, drawn.kept_log_prob_B, self._caption_scores(prompts, drawn))
+
+    def _caption_scores(self, prompts: Sequence[str], drawn: Drawn) -> Tensor:
+        count = len(drawn.image_ids_BN) // len(prompts)
+        each = [prompt for prompt in prompts for _ in range(count)]
+        languages = [self.text_tokenizer.language_id(guess_language(prompt)) for prompt in each]
+        texts = [self.encode_text(prompt) for prompt in each]
+        return caption_scores(self.generator, drawn.image_ids_BN, languages, texts)
+
+    def edit(
+        self,
+        image: Picture,
+        prompt: str,
+        n: int = 1,
+        *,
+        mask: Picture | None = None,
+        first_row: int | None = None,
+        share: float | None = None,
+        seed: int = 0,
+        raw: bool = False,
+        **options: Unpack[DrawOptions],
+    ) -> list[Image.Image]:
+        """Draw part of a picture anew, at the model's size, `n` times; all other tokens stay.
+
+        Which part is said by one of three:
+
+        Args:
+            mask: a picture of the same size, white where the prompt is to be drawn; a transparent
+                ground counts as black.
+            first_row: the rows of tokens from this one on, counted from 0; those above are kept.
+            share: about this share of the tokens, others for every seed: variations.
+            raw: return what the tokens decode to; else pixels that are not drawn anew are the picture's.
+            options: as `generate` has them. Candidates of `best_of` are ranked by how likely they make
+                the kept tokens behind them, unless `rank` is given or nothing is kept behind.
+
+        Raises:
+            ImageError, TextError: as `caption` and `generate` do.
+            SettingError: a mask of another size, or all black; or as `generate` does.
+        """
+        seeds = seeds_from(seed, n, "pictures")
+        check_one_part(mask, first_row, share)
+        picture, grid = open_picture(image), self.generator.config.grid
+        if mask is not None:
+            mask_YX = read_mask(open_picture(mask, ground=BLACK), picture, self.image_size)
+            redraw_GN, masks = masked_cells(mask_YX, grid).expand(n, -1), [mask_YX] * n
+        else:
+            redraw_GN = (
+                cells_below(first_row, grid).expand(n, -1)
+                if first_row is not None
+                else share_of_cells(share or 0, seeds, grid)
+            )
+            masks = [pixels_of_cells(row_N, grid, self.image_size) for row_N in redraw_GN]
+        original = square(picture, self.image_size)
+        kept = Kept(self.encode([original]).expand(n, -1), ~redraw_GN)
+        pictures = self.pictures(self.draw([prompt] * n, seeds, kept=kept, **options))
+        if raw:
+            return pictures
+        pairs = zip(pictures, masks, strict=True)
+        return [paste(drawn, original, mask_YX) for drawn, mask_YX in pairs]
+
+    def caption(
+        self,
+        image: Picture,
+        lang: str = "zh",
+        n: int = 1,
+        *,
+        seed: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        beam: int | None = None,
+        best_of: int = 1,
+    ) -> list[str]:
+        """Describe a picture `n` times.
+
+        Args:
+            seed: of drawn captions; caption i has seed `seed + i`; None is 0.
+            temperature: draw the words, 1 as the model has them; None takes the likeliest word each
+                time for one caption, and a beam's for several.
+            top_k, top_p: of drawn words; None leaves nothing out.
+            beam: how many captions are looked for at a time; None is 1 for one caption and at least 4
+                for several.
+            best_of: draw this many captions, at temperature 1 unless told otherwise, and return the `n`
+                that make the picture likeliest.
+
+        Raises:
+            ImageError: the picture cannot be read.
+            TextError: an unknown language.
+            SettingError: a setting outside its range.
+        """
+        settings = caption_settings(
+            n,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            beam=beam,
+            best_of=best_of,
+        )
+        language_id = self.text_tokenizer.language_id(lang)
+        texts = caption_texts(self.generator, self.encode([image]), language_id, settings)
+        return [self.text_tokenizer.decode(text) for text in texts]
+
+    @torch.inference_mode()
+    def score(self, image: Picture, text: str, lang: str | None = None) -> Score:
+        """Return how likely the picture is given the text, and the text given the picture.
+
+        Args:
+            lang: language of the text; None looks at its characters.
+
+        Raises:
+            ImageError, TextError: as `caption` and `generate` do.
+        """
+        ids = self.encode_text(text)
+        language_id = self.text_tokenizer.language_id(lang or guess_language(text))
+        image_ids_1N = self.encode([image])
+        both_BN = text_to_image_log_probs(self.generator, [ids, []], image_ids_1N.repeat(2, 1))
+        text_1M, _ = image_to_text_log_probs(self.generator, image_ids_1N, [language_id], [ids])
+        return Score(
+            both_BN[0].tolist(),
+            text_1M[0].tolist(),
+            self.text_tokenizer.token_strings([*ids, TextTokenizer.eos_id]),
+            both_BN[1].tolist(),
+        )
+
+    def word_map(self, image: Picture, text: str) -> list[tuple[str, list[float]]]:
+        """Return each word of a text with how much it helps every image token, in nats.
+
+        That is log P(z_k | text, z_<k) less the same with the word hidden.
+
+        Raises:
+            ImageError, TextError: as `caption` and `generate` do.
+        """
+        ids = self.encode_text(text)
+        places = self.text_tokenizer.words(text)
+        gains_WN = word_gains(self.generator, ids, places, self.encode([image])[0])
+        names = [self.text_tokenizer.decode(ids[place.start : place.stop]) for place in places]
+        return list(zip(names, gains_WN.tolist(), strict=True))
+
+    def encode(self, images: Sequence[Picture]) -> Tensor:
+        """Return image_ids_BN of pictures, centre-cropped and resized to the model's size."""
+        arrays = [to_array(square(open_picture(image), self.image_size)) for image in images]
+        # One at a time, here and in `decode`: convolutions may round differently in a batch, and a
+        # picture must not depend on the others.
+        return torch.cat(
+            [self.image_tokenizer.encode(to_pixels(array[None])).flatten(1) for array in arrays]
+        )
+
+    def decode(self, image_ids_BN: Tensor) -> list[Image.Image]:
+        """Return the pictures of token rows."""
+        grid = self.generator.config.grid
+        ids_B1HW = image_ids_BN.view(-1, 1, grid.height, grid.width)
+        return [to_pictures(self.image_tokenizer.decode(ids_1HW))[0] for ids_1HW in ids_B1HW]
+
+    def _unfinished(self, image_ids_Bk: Tensor, below_BN: Tensor | None) -> list[Image.Image]:
+        """Return the pictures of the first rows of tokens; below white, or what other tokens have there."""
+        grid = self.generator.config.grid
+        B, k = image_ids_Bk.shape
+        if below_BN is not None:
+            return self.decode(torch.cat([image_ids_Bk, below_BN[:, k:]], dim=1))
+        # Some code has to stand below; the last row's make the least of an edge.
+        missing = image_ids_Bk[:, -grid.width :].repeat(1, grid.height - k // grid.width)
+        pictures = self.decode(torch.cat([image_ids_Bk, missing], dim=1))
+        done = self.image_size * k // grid.num_cells
+        for picture in pictures:
+            picture.paste("white", (0, done, self.image_size, self.image_size))
+        return pictures
+
+    def pictures(self, drawn: Drawn) -> list[Image.Image]:
+        """Return the pictures of what was drawn: by the reconstructor where states were kept."""
+        if drawn.states_BNC is None:
+            return self.decode(drawn.image_ids_BN)
+        reconstructor, grid = self.model.reconstructor, self.generator.config.grid
+        assert reconstructor is not None
+        with torch.inference_mode():
+            raws = [reconstructor(states_NC[None], grid) for states_NC in drawn.states_BNC]
+            return [to_pictures(self.image_tokenizer.to_image(raw))[0] for raw in raws]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the ids of a text.
+
+        Raises:
+            TextError: an empty text, or one longer than the model reads.
+        """
+        if not isinstance(text, str):
+            raise TextError(f"a {type(text).__name__} is no text: give one text, in quotes")
+        ids = self.text_tokenizer.encode(text)
+        # The caption of an image needs one place more, for its language or end token.
+        longest = self.generator.config.max_text - 1
+        if len(ids) > longest:
+            raise TextError(
+                f"the text has {len(ids)} tokens and this model reads {longest}: shorten it"
+            )
+        return ids
+
+    def settings(self, **changes: Unpack[Changes]) -> SamplingConfig:
+        """Return the model's own settings with those replaced that are given.
+
+        Raises:
+            SettingError: one outside its range, or a decoder that this model has not.
+        """
+        settings = settings_with(self.model.sampling, **changes)
+        check(
+            settings.decoder is Decoder.TWO_STAGE or self.model.reconstructor is not None,
+            "this model has no end-to-end decoder: train one, or take the two-stage decoder",
+        )
+        return settings
+
+
+__all__ = ["LANGUAGES", "Score", "SettingError", "Vilg"]

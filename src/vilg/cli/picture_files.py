@@ -1,0 +1,266 @@
+"""The work of `vilg generate` and `edit`: which picture goes where, and drawing them in batches.
+
+Every picture is planned and checked before the first one is drawn.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from PIL import Image
+
+import vilg
+from vilg.api import DrawOptions, Vilg
+from vilg.cli.output import (
+    OutputError,
+    check_file,
+    check_folder,
+    picture_name,
+    png,
+    read_notes,
+    write,
+)
+from vilg.errors import VilgError
+from vilg.images import contact_sheet, to_array
+from vilg.model.folder import SamplingConfig
+from vilg.progress import Progress
+from vilg.sampling.batches import LARGEST_BATCH
+from vilg.sampling.clip import ClipRanker
+from vilg.sampling.edit import check_one_part
+from vilg.text import TextError
+
+OTHER_PICTURES = frozenset(
+    (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".svg", ".pdf")
+)
+_SHOWN = 8  # pictures a row of a preview
+
+
+class PromptError(VilgError):
+    """A file of prompts that cannot be used, or a prompt that the model cannot read."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to draw."""
+
+    prompt: str
+    seed: int
+    path: Path
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Read prompts, one a line; empty lines don't count.
+
+    Raises:
+        PromptError: a file that is missing, not UTF-8 or empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PromptError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path} is not UTF-8 text: {error}") from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise PromptError(f"{path} has no prompt: write one a line")
+    return prompts
+
+
+def plan(prompts: Sequence[str], n: int, seed: int, out: str) -> list[Job]:
+    """Say where every picture goes: a file "*.png" for one picture, else a folder.
+
+    Raises:
+        OutputError: one file for several pictures, another kind of picture, or a place that cannot be
+            written.
+    """
+    if out in ("", "-"):
+        raise OutputError(f"pictures go to files: name a folder or FILE.png, not {out!r}")
+    is_folder = out.endswith("/") or Path(out).is_dir()
+    suffix = "" if is_folder else Path(out).suffix.lower()
+    if suffix in OTHER_PICTURES:
+        raise OutputError(f"pictures are written as PNG, not {suffix}: name FILE.png or a folder")
+    if suffix == ".png":
+        total = len(prompts) * n
+        if total > 1:
+            raise OutputError(f"{out} is one file, but {total} pictures go there: name a folder")
+        jobs = [Job(prompts[0], seed, Path(out))]
+    else:
+        jobs = [
+            Job(prompt, its_seed, Path(out) / picture_name(i, prompt, its_seed))
+            for i, prompt in enumerate(prompts)
+            for its_seed in range(seed, seed + n)
+        ]
+    check_folder(jobs[0].path.parent)
+    return jobs
+
+
+def check_prompts(model: Vilg, prompts: Sequence[str], say: Callable[[str], None]) -> None:
+    """Encode all prompts, so that a bad one is found before another one is drawn.
+
+    Characters that the model knows by their bytes alone are said: it has not learnt what they mean.
+
+    Raises:
+        TextError, PromptError: an empty or too long prompt.
+    """
+    if unknown := "".join(model.text_tokenizer.in_bytes("".join(prompts))):
+        say(f"these characters are not in the model's vocabulary: {unknown}")
+    for i, prompt in enumerate(prompts):
+        try:
+            model.encode_text(prompt)
+        except TextError as error:
+            if len(prompts) == 1:
+                raise
+            raise PromptError(f"prompt {i + 1}: {error}") from error
+
+
+def check_preview(path: Path | None, jobs: Sequence[Job]) -> None:
+    """Find out before any drawing whether a preview can be written, and harms no result.
+
+    Raises:
+        OutputError: it cannot, or is no PNG file, or is one of the results.
+    """
+    if path is None:
+        return
+    check_file(path)
+    if path.suffix.lower() != ".png" or path.absolute() in [job.path.absolute() for job in jobs]:
+        raise OutputError(f"the preview {path} must be a .png file, and not one of the results")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all pictures of a command have in common.
+
+    Attributes:
+        preview: file that shows the pictures under way.
+    """
+
+    model: Vilg
+    settings: SamplingConfig
+    precision: str
+    ranker: ClipRanker | None
+    preview: Path | None
+
+    def notes(self, job: Job) -> dict[str, str]:
+        """Return what a picture's PNG file says about it: all that its pixels depend on."""
+        settings = dataclasses.asdict(self.settings)
+        if self.precision != "fp32":
+            settings["precision"] = self.precision
+        if self.ranker:
+            settings["ranker"] = self.ranker.fingerprint
+        return {
+            "prompt": job.prompt,
+            "seed": str(job.seed),
+            "model": str(self.model.weights_hash),
+            "settings": json.dumps(settings),
+            "Software": f"vilg {vilg.__version__}",
+        }
+
+    def show(self, pictures: list[Image.Image]) -> None:
+        """Write the pictures under way, up to eight in a row."""
+        if self.preview is not None:
+            rows = [pictures[i : i + _SHOWN] for i in range(0, len(pictures), _SHOWN)]
+            write(self.preview, png(contact_sheet(rows), {}))
+
+
+def left_to_do(plan: Plan, jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
+    """Return the jobs whose picture isn't there yet, and say how many are.
+
+    Raises:
+        OutputError: a file of that name is another picture, which must not pass for this one.
+    """
+    left = []
+    for job in jobs:
+        if not job.path.exists():
+            left.append(job)
+            continue
+        there = read_notes(job.path)
+        others = [name for name, value in plan.notes(job).items() if there.get(name) != value]
+        if others:
+            raise OutputError(
+                f"{job.path} is there, drawn with another {' and '.join(others)}: choose another -o"
+            )
+    if len(left) < len(jobs):
+        say(f"{len(jobs) - len(left)} of {len(jobs)} pictures are there already, skipped")
+    return left
+
+
+def _chunks(plan: Plan, jobs: Sequence[Job]) -> Iterator[tuple[Sequence[Job], DrawOptions]]:
+    """Yield the jobs that are drawn between two writes, and how; a broken-off run loses these at most."""
+    cells = plan.model.generator.config.grid.num_cells * plan.settings.best_of
+    at_once = max(1, LARGEST_BATCH // plan.settings.best_of)
+    with Progress() as progress:
+        for first in range(0, len(jobs), at_once):
+
+            def report(done: int, _: int, first: int = first) -> None:
+                progress(first * cells + done, len(jobs) * cells)
+
+            options = {
+                "rank": plan.ranker,
+                "progress": report,
+                "preview": plan.show if plan.preview else None,
+                **dataclasses.asdict(plan.settings),
+            }
+            yield jobs[first : first + at_once], cast(DrawOptions, options)
+
+
+def draw(plan: Plan, jobs: Sequence[Job]) -> Iterator[Path]:
+    """Draw and write the pictures; yield each path when its file is whole."""
+    for chunk, options in _chunks(plan, jobs):
+        drawn = plan.model.draw(
+            [job.prompt for job in chunk], [job.seed for job in chunk], **options
+        )
+        for job, picture in zip(chunk, plan.model.pictures(drawn), strict=True):
+            write(job.path, png(picture, plan.notes(job)))
+            yield job.path
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a picture an edit draws anew, as `Vilg.edit` wants it; one of the first three."""
+
+    mask: Image.Image | None
+    first_row: int | None
+    share: float | None
+    raw: bool
+
+    def __post_init__(self) -> None:
+        check_one_part(self.mask, self.first_row, self.share)
+
+    def notes(self, picture: Image.Image) -> dict[str, str]:
+        """Return what the PNG file of an edited picture says of where it comes from."""
+        values = {
+            "picture": _hash(picture),
+            "mask": _hash(self.mask) if self.mask else None,
+            "first_row": self.first_row,
+            "share": self.share,
+            "raw": self.raw or None,
+        }
+        given = {name: value for name, value in values.items() if value is not None}
+        return {"edited": json.dumps(given)}
+
+
+def edit(plan: Plan, jobs: Sequence[Job], picture: Image.Image, part: Part) -> Iterator[Path]:
+    """Edit a picture once a job, whose seeds are consecutive; yield each path when its file is whole."""
+    for chunk, options in _chunks(plan, jobs):
+        edited = plan.model.edit(
+            picture,
+            chunk[0].prompt,
+            len(chunk),
+            mask=part.mask,
+            first_row=part.first_row,
+            share=part.share,
+            raw=part.raw,
+            seed=chunk[0].seed,
+            **options,
+        )
+        for job, result in zip(chunk, edited, strict=True):
+            write(job.path, png(result, plan.notes(job) | part.notes(picture)))
+            yield job.path
+
+
+def _hash(picture: Image.Image) -> str:
+    return hashlib.sha256(to_array(picture).tobytes()).hexdigest()[:16]

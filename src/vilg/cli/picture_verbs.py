@@ -1,0 +1,303 @@
+"""The verbs that draw and describe, each a dataclass of its options, with `run`.
+
+Results go to stdout, everything else to stderr. Torch is imported inside `run`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from vilg.cli.options import (
+    APP,
+    Count,
+    Flag,
+    ModelName,
+    Number,
+    PrecisionName,
+    Setting,
+    UsageError,
+    check_number,
+    clean,
+    load,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from vilg.api import Vilg
+    from vilg.cli.picture_files import Plan
+    from vilg.model.folder import SamplingConfig
+
+Out = Annotated[str, arg(aliases=["-o"], metavar="FILE|DIR/")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """Options of all verbs that draw."""
+
+    n: Number = 1
+    """pictures of each prompt"""
+    seed: Annotated[int, arg(metavar="S")] = 0
+    """seed of a prompt's first picture; the next one has S + 1"""
+    best_of: Count = None
+    """candidates drawn for each picture, of which the best is kept"""
+    rank: Annotated[
+        str | None,
+        arg(metavar="FOLDER|HUB_ID", help_behavior_hint="(default: by the model's own captions)"),
+    ] = None
+    """a CLIP or Chinese-CLIP that says which candidate is best"""
+    temperature: Setting = None
+    """0 takes the likeliest token each time"""
+    top_k: Count = None
+    """draw among the K likeliest tokens only"""
+    top_p: Setting = None
+    """draw among the fewest tokens that have this much probability"""
+    guidance: Setting = None
+    """how much the prompt counts; 1 is the plain model, 0 does without the prompt"""
+    guidance_schedule: Annotated[
+        Literal["constant", "rising", "falling"] | None,
+        arg(help_behavior_hint="(default: the model's)"),
+    ] = None
+    """how guidance goes from the first token to the last: from 1, or to 1"""
+    decoder: Annotated[
+        Literal["two-stage", "end-to-end"] | None, arg(help_behavior_hint="(default: the model's)")
+    ] = None
+    """pixels from the tokens alone, or from the generator's states (models trained end to end)"""
+    precision: PrecisionName = "fp32"
+    """how weights are multiplied: bf16 and int8 round them, so pictures are not quite the same, and ask for a
+    processor with instructions for them"""
+    preview: Annotated[Path | None, arg(metavar="FILE.png", help_behavior_hint="")] = None
+    """a file that shows the pictures while they are drawn"""
+    out: Out = "out/"
+    """a folder, or for one picture a name that ends in .png"""
+    model: ModelName = None
+    """a model folder, or a Hugging Face Hub id"""
+
+    def settings(self, model: "Vilg") -> "SamplingConfig":
+        return model.settings(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            guidance=self.guidance,
+            guidance_schedule=self.guidance_schedule,
+            decoder=self.decoder,
+            best_of=self.best_of,
+        )
+
+    def plan(self, model: "Vilg", prompts: Sequence[str]) -> "Plan":
+        """Check settings and prompts, and load the ranker.
+
+        Raises:
+            TextError, PromptError, SettingError, RankerError: something does not fit.
+        """
+        from vilg.cli import picture_files
+
+        picture_files.check_prompts(model, prompts, say)
+        settings = self.settings(model)
+        ranker = None
+        if self.rank is not None:
+            from vilg.sampling.clip import ClipRanker
+
+            if settings.best_of == 1:
+                raise UsageError("--rank chooses among candidates: add --best-of K")
+            ranker = ClipRanker.from_pretrained(self.rank)
+            for prompt in prompts:
+                ranker.check(prompt)
+        return picture_files.Plan(model, settings, self.precision, ranker, self.preview)
+
+
+@APP.command(name="generate")
+@dataclass(frozen=True, kw_only=True)
+class Generate(Drawing):
+    """Draw pictures of prompts, in Chinese or English, as PNG files.
+
+    Example: vilg generate "green apple, 3D render" -n 4 --seed 7 -o out/
+
+    Example: vilg generate "yellow heart, flat style" --best-of 8 --guidance 3 -o heart.png
+    """
+
+    prompt: Annotated[
+        tuple[str, ...], Positional, arg(metavar="PROMPT...", help_behavior_hint="")
+    ] = ()
+    """what to draw; n pictures of each"""
+    prompts: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """a file of prompts, one a line; pictures that are there already are left as they are"""
+
+    def run(self) -> None:
+        from vilg.cli import picture_files
+
+        if bool(self.prompt) == bool(self.prompts):
+            raise UsageError('give prompts or --prompts FILE, as in: vilg generate "red apple"')
+        check_number(self.n)
+        prompts = (
+            picture_files.read_prompts(self.prompts)
+            if self.prompts
+            else [clean(prompt) for prompt in self.prompt]
+        )
+        jobs = picture_files.plan(prompts, self.n, self.seed, self.out)
+        picture_files.check_preview(self.preview, jobs)
+        plan = self.plan(load(self.model, self.precision), prompts)
+        if self.prompts:
+            jobs = picture_files.left_to_do(plan, jobs, say)
+        for path in picture_files.draw(plan, jobs):
+            print(path, flush=True)
+
+
+@APP.command(name="edit")
+@dataclass(frozen=True, kw_only=True)
+class Edit(Drawing):
+    """Draw part of a picture's middle square anew, at the model's size; the rest keeps its pixels.
+
+    Example: vilg edit apple.png "tangerine, 3D render" --mask mask.png -n 4
+
+    Example: vilg edit apple.png "green apple, 3D render" --share 0.3 -o varied.png
+    """
+
+    image: Annotated[Path, Positional, arg(metavar="IMAGE", help_behavior_hint="")]
+    """a picture file"""
+    prompt: Annotated[str, Positional, arg(metavar="PROMPT", help_behavior_hint="")]
+    """what the whole picture is to show"""
+    mask: Annotated[Path | None, arg(metavar="MASK", help_behavior_hint="")] = None
+    """a picture of the same size, white where to draw anew; a transparent ground counts as black"""
+    first_row: Annotated[int | None, arg(metavar="R", help_behavior_hint="")] = None
+    """instead of a mask: draw this row of tokens, counted from 0, and all below it"""
+    share: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None
+    """instead of a mask: draw this share of the tokens, others for every seed"""
+    raw: Flag = False
+    """keep the decoded pixels also where nothing is drawn anew"""
+
+    def run(self) -> None:
+        from vilg.cli import picture_files
+        from vilg.cli.output import check_apart
+        from vilg.images import BLACK, open_picture
+
+        check_number(self.n)
+        picture = open_picture(self.image)
+        mask = open_picture(self.mask, ground=BLACK) if self.mask else None
+        part = picture_files.Part(mask, self.first_row, self.share, self.raw)
+        jobs = picture_files.plan([clean(self.prompt)], self.n, self.seed, self.out)
+        picture_files.check_preview(self.preview, jobs)
+        for path in (self.preview, *(job.path for job in jobs)):
+            if path is not None:
+                check_apart(path, (self.image, self.mask))
+        plan = self.plan(load(self.model, self.precision), [jobs[0].prompt])
+        for path in picture_files.edit(plan, jobs, picture, part):
+            print(path, flush=True)
+
+
+@APP.command(name="caption")
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """Describe pictures in Chinese or English, one caption a line; of several pictures, after its name.
+
+    Example: vilg caption apple.png --lang en
+
+    Example: vilg caption apple.png -n 3 --beam 8
+    """
+
+    image: Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGE...", help_behavior_hint="")]
+    """picture files; all are looked at before any is described"""
+    lang: Annotated[str, arg(metavar="zh|en")] = "zh"
+    """language of the captions"""
+    n: Number = 1
+    """captions of each picture"""
+    seed: Annotated[int | None, arg(metavar="S", help_behavior_hint="(default: 0)")] = None
+    """of drawn captions: seed of a picture's first one; the next one has S + 1"""
+    temperature: Annotated[
+        float | None, arg(metavar="X", help_behavior_hint="(default: the likeliest captions)")
+    ] = None
+    """draw the words instead of looking for the likeliest; 1 as the model has them"""
+    beam: Annotated[int | None, arg(metavar="K", help_behavior_hint="")] = None
+    """how many captions are looked for at a time (default: 1 for one caption, at least 4 for several)"""
+    best_of: Annotated[int, arg(metavar="K")] = 1
+    """draw K captions and keep those that make the picture likeliest"""
+    precision: PrecisionName = "fp32"
+    """how weights are multiplied: bf16 and int8 round them, so captions may differ, and ask for a processor with
+    instructions for them"""
+    json: Flag = False
+    """print one JSON object a picture"""
+    model: ModelName = None
+    """a model folder, or a Hugging Face Hub id"""
+
+    def run(self) -> None:
+        from vilg.images import open_picture, square
+
+        if not self.image:
+            raise UsageError("name a picture, as in: vilg caption apple.png")
+        check_number(self.n)
+        for path in self.image:  # before the model is loaded, and one at a time
+            open_picture(path)
+        model = load(self.model, self.precision)
+        pictures = [square(open_picture(path), model.image_size) for path in self.image]
+        for path, picture in zip(self.image, pictures, strict=True):
+            texts = model.caption(
+                picture,
+                self.lang,
+                self.n,
+                seed=self.seed,
+                temperature=self.temperature,
+                beam=self.beam,
+                best_of=self.best_of,
+            )
+            # A model may write any byte, a line break too.
+            captions = [" ".join(text.split()) for text in texts]
+            if self.json:
+                print_json({"image": str(path), "lang": self.lang, "captions": captions})
+            else:
+                name = f"{path}\t" if len(self.image) > 1 else ""
+                print(*(name + caption for caption in captions), sep="\n", flush=True)
+
+
+@APP.command(name="score")
+@dataclass(frozen=True, kw_only=True)
+class ScorePair:
+    """Say how likely a picture and a text make each other, token by token.
+
+    Example: vilg score apple.png "green apple, 3D render" --html score.html
+    """
+
+    image: Annotated[Path, Positional, arg(metavar="IMAGE", help_behavior_hint="")]
+    """a picture file"""
+    text: Annotated[str, Positional, arg(metavar="TEXT", help_behavior_hint="")]
+    """a text in Chinese or English"""
+    lang: Annotated[str | None, arg(metavar="zh|en", help_behavior_hint="")] = None
+    """language of the text; without it, Chinese characters decide"""
+    json: Flag = False
+    """print one JSON object"""
+    html: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """write a page that shows which cells of the picture speak for which word"""
+    model: ModelName = None
+    """a model folder, or a Hugging Face Hub id"""
+
+    def run(self) -> None:
+        from vilg.cli.output import check_apart, check_file, write
+        from vilg.cli.reports import score_table
+        from vilg.images import open_picture
+
+        if self.html and self.json:
+            raise UsageError("--html writes a page and --json prints: choose one")
+        if self.html:
+            check_file(self.html)
+            check_apart(self.html, (self.image,))
+        text, picture = clean(self.text), open_picture(self.image)
+        model = load(self.model)
+        score = model.score(picture, text, self.lang)
+        if self.html:
+            from vilg.cli.heatmap import heatmap_page
+
+            write(self.html, heatmap_page(model, picture, text, self.lang, score).encode())
+            print(self.html)
+        elif self.json:
+            means = {
+                "text_given_image": score.text_given_image,
+                "image_given_text": score.image_given_text,
+                "gain": score.gain,
+            }
+            about = {"image": str(self.image), "text": text}
+            print_json(about | means | dataclasses.asdict(score))
+        else:
+            print(score_table(score, model.generator.config.grid_width))
