@@ -19,6 +19,7 @@ from typing import ClassVar, Self
 from tokenizers import Encoding, Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from vilg.errors import VilgError
+from vilg.files import write_whole
 
 LANGUAGES: tuple[str, ...] = ("zh", "en")
 
@@ -151,13 +152,9 @@ class TextTokenizer:
 
     def save(self, path: Path | str) -> None:
         """Write the vocabulary in the JSON form of the `tokenizers` library."""
-        path = Path(path)
-        half_written = path.with_name(path.name + ".part")
         try:
-            half_written.write_text(self._model.to_str(pretty=True) + "\n", encoding="utf-8")
-            half_written.replace(path)
+            write_whole(Path(path), self._model.to_str(pretty=True) + "\n")
         except OSError as error:
-            half_written.unlink(missing_ok=True)
             raise TextError(f"Cannot write the tokenizer {path}: {error.strerror}.") from error
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from vilg.errors import VilgError
+from vilg.files import write_whole
 from vilg.text import normalise
 
 # Chinese takes three bytes a character in a file name, and a name may have 255.
@@ -73,15 +74,9 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         OutputError: says why not; what was there before is untouched.
     """
-    half_written = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            half_written.write_bytes(content)
-            half_written.replace(path)
-        except BaseException:  # Ctrl-C too
-            half_written.unlink(missing_ok=True)
-            raise
+        write_whole(path, content)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
 

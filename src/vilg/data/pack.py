@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vilg.data.shards import DataError, Sample
+from vilg.files import write_whole
 from vilg.images import open_picture, to_array
 
 SAMPLES_PER_SHARD = 1000
@@ -56,9 +57,7 @@ def save_samples(
     }
     # Written last: a folder without it is not a data set.
     text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-    unfinished = folder / "manifest.json.part"
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(folder / "manifest.json")
+    write_whole(folder / "manifest.json", text)
 
 
 def hash_content(samples: Sequence[Sample]) -> str:

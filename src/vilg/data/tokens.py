@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilg.data.shards import DataError
+from vilg.files import write_whole
 
 
 def save_tokens(folder: Path, ids: Sequence[str], tokens_SN: NDArray[np.uint16], by: str) -> None:
@@ -25,9 +26,7 @@ def save_tokens(folder: Path, ids: Sequence[str], tokens_SN: NDArray[np.uint16],
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "tokens.npy", tokens_SN)
     # Last and at once, because its presence says that the store is whole.
-    unfinished = folder / "tokens.json.part"
-    unfinished.write_text(json.dumps({"image_tokenizer": by, "ids": list(ids)}))
-    unfinished.replace(folder / "tokens.json")
+    write_whole(folder / "tokens.json", json.dumps({"image_tokenizer": by, "ids": list(ids)}))
 
 
 def has_tokens(folder: Path) -> bool:

@@ -12,6 +12,7 @@ import torch
 from vilg.api import Vilg
 from vilg.errors import VilgError
 from vilg.evaluation.judge import load_judge
+from vilg.files import write_whole
 from vilg.model.folder import find_model, load_model, weights_hash
 from vilg.progress import in_batches
 from vilg.sampling.precision import Precision, check_supported
@@ -169,12 +170,7 @@ def _rounded(scores: Any) -> Any:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    half_written = path.with_name(path.name + ".part")
     try:
-        half_written.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        half_written.replace(path)
+        write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        half_written.unlink(missing_ok=True)
         raise EvaluationError(f"cannot write {path}: {error.strerror}") from error

@@ -27,6 +27,7 @@ from vilg.data.order import permute
 from vilg.data.pictures import decode_pictures, load_pictures, tell
 from vilg.data.shards import load_samples
 from vilg.errors import VilgError
+from vilg.files import write_whole
 from vilg.images import to_pictures
 from vilg.model.folder import (
     Decoder,
@@ -264,9 +265,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
     if not resume:
         _check_inputs(recipe)
         out.mkdir(parents=True, exist_ok=True)
-        unfinished = config.with_suffix(".part")
-        unfinished.write_text(settings, encoding="utf-8")
-        unfinished.replace(config)
+        write_whole(config, settings)
 
     try:
         return _train_stages(recipe, out, log)

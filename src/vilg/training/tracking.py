@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from vilg.errors import VilgError
+from vilg.files import write_whole
 
 
 class NonFiniteLoss(VilgError):
@@ -34,9 +35,7 @@ class Tracker:
         # A kill in the middle of a write leaves a last line without its end.
         whole = [line for line in lines if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] <= step]
-        unfinished = self.path.with_suffix(".part")
-        unfinished.write_text("".join(kept))
-        unfinished.replace(self.path)
+        write_whole(self.path, "".join(kept))
 
     def log(self, step: int, values: dict[str, float], alarm: str | None = None) -> None:
         """Record a step (counted in steps done) and say where the run stands, and what is amiss."""
