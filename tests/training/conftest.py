@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -126,6 +127,10 @@ R1 = PictureLossConfig(
 )
 
 
+def toy_pictures(side: int = 6) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (7, side, side, 3), dtype=np.uint8)
+
+
 def reconstructing(
     loss: PictureLossConfig, detach_states: bool, config: TokenizerConfig = TOKENIZER_3X3
 ) -> EndToEnd:
@@ -133,9 +138,8 @@ def reconstructing(
     with torch.random.fork_rng():
         torch.manual_seed(1)
         tokenizer = build_tokenizer(config)
-    pictures = np.random.default_rng(0).integers(0, 256, (7, 6, 6, 3), dtype=np.uint8)
     settings = EndToEndConfig(loss=loss, detach_states=detach_states)
-    return EndToEnd(settings, SMALL_GENERATOR, tokenizer, pictures, seed=3)
+    return EndToEnd(settings, SMALL_GENERATOR, tokenizer, toy_pictures(), seed=3)
 
 
 def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
@@ -145,7 +149,7 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
     """
     if kind in TOKENIZERS:
         config, loss, codebook = TOKENIZERS[kind]
-        pictures = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+        pictures = toy_pictures(16)
         shift = AugmentConfig(max_shift=2, recolour=0.5)
         return TokenizerJob(config, loss, codebook, shift, loop, pictures, pictures[:2])
     mixed = GeneratorLossConfig(

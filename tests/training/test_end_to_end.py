@@ -8,12 +8,15 @@
 | discriminator's | no | no | no | no | no |
 """
 
+import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -28,12 +31,14 @@ from tests.training.conftest import (
     draw_tokens,
     reconstructing,
     toy_pairs,
+    toy_pictures,
 )
 from vilg.config import ConfigError
 from vilg.data.order import batch_ids
-from vilg.images import contact_sheet, to_array, to_pixels
+from vilg.images import contact_sheet, to_array
 from vilg.model.generator import image_token_log_probs, text_to_image_states
 from vilg.model.segments import Grid
+from vilg.text import LANGUAGES
 from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.training.end_to_end import EndToEnd, EndToEndConfig
 from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig
@@ -165,43 +170,95 @@ def test_the_norm_in_the_log_is_that_of_all_parts_together() -> None:
     assert found == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["vqgan", "dvae"])
-def test_pixels_are_made_of_the_states_at_their_own_tokens(kind: str) -> None:
-    """Not of those that predict them: the last state has seen the whole picture."""
-    job = make(kind)
-    with torch.no_grad():
+def painted(job: GeneratorJob, states_NC: Tensor) -> Tensor:
+    """Paint one picture, raw_PYX: token by token, without a line of what is tested but its weights."""
+    e2e = end_to_end_of(job)
+    weights = dict(e2e.reconstructor.map.named_parameters())
+    side = SMALL_GENERATOR.grid_width
+    codes_1DHW = torch.zeros(1, e2e.image_tokenizer.config.code_dim, side, side)
+    for token, state_C in enumerate(states_NC):
+        hidden_C = weights["0.weight"] @ state_C + weights["0.bias"]
+        hidden_C = hidden_C * (1 + torch.erf(hidden_C / math.sqrt(2))) / 2
+        code_D = weights["2.weight"] @ hidden_C + weights["2.bias"]
+        codes_1DHW[0, :, token // side, token % side] = code_D  # rows from the top, left to right
+    return e2e.reconstructor.decoder(codes_1DHW)[0]
+
+
+def loss_by_pixels(job: GeneratorJob, states_BNC: Tensor, ids: list[int]) -> Tensor:
+    """Return L_rec, picture by picture and pixel by pixel, against the bytes of the pictures."""
+    terms = []
+    for states_NC, id in zip(states_BNC, ids, strict=True):
+        raw_PYX = painted(job, states_NC)
+        for y, x, channel in product(range(6), range(6), range(3)):
+            byte, location = int(toy_pictures()[id, y, x, channel]), raw_PYX[channel, y, x]
+            if len(raw_PYX) == 3:  # a VQGAN: l1 + l2 in [-1, 1]
+                error = location - (byte / 127.5 - 1)
+                terms.append(error.abs() + error**2)
+            else:  # a dVAE: -ln of the logit-Laplace density, in (0.1, 0.9)
+                value, ln_b = 0.8 * byte / 255 + 0.1, raw_PYX[3 + channel, y, x]
+                distance = (math.log(value / (1 - value)) - location).abs()
+                terms.append(distance / ln_b.exp() + ln_b + math.log(2 * value * (1 - value)))
+    return torch.stack(terms).mean()
+
+
+def with_large_weights(job: GeneratorJob) -> GeneratorJob:
+    """First weights are so small that any states make much the same pixels."""
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
         for weight in job.turns[0].module.parameters():
             weight.normal_(std=0.5)
+    return job
+
+
+def true_states(job: GeneratorJob, step: int) -> tuple[Tensor, list[int]]:
+    """Return the states_BTC of a step's batch, and its ids; a pair has one caption here."""
+    job.pairs[:] = [
+        replace(pair, captions={lang: [270] for lang in LANGUAGES}) for pair in job.pairs
+    ]
+    ids = batch_ids(0, step, 4, 7).tolist()
+    image_ids_BN = torch.tensor([job.pairs[id].image_ids.tolist() for id in ids])
+    return text_to_image_states(job.generator, [[270]] * 4, image_ids_BN), ids
+
+
+@pytest.mark.parametrize("kind", ["vqgan", "dvae"])
+def test_pixels_are_made_of_the_states_at_their_own_tokens(kind: str) -> None:
+    job = with_large_weights(make(kind))
+    with torch.no_grad():
+        states_BTC, ids = true_states(job, 2)
         _, values = job.loss(2)
-        ids = batch_ids(0, 2, 4, 7)
-        prompts = [job._source(job.pairs[id], 2, id) for id in ids.tolist()]
-        image_ids = torch.from_numpy(job.image_ids_SN[ids])
-        states = text_to_image_states(job.generator, prompts, image_ids)
-        own, _ = end_to_end_of(job).loss(2, states[:, 1:], ids)
-        shifted, _ = end_to_end_of(job).loss(2, states[:, :-1], ids)
-    assert float(values["rec"]) == pytest.approx(float(own), rel=1e-6)
-    assert float(values["rec"]) != pytest.approx(float(shifted), rel=1e-4)
+        expected = loss_by_pixels(job, states_BTC[:, 1:], ids)
+        # What each fault would give; all must be told from the truth.
+        faults = {
+            "states that predict the tokens": loss_by_pixels(job, states_BTC[:, :-1], ids),
+            "states reversed in space": loss_by_pixels(job, states_BTC[:, 1:].flip(1), ids),
+            "pixels of other pictures": loss_by_pixels(job, states_BTC[:, 1:], ids[::-1]),
+        }
+    # Catches all three, and a map, decoder, scale of pixels or mean that is not the written one.
+    assert float(values["rec"]) == pytest.approx(float(expected), rel=1e-5)
+    # Catches a reference that is blind to one of them.
+    for name, loss in faults.items():
+        assert float(loss) != pytest.approx(float(expected), rel=1e-4), name
 
 
 @pytest.mark.parametrize("detach_states", [False, True])
 def test_the_gradients_that_meet_in_the_states_are_noted(detach_states: bool) -> None:
-    job = make("vqgan", detach_states)
-    ids = batch_ids(0, 2, 4, 7)
-    prompts = [job._source(job.pairs[id], 2, id) for id in ids.tolist()]
-    image_ids = torch.from_numpy(job.image_ids_SN[ids])
-    states = text_to_image_states(job.generator, prompts, image_ids).detach().requires_grad_()
-    t2i = -image_token_log_probs(job.generator, states, image_ids).mean()
-    rec, _ = end_to_end_of(job).loss(2, states[:, 1:], ids)
-    expected = [torch.autograd.grad(t2i, states)[0].norm()]
-    (of_pixels,) = torch.autograd.grad(rec, states, allow_unused=True)
-    expected.append(torch.zeros(()) if of_pixels is None else of_pixels.norm())
-    assert (of_pixels is None) == detach_states
+    job = with_large_weights(make("vqgan", detach_states))
+    states_BTC, ids = true_states(job, 2)
+    states_BTC = states_BTC.detach().requires_grad_()
+    image_ids_BN = torch.tensor([job.pairs[id].image_ids.tolist() for id in ids])
+    logits_BNK = job.generator.image_head(states_BTC[:, :-1])
+    t2i = F.cross_entropy(logits_BNK.flatten(0, 1), image_ids_BN.flatten())
+    rec = loss_by_pixels(job, states_BTC[:, 1:], ids)
+    # Catches a norm over part of the batch, one taken after clipping, and the two exchanged; detached,
+    # a loss of the pixels that reaches the generator after all.
+    expected = [float(torch.autograd.grad(loss, states_BTC)[0].norm()) for loss in (t2i, rec)]
+    if detach_states:
+        expected[1] = 0.0
     total, _ = job.loss(2)
     total.backward()
     noted = job.after_step(2)
-    assert [noted["t2i_state_grad"], noted["rec_state_grad"]] == pytest.approx(
-        [float(norm) for norm in expected], rel=1e-4
-    )
+    found = [noted["t2i_state_grad"], noted["rec_state_grad"]]
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -276,15 +333,20 @@ def test_samples_show_what_the_reconstructor_makes(tmp_path: Path) -> None:
     assert len(np.unique(third)) > 2  # neither the decoder's black nor the ground's white alone
 
 
-def test_the_pictures_are_those_of_the_pairs() -> None:
-    job = make("vqgan")
-    e2e, ids = end_to_end_of(job), np.array([5, 2])
-    states = torch.zeros(2, 9, SMALL_GENERATOR.width)
+@pytest.mark.parametrize("kind", ["vqgan", "dvae"])
+def test_people_are_shown_what_the_states_paint(kind: str) -> None:
+    job = with_large_weights(make(kind))
+    states_BNC = torch.randn(
+        2, 9, SMALL_GENERATOR.width, generator=torch.Generator().manual_seed(1)
+    )
     with torch.no_grad():
-        _, values = e2e.loss(0, states, ids)
-        made = e2e.reconstructor(states, Grid(3, 3))
-    l1 = (made - to_pixels(e2e.pictures_SYX3[ids])).abs().mean()
-    assert float(values["l1"]) == pytest.approx(float(l1), rel=1e-5)
+        shown = end_to_end_of(job).pictures(states_BNC)
+        raws = [painted(job, states_NC) for states_NC in states_BNC]
+    for picture, raw_PYX in zip(shown, raws, strict=True):
+        # Catches rows for columns, a picture shown in another's place, and bytes of another scale.
+        pixels_3YX = raw_PYX if kind == "vqgan" else (raw_PYX[:3].sigmoid() - 0.1) / 0.8 * 2 - 1
+        bytes_YX3 = ((pixels_3YX.permute(1, 2, 0) + 1) * 127.5).clamp(0, 255)
+        assert np.abs(to_array(picture) - bytes_YX3.numpy()).max() < 0.51  # rounded
 
 
 def test_a_loss_that_is_not_the_tokenizer_s_is_refused() -> None:
