@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, features
 
 from vilg.images import (
+    MOST_BYTES,
     ImageError,
     contact_sheet,
     open_picture,
@@ -70,6 +71,50 @@ def test_a_given_picture_is_turned_like_its_file(tmp_path: Path) -> None:
     assert open_picture(Image.open(path)).tobytes() == open_picture(path).tobytes()
 
 
+# To be turned, and a text where the resolution should be: as bytes, because Pillow won't write it.
+ODD_EXIF = b"Exif\0\0II*\0" + struct.pack(
+    "<IHHHIIHHI4sHHIII", 8, 3, 0x0112, 3, 1, 6, 0x011A, 2, 4, b"big\0", 0x0128, 3, 1, 2, 0
+)
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of what it skips
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_of_the_exif_only_the_orientation_counts(kind: str) -> None:
+    stored = Image.fromarray(noise(16, 24) // 64 * 64)
+    plain = to_array(open_picture(encoded(stored, kind)))
+    odd = to_array(open_picture(encoded(stored, kind, exif=ODD_EXIF)))
+    assert np.array_equal(stored_as(odd, 6), plain)
+    broken = encoded(stored, kind, exif=ODD_EXIF[:10] + b"\xff\xff\xff\x7f")
+    assert np.array_equal(to_array(open_picture(broken)), plain)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_any_bytes_are_a_picture_or_an_error_that_names_the_file(kind: str, tmp_path: Path) -> None:
+    if not features.check("avif") and kind == "AVIF":
+        pytest.skip("this Pillow reads no AVIF")
+    random = np.random.default_rng(0)
+    path, num_errors = tmp_path / f"damaged.{kind}", 0
+    coloured = Image.fromarray(noise(16, 24, 4))
+    for mode in ("RGB", "RGBA", "P", "LA", "CMYK", "1"):
+        odd = {} if kind in ("TIFF", "AVIF") else {"exif": ODD_EXIF}
+        try:
+            whole = encoded(coloured.convert("RGB").convert(mode), kind, **odd)
+        except (OSError, ValueError):  # a mode that the format lacks
+            continue
+        for _ in range(30):
+            damaged = bytearray(whole)
+            for place in random.integers(0, len(whole), 3):
+                damaged[place] = random.integers(0, 256)
+            path.write_bytes(damaged[: random.integers(len(whole) // 2, 2 * len(whole))])
+            try:
+                assert open_picture(path).mode == "RGB"
+            except ImageError as error:
+                num_errors += 1
+                assert str(path) in str(error) and "\n" not in str(error)
+    assert num_errors
+
+
 def test_given_pictures_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     whole = encoded(Image.fromarray(noise(40, 40)))
     closed = Image.open(io.BytesIO(whole))
@@ -122,6 +167,40 @@ def test_a_colour_named_transparent_is_white() -> None:
     assert [seen.getpixel((x, 0)) for x in range(2)] == [WHITE, GREEN]
 
 
+@pytest.mark.parametrize("ground", [WHITE, (0, 0, 0)])
+def test_every_mode_is_laid_on_the_ground(ground: tuple[int, int, int]) -> None:
+    half_red = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    half_red.putpixel((1, 0), (255, 0, 0, 255))
+    grey = Image.new("LA", (2, 1), (9, 0))
+    grey.putpixel((1, 0), (9, 255))
+    for picture in (half_red, half_red.quantize(), half_red.convert("RGBa"), grey.convert("La")):
+        seen = open_picture(picture, ground)
+        shown = (9, 9, 9) if picture.mode == "La" else RED
+        assert [seen.getpixel((x, 0)) for x in range(2)] == [ground, shown], picture.mode
+    palette = encoded(half_red.quantize(), "PNG")
+    assert open_picture(palette, ground).getpixel((0, 0)) == ground
+
+
+@pytest.mark.parametrize(
+    ("depth", "channels"), [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 3), (16, 3)]
+)
+def test_a_transparent_level_of_any_depth_is_the_ground(depth: int, channels: int) -> None:
+    levels = [1] * channels + [0] * channels
+    row = sum(level << depth * i for i, level in enumerate(reversed(levels)))
+    row <<= -len(levels) * depth % 8
+    stored = png(
+        size=(2, 1),
+        depth=depth,
+        colour=0 if channels == 1 else 2,
+        key=struct.pack(f">{channels}H", *levels[:channels]),
+        rows=zlib.compress(b"\0" + row.to_bytes(-(-len(levels) * depth // 8), "big")),
+    )
+    seen = open_picture(stored, ground=GREEN)
+    # Colours of 16 bits are cut to 8 by Pillow: both are 0 there.
+    is_cut = depth == 16 and channels == 3
+    assert [seen.getpixel((x, 0)) for x in range(2)] == [GREEN, GREEN if is_cut else (0, 0, 0)]
+
+
 def test_cmyk_is_ink_not_light() -> None:
     inks = {(0, 0, 0, 0): WHITE, (255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 255): (0, 0, 0)}
     for ink, light in inks.items():
@@ -154,15 +233,54 @@ def test_files_bytes_and_pictures_are_read_alike(tmp_path: Path) -> None:
         assert np.array_equal(to_array(open_picture(source)), np.asarray(picture))
 
 
-def huge_png() -> bytes:
-    """A file of 57 bytes that claims 2.5 thousand million pixels."""
-
+def png(size: tuple[int, int], depth: int, colour: int, rows: bytes, key: bytes = b"") -> bytes:
     def chunk(name: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(name + content))
         return struct.pack(">I", len(content)) + name + content + checksum
 
-    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0))
+    transparent = chunk(b"tRNS", key) if key else b""
+    return b"\x89PNG\r\n\x1a\n" + header + transparent + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def huge_png() -> bytes:
+    """A file of 69 bytes that claims 2.5 thousand million pixels."""
+    return png((50_000, 50_000), depth=8, colour=2, rows=b"")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(("depth", "colour"), [(16, 0), (8, 4), (8, 6), (8, 2), (8, 3), (1, 0)])
+def test_what_would_fill_the_memory_is_refused_before_it_is_decoded(
+    depth: int, colour: int
+) -> None:
+    side = int((MOST_BYTES / 8) ** 0.5) + 1
+    with pytest.raises(ImageError, match=f"has {side} x {side} pixels.* 1024 MiB to read"):
+        open_picture(png((side, side), depth, colour, rows=b""))
+
+
+def peak_of(job: Callable[[], object]) -> int:
+    """Return how many bytes of memory a job takes more than there were in use."""
+
+    def status(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
+    before = status("VmRSS")
+    job()
+    return status("VmHWM") - before
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("I;16", "PNG"), ("LA", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("CMYK", "TIFF")],
+)
+def test_reading_takes_eight_bytes_a_pixel(mode: str, kind: str) -> None:
+    side, exif = 2000, Image.Exif()
+    exif[0x0112] = 6
+    stored = encoded(Image.new(mode, (side, side)), kind, exif=exif)
+    assert peak_of(lambda: open_picture(stored)) < 8 * side**2 + 2**23  # 8 MiB for the bands
 
 
 def test_broken_files_are_one_line_that_names_them(tmp_path: Path) -> None:

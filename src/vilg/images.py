@@ -6,17 +6,36 @@ Shape letters: B batch, Y X pixels.
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from textwrap import shorten
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from vilg.errors import VilgError
 
 WHITE = (255, 255, 255)
 BLACK = (0, 0, 0)
+
+# The largest picture that is read, by the memory it takes: 134 million pixels, 53 million of a WebP.
+MOST_BYTES = 2**30
+# As decoded (4 in the largest mode) and as RGB (4 in Pillow), and what these libraries hold besides.
+_PIXEL_BYTES, _BUFFER_BYTES = 8, 12
+_BUFFERED = ("WEBP", "AVIF", "JPEG2000")
+_BAND = 2**18  # pixels converted at once
+# EXIF 2.3: where row 0 and column 0 of the file belong.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(VilgError):
@@ -46,26 +65,76 @@ def open_picture(
         )
     try:
         picture = picture or Image.open(stream)
+        _check(picture, name)
+        if isinstance(picture, ImageFile.ImageFile) and "transparency" in picture.info:
+            _scale_key(picture)
         picture.load()
-        picture = ImageOps.exif_transpose(picture)
+        _check(picture, name)  # an ICO may hold a larger picture than it says
+        flat, turn = _lay_on(picture, ground), _turn(picture)
+        return flat if turn is None else flat.transpose(turn)
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:  # its own words name the stream, not the file
         raise ImageError(f"{name} is not a readable picture (of no known format)") from error
-    # ValueError: text of over a megabyte in a PNG, which Pillow takes for an attack.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{name} is not a readable picture ({error})") from error
+    except Exception as error:  # every decoder has its own kinds for damaged files
+        reason = shorten(str(error), 200) or type(error).__name__
+        raise ImageError(f"{name} is not a readable picture ({reason})") from error
+
+
+def _check(picture: Image.Image, name: str) -> None:
+    """Refuse what has no RGB, or would fill the memory; a small file may hold a huge picture."""
     if 0 in picture.size:
         raise ImageError(f"{name} has no pixels: {picture.width} x {picture.height}")
     if picture.mode == "F":
         raise ImageError(f"{name} holds floats, of no agreed range: convert it to mode RGB or L")
-    # 16 bits a pixel; Pillow's own conversion cuts off at 255. Plain "I" may also hold 8 bits' levels.
-    if picture.mode.startswith("I;") or (picture.mode == "I" and np.asarray(picture).max() > 255):
-        levels = np.asarray(picture).astype(np.float64) / 257
-        picture = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        picture = Image.new("RGBA", layer.size, (*ground, 255))
-        picture.alpha_composite(layer)
-    return picture.convert("RGB")
+    pixel = _PIXEL_BYTES + (_BUFFER_BYTES if picture.format in _BUFFERED else 0)
+    if picture.width * picture.height * pixel > MOST_BYTES:
+        raise ImageError(
+            f"{name} has {picture.width} x {picture.height} pixels, which take over "
+            f"{MOST_BYTES >> 20} MiB to read: make it smaller first"
+        )
+
+
+def _scale_key(picture: ImageFile.ImageFile) -> None:
+    """Bring the transparent colour of a PNG to the 8 bits that Pillow brings its pixels to."""
+    depth, key = picture.tile[0].args if picture.tile else None, picture.info["transparency"]
+    if depth in ("L;2", "L;4"):
+        picture.info["transparency"] = key * (85 if depth == "L;2" else 17)
+    elif depth == "RGB;16B":
+        picture.info["transparency"] = tuple(level >> 8 for level in key)
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """Read this one tag; whatever else the EXIF says, or that it is broken, changes no pixel."""
+    try:
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return None
+
+
+def _lay_on(picture: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
+    """Return RGB, made in bands of rows: a second copy of all pixels is the only one."""
+    flat = Image.new("RGB", picture.size)
+    # Pillow's own conversion cuts off at 255. Plain "I" may also hold 8 bits' levels.
+    is_deep = picture.mode.startswith("I;") or (
+        picture.mode == "I" and cast(tuple[int, int], picture.getextrema())[1] > 255
+    )
+    num_rows = -(-_BAND // picture.width)
+    for top in range(0, picture.height, num_rows):
+        bottom = min(top + num_rows, picture.height)
+        band = picture.crop((0, top, picture.width, bottom))
+        if is_deep:
+            levels = np.asarray(band)
+            eight_bits = (levels / 257).round().clip(0, 255).astype(np.uint8)
+            is_seen = levels != picture.info.get("transparency", -1)
+            band = Image.fromarray(eight_bits)
+            band.putalpha(Image.fromarray(is_seen.astype(np.uint8) * 255))
+        if band.has_transparency_data:
+            layer = (band.convert("LA") if band.mode == "La" else band).convert("RGBA")
+            band = Image.new("RGBA", layer.size, (*ground, 255))
+            band.alpha_composite(layer)
+        flat.paste(band.convert("RGB"), (0, top))
+    return flat
 
 
 def _bytes_of(path: Path | str) -> BytesIO:

@@ -33,7 +33,8 @@ from vilg.training.inputs import moved_tokens
 from vilg.training.loop import Job, LoopConfig, train
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
-from vilg.training.tokenizer_job import TokenizerJob
+from vilg.training.shared_codes import share_codes
+from vilg.training.tokenizer_job import DecoderJob, TokenizerJob
 
 JOBS = ("tokenizer", "adversarial", "gumbel", "dvae", "generator", "end_to_end")
 OPTIM = OptimConfig(peak_lr=1e-2, final_lr=1e-4, warmup_steps=3, ema_decay=0.9)
@@ -147,10 +148,23 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
 
     Codes die and restart, captions are dropped and replaced: all that could differ on resume does.
     """
+    shift = AugmentConfig(max_shift=2, recolour=0.5)
+    if kind == "decoder":
+        pictures = toy_pictures(16)
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            init = build_tokenizer(SMALL_VQGAN)
+        refined = (
+            np.array([1, 4, 5]),
+            np.random.default_rng(1).integers(0, 32, (3, 8, 8), np.uint16),
+        )
+        return DecoderJob(
+            SMALL_VQGAN, PictureLossConfig(), CodebookConfig(), shift, loop, pictures, pictures[:2],
+            init=init, refined=refined,
+        )  # fmt: skip
     if kind in TOKENIZERS:
         config, loss, codebook = TOKENIZERS[kind]
         pictures = toy_pictures(16)
-        shift = AugmentConfig(max_shift=2, recolour=0.5)
         return TokenizerJob(config, loss, codebook, shift, loop, pictures, pictures[:2])
     mixed = GeneratorLossConfig(
         caption_drop=0.3, keyword_share=0.5, image_to_text_share=0.5, texts_per_picture=2
@@ -162,9 +176,12 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
         return GeneratorJob(SMALL_GENERATOR, mixed, loop, pairs, VOCABULARY, draw_tokens, e2e)
     moves = AugmentConfig(max_shift=1, flip=False, noise=30)
     encode = partial(moved_tokens, e2e.image_tokenizer, e2e.pictures_SYX3, loop.seed, moves)
-    return GeneratorJob(
+    job = GeneratorJob(
         SMALL_GENERATOR, mixed, loop, pairs, VOCABULARY, draw_tokens, encode_prefix=encode
     )
+    if kind == "shared_codes":
+        share_codes(job.generator, e2e.image_tokenizer.quantizer.codebook_KD)
+    return job
 
 
 class BrokenOff(Exception):
