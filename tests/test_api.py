@@ -306,7 +306,12 @@ def test_the_best_captions_make_the_picture_likeliest(model: Model, picture: Ima
     found = vilg.caption(picture, "en", 2, seed=2, best_of=6)
     ids = vilg.encode([picture]).expand(6, -1)
     texts = generate_texts(
-        vilg.generator, ids[:1], [vilg.text_tokenizer.language_id("en")], range(2, 8), temperature=1
+        vilg.generator,
+        ids[:1],
+        [vilg.text_tokenizer.language_id("en")],
+        range(2, 8),
+        temperature=1,
+        foreign_V=vilg.foreign_tokens("en"),
     )
     order = image_scores(vilg.generator, texts, ids).argsort(descending=True)
     assert found == [drawn[i] for i in order[:2]]

@@ -28,7 +28,7 @@ from vilg.model.folder import (
 )
 from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
 from vilg.sampling.batches import LARGEST_BATCH, candidate_seeds, draw_in_batches
-from vilg.sampling.describe import caption_settings, caption_texts
+from vilg.sampling.describe import Caption, caption_settings, caption_texts
 from vilg.sampling.edit import (
     cells_below,
     check_one_part,
@@ -311,8 +311,8 @@ class Vilg:
         top_p: float | None = None,
         beam: int | None = None,
         best_of: int = 1,
-    ) -> list[str]:
-        """Describe a picture `n` times.
+    ) -> list[Caption]:
+        """Describe a picture `n` times, in tokens of the language alone.
 
         Args:
             seed: of drawn captions; caption i has seed `seed + i`; None is 0.
@@ -339,8 +339,21 @@ class Vilg:
             best_of=best_of,
         )
         language_id = self.text_tokenizer.language_id(lang)
-        texts = caption_texts(self.generator, self.encode([image]), language_id, settings)
-        return [self.text_tokenizer.decode(text) for text in texts]
+        image_ids_1N, foreign_V = self.encode([image]), self.foreign_tokens(lang)
+        texts = caption_texts(self.generator, image_ids_1N, language_id, settings, foreign_V)
+        image_ids_BN = image_ids_1N.expand(len(texts), -1)
+        log_prob_B = caption_scores(self.generator, image_ids_BN, [language_id] * len(texts), texts)
+        least = self.model.believed_from
+        return [
+            Caption(self.text_tokenizer.decode(text), log_prob, least is None or log_prob >= least)
+            for text, log_prob in zip(texts, log_prob_B.tolist(), strict=True)
+        ]
+
+    def foreign_tokens(self, lang: str) -> Tensor:
+        """Return foreign_V, True on the tokens that a caption in this language must not have."""
+        foreign_V = torch.zeros(len(self.text_tokenizer), dtype=torch.bool)
+        foreign_V[self.text_tokenizer.foreign_ids(lang, self.model.latin_words)] = True
+        return foreign_V
 
     @torch.inference_mode()
     def score(self, image: Picture, text: str, lang: str | None = None) -> Score:

@@ -11,7 +11,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Self
@@ -39,6 +39,7 @@ _UNIT = f"{_SPACE}?[{_LETTERS}]{{1,{_MAX_WORD}}}|{_SPACE}?[0-9]|."
 _WORD_START = re.compile(f"[{_LETTERS}0-9]")
 
 _CHINESE_PUNCTUATION = "、。〇〈〉《》「」『』【】〔〕！％（）＋，－．／：；？～￥·×–—‘’“”…"
+_LATIN_WORD = re.compile(f"[{_LETTERS}]{{2}}")
 _IDEOGRAPH = re.compile("[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
 # The commonest whole words become pieces outright, up to this share; the others are word parts.
@@ -215,6 +216,27 @@ class TextTokenizer:
             f"<0x{id - len(_SPECIALS):02X}>" if len(_SPECIALS) <= id < _NUM_RESERVED else piece
             for id, piece in self._look_up(ids)
         ]
+
+    def latin_words(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """Return the Latin pieces of two letters or more that occur in Chinese texts, "noto" and the like."""
+        ids = sorted({id for text in texts for id in self.encode(text)})
+        return tuple(self._pieces[id] for id in ids if _LATIN_WORD.search(self._pieces[id]))
+
+    def foreign_ids(self, lang: str, latin_words: Collection[str] = ()) -> list[int]:
+        """Return the ids that no caption in a language may have.
+
+        In English those are Chinese characters and punctuation; in Chinese, Latin pieces of two letters or
+        more but for `latin_words`. Digits, signs, single letters and bytes are of both languages.
+        """
+        self.language_id(lang)
+        specials = [id for id in range(len(_SPECIALS)) if id != self.eos_id]
+        words = self._pieces[_NUM_RESERVED:]
+        if lang == "zh":
+            foreign = [bool(_LATIN_WORD.search(p)) and p not in latin_words for p in words]
+        else:
+            marks = frozenset(_CHINESE_PUNCTUATION) - frozenset("‘’“”…·×–—")
+            foreign = [bool(_IDEOGRAPH.search(p)) or p in marks for p in words]
+        return specials + [id for id, is_foreign in enumerate(foreign, _NUM_RESERVED) if is_foreign]
 
     def language_id(self, lang: str) -> int:
         """Return the special token that opens a target text in this language."""

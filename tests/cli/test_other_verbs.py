@@ -1,6 +1,7 @@
 """`vilg edit`, `caption`, `score`, `train`, `evaluate` and `data stats`: what they write."""
 
 import base64
+import dataclasses
 import json
 import re
 import sys
@@ -14,7 +15,7 @@ from tests.cli.conftest import Run, full_disk, notes_of
 from tests.conftest import EMOJI
 from vilg.api import Vilg
 from vilg.images import open_picture, to_array
-from vilg.model.folder import load_model, save_model
+from vilg.model.folder import Model, load_model, save_model
 
 
 @pytest.mark.parametrize("part", [["--first-row", "0"], ["--share", "0.5"], ["--mask", "m.png"]])
@@ -105,11 +106,24 @@ def test_a_line_break_in_a_caption_is_no_new_line(
 def test_captions_as_json(run: Run, picture: Path, toy_folder: Path) -> None:
     plain = run("caption", picture, "--model", toy_folder)
     result = run("caption", picture, "--json", "--model", toy_folder)
+    caption = Vilg.from_pretrained(toy_folder).caption(picture)[0]
     assert json.loads(result.out) == {
         "image": "picture.png",
         "lang": "zh",
         "captions": plain.out.split("\n")[:1],
+        "log_probs": [caption.log_prob],
+        "believed": [True],
     }
+
+
+def test_a_guess_is_marked(run: Run, picture: Path, toy_model: Model) -> None:
+    save_model(Path("unsure"), dataclasses.replace(toy_model, believed_from=-0.01))
+    result = run("caption", picture, "--model", "unsure")
+    assert "a guess" in result.err and "sure from -0.01" in result.err
+    (values,) = map(
+        json.loads, run("caption", picture, "--json", "--model", "unsure").out.splitlines()
+    )
+    assert values["believed"] == [False] and values["log_probs"][0] < -0.01
 
 
 def test_a_score_has_both_directions_and_the_gain(

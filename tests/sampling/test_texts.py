@@ -1,14 +1,21 @@
 """Beam search against looking at every text there is."""
 
+import dataclasses
 import itertools
+import re
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.sampling.test_decode import EN, EOS, ZH, V, text_logits, toy_generator, toy_images
+from vilg.api import Vilg
+from vilg.model.folder import Model
 from vilg.model.generator import Generator, image_to_text_log_probs
 from vilg.sampling.rank import caption_scores, image_scores
 from vilg.sampling.texts import generate_texts, search_text
+from vilg.text import TextTokenizer
 
 
 def mean_log_prob(generator: Generator, image: torch.Tensor, text: list[int], cut: bool) -> float:
@@ -121,3 +128,28 @@ def test_ranks_are_mean_log_probabilities() -> None:
     assert by_image.shape == (40,)
     alone = image_scores(generator, texts[33:34], images[33:34])
     torch.testing.assert_close(by_image[33:34], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("lang", ["zh", "en"])
+@pytest.mark.parametrize("how", [{}, {"beam": 3}, {"temperature": 3.0}, {"best_of": 3}])
+def test_captions_stay_in_their_language(toy_model: Model, lang: str, how: dict[str, Any]) -> None:
+    """Random weights would write any token; two in three of the vocabulary are foreign to either language."""
+    model = Vilg(dataclasses.replace(toy_model, latin_words=("noto",)))
+    picture = Image.effect_noise((32, 32), 90).convert("RGB")
+    for caption in model.caption(picture, lang, 2 if how else 1, **how):
+        pieces = model.text_tokenizer.token_strings(model.text_tokenizer.encode(caption or "1"))
+        for piece in pieces:
+            letters = re.sub("[^a-z]", "", piece)
+            if lang == "zh":
+                assert len(letters) < 2 or piece == "noto" or piece.startswith("<0x")
+            else:
+                assert not re.search("[\u3400-\u9fff，。：！？（）、《》]", piece)
+
+
+def test_what_is_foreign_is_read_off_the_vocabulary() -> None:
+    words = TextTokenizer("苹果，o1", ["▁apple", "noto", "▁noto", "▁o"])
+    pieces = words.token_strings(range(len(words)))
+    zh = {pieces[i] for i in words.foreign_ids("zh", words.latin_words(["苹果，noto"]))}
+    en = {pieces[i] for i in words.foreign_ids("en")}
+    assert {"▁apple", "▁noto"} <= zh and not zh & {"noto", "苹", "，", "o", "▁o", "1", "[EOS]"}
+    assert {"苹", "果", "，"} <= en and not en & {"▁apple", "noto", "▁noto", "o", "1", "[EOS]"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.evaluation.conftest import toy_samples
+from tests.shipped.conftest import toy_samples
 from vilg.api import Vilg
 from vilg.data.pictures import load_pictures
 from vilg.evaluation.judge import Judge

@@ -234,7 +234,7 @@ class Caption:
         model = load(self.model, self.precision)
         pictures = [square(open_picture(path), model.image_size) for path in self.image]
         for path, picture in zip(self.image, pictures, strict=True):
-            texts = model.caption(
+            captions = model.caption(
                 picture,
                 self.lang,
                 self.n,
@@ -244,12 +244,21 @@ class Caption:
                 best_of=self.best_of,
             )
             # A model may write any byte, a line break too.
-            captions = [" ".join(text.split()) for text in texts]
+            texts = [" ".join(caption.split()) for caption in captions]
             if self.json:
-                print_json({"image": str(path), "lang": self.lang, "captions": captions})
-            else:
-                name = f"{path}\t" if len(self.image) > 1 else ""
-                print(*(name + caption for caption in captions), sep="\n", flush=True)
+                values = {"log_probs": [c.log_prob for c in captions]}
+                believed = {"believed": [c.is_believed for c in captions]}
+                about = {"image": str(path), "lang": self.lang, "captions": texts}
+                print_json(about | values | believed)
+                continue
+            name = f"{path}\t" if len(self.image) > 1 else ""
+            print(*(name + text for text in texts), sep="\n", flush=True)
+            for caption, text in zip(captions, texts, strict=True):
+                if not caption.is_believed:
+                    say(
+                        f"{path}: a guess, this model is not sure of {text!r} "
+                        f"({caption.log_prob:.2f} nats a token, sure from {model.model.believed_from})"
+                    )
 
 
 @APP.command(name="score")

@@ -86,7 +86,13 @@ class SamplingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """All that config.json says."""
+    """All that config.json says.
+
+    Attributes:
+        latin_words: pieces of Latin words that Chinese captions have too (`TextTokenizer.latin_words`).
+        believed_from: mean log probability a token from which on a caption is believed; of pictures that the
+            model knows nearly all have as much, of pictures without sense few. None believes all.
+    """
 
     image_tokenizer: TokenizerConfig
     image_tokenizer_fingerprint: str
@@ -94,6 +100,8 @@ class ModelConfig:
     text_tokenizer_fingerprint: str | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     has_reconstructor: bool = later_key(False)
+    latin_words: tuple[str, ...] = later_key(())
+    believed_from: float | None = later_key(None)
     format_version: int = FORMAT_VERSION
 
 
@@ -106,6 +114,8 @@ class Model:
     text_tokenizer: TextTokenizer | None = None
     sampling: SamplingConfig = SamplingConfig()
     reconstructor: Reconstructor | None = None
+    latin_words: tuple[str, ...] = ()
+    believed_from: float | None = None
 
 
 def find_model(model: str | Path | None) -> Path:
@@ -191,7 +201,15 @@ def load_model(folder: Path) -> Model:
             config.image_tokenizer,
             folder / "reconstructor.safetensors",
         )
-    return Model(image_tokenizer, generator, text_tokenizer, config.sampling, reconstructor)
+    return Model(
+        image_tokenizer,
+        generator,
+        text_tokenizer,
+        config.sampling,
+        reconstructor,
+        config.latin_words,
+        config.believed_from,
+    )
 
 
 def _load(
@@ -243,6 +261,8 @@ def save_model(folder: Path, model: Model) -> None:
         else None,
         sampling=model.sampling,
         has_reconstructor=model.reconstructor is not None,
+        latin_words=model.latin_words,
+        believed_from=model.believed_from,
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ Shape letters: N image tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor
 
@@ -17,6 +18,24 @@ from vilg.sampling.texts import generate_texts, search_text
 
 _BEAM = 4  # captions that are looked for at a time, where several are wanted
 _WIDEST_BEAM = 256  # its caches are copied at every step
+
+
+class Caption(str):
+    """A caption, and how likely its model finds it.
+
+    Attributes:
+        log_prob: mean log P(t_k | z, t_<k) of its tokens, the end token among them, in nats.
+        is_believed: whether that is as much as the model has for pictures that it knows
+            (`ModelConfig.believed_from`).
+    """
+
+    log_prob: float
+    is_believed: bool
+
+    def __new__(cls, text: str, log_prob: float = 0.0, is_believed: bool = True) -> Self:
+        caption = super().__new__(cls, text)
+        caption.log_prob, caption.is_believed = log_prob, is_believed
+        return caption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +117,22 @@ def caption_settings(
 
 
 def caption_texts(
-    generator: Generator, image_ids_1N: Tensor, language_id: int, settings: CaptionSettings
+    generator: Generator,
+    image_ids_1N: Tensor,
+    language_id: int,
+    settings: CaptionSettings,
+    foreign_V: Tensor | None = None,
 ) -> list[list[int]]:
-    """Return the captions of a picture, in tokens; the likeliest or best first where they are compared."""
+    """Return the captions of a picture, in tokens; the likeliest or best first where they are compared.
+
+    Args:
+        foreign_V: True on tokens that must not be written.
+    """
     n, words = settings.n, settings.words
     if settings.beam is not None:
-        return search_text(generator, image_ids_1N[0], language_id, settings.beam)[:n]
+        return search_text(
+            generator, image_ids_1N[0], language_id, settings.beam, foreign_V=foreign_V
+        )[:n]
     texts = [
         text
         for first in range(0, len(settings.seeds), LARGEST_BATCH)
@@ -115,6 +144,7 @@ def caption_texts(
             temperature=words.temperature,
             top_k=words.top_k,
             top_p=words.top_p,
+            foreign_V=foreign_V,
         )
     ]
     if not settings.is_ranked:

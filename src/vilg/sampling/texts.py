@@ -26,10 +26,12 @@ def generate_texts(
     top_k: int | None = None,
     top_p: float | None = None,
     max_length: int | None = None,
+    foreign_V: Tensor | None = None,
 ) -> list[list[int]]:
     """Write texts of images, without language and end tokens; greedy unless a temperature is set.
 
     Args:
+        foreign_V: True on tokens that must not be written (`TextTokenizer.foreign_ids`).
         seeds: as many for every image, those of the first image first.
         max_length: tokens after which a text is cut off; None, and at most, the longest text that the
             model was trained on.
@@ -44,7 +46,7 @@ def generate_texts(
     ended_B = torch.zeros(B, dtype=torch.bool, device=device)
     for k in range(length):
         ids_B = draw(
-            generator.text_logits(states_BC).float(),
+            _native(generator.text_logits(states_BC).float(), foreign_V),
             uniforms_BM[:, k],
             temperature=temperature,
             top_k=top_k,
@@ -66,6 +68,7 @@ def search_text(
     beam: int,
     *,
     max_length: int | None = None,
+    foreign_V: Tensor | None = None,
 ) -> list[list[int]]:
     """Return the texts that a beam finds for one image, likeliest first, without language and end tokens.
 
@@ -82,7 +85,8 @@ def search_text(
     log_prob_W = torch.tensor([0.0] + [-torch.inf] * (beam - 1), device=device)
     ended: list[tuple[float, list[int]]] = []
     for k in range(length):
-        log_probs_WV = generator.text_logits(states_WC).float().log_softmax(dim=-1)
+        logits_WV = _native(generator.text_logits(states_WC).float(), foreign_V)
+        log_probs_WV = logits_WV.log_softmax(dim=-1)
         V = log_probs_WV.shape[1]
         best = (log_prob_W[:, None] + log_probs_WV).flatten().topk(min(2 * beam, beam * V))
         parent_X, token_X = best.indices // V, best.indices % V
@@ -104,6 +108,13 @@ def search_text(
         ended += [(value, text) for value, text in rest if value > -torch.inf]
     ended.sort(key=lambda scored: -scored[0])
     return [text for _, text in ended[:beam]]
+
+
+def _native(logits_XV: Tensor, foreign_V: Tensor | None) -> Tensor:
+    """Return the logits without the tokens of other languages."""
+    if foreign_V is None:
+        return logits_XV
+    return logits_XV.masked_fill(foreign_V.to(logits_XV.device), -torch.inf)
 
 
 def _length(generator: Generator, max_length: int | None) -> int:

@@ -81,12 +81,14 @@ def score_captions(vilg: Vilg, splits: Splits, image_ids: dict[str, Tensor]) -> 
 
 def write_captions(vilg: Vilg, image_ids_SN: Tensor, lang: str, what: str) -> list[str]:
     """Return the likeliest words for each picture, taken one at a time (greedy)."""
-    language_id = vilg.text_tokenizer.language_id(lang)
+    language_id, foreign_V = vilg.text_tokenizer.language_id(lang), vilg.foreign_tokens(lang)
     texts: list[str] = []
     for part in in_batches(len(image_ids_SN), _BATCH, what):
         ids_BN = image_ids_SN[part]
         size = len(ids_BN)
-        rows = generate_texts(vilg.generator, ids_BN, [language_id] * size, [0] * size)
+        rows = generate_texts(
+            vilg.generator, ids_BN, [language_id] * size, [0] * size, foreign_V=foreign_V
+        )
         texts += [vilg.text_tokenizer.decode(row) for row in rows]
     return texts
 

@@ -447,6 +447,7 @@ def _train_generator(config: GeneratorRun, lender: Path, folder: Path, log: Text
         text_tokenizer,
         config.sampling,
         end_to_end.reconstructor.eval() if end_to_end else None,
+        text_tokenizer.latin_words(sample.captions["zh"][0] for sample in samples),
     )
     save_model(folder / "model", model)
 
