@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from bench.measure import machine, medians, memory, product_peak, publish, say, table
 from bench.training import HEAD_WIDTH, LAYERS, NUM_CODES, NUM_TEXT, our_config
-from vilg.model.folder import SamplingConfig
+from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator
 from vilg.model.patterns import Pattern, mask, paper_patterns
 from vilg.sampling.images import draw_images

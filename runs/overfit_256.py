@@ -9,7 +9,8 @@ import torch
 
 from vilg.data.shards import load_samples
 from vilg.images import contact_sheet, to_pictures
-from vilg.model.folder import SamplingConfig, load_model
+from vilg.model.defaults import SamplingConfig
+from vilg.model.folder import load_model
 from vilg.sampling.images import draw_images
 from vilg.sampling.texts import generate_texts
 from vilg.text import LANGUAGES

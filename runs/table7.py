@@ -24,7 +24,8 @@ from vilg.data.pictures import load_pictures
 from vilg.evaluation.judge import Judge, load_judge
 from vilg.evaluation.likeness import kernel_distance
 from vilg.images import contact_sheet, to_arrays
-from vilg.model.folder import Decoder, Model, SamplingConfig, load_model
+from vilg.model.defaults import Decoder, SamplingConfig
+from vilg.model.folder import Model, load_model
 from vilg.model.generator import text_to_image_states
 from vilg.sampling.images import Drawn
 from vilg.shipped.recipes import EMOJI, EMOJI_GROUPS

@@ -13,7 +13,8 @@ from tests.precisions import parameters
 from tests.training.conftest import SMALL_GENERATOR, SMALL_VQGAN, VOCABULARY
 from vilg.api import SettingError, Vilg
 from vilg.images import ImageError, to_array, to_pictures
-from vilg.model.folder import Decoder, Model, SamplingConfig
+from vilg.model.defaults import Decoder, SamplingConfig
+from vilg.model.folder import Model
 from vilg.model.generator import (
     Generator,
     image_to_text_log_probs,

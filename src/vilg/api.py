@@ -16,16 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from vilg.images import BLACK, open_picture, square, to_array, to_pictures, to_pixels
-from vilg.model.folder import (
-    Decoder,
-    Model,
-    ModelError,
-    SamplingConfig,
-    find_model,
-    load_model,
-    save_model,
-    weights_hash,
-)
+from vilg.model.defaults import Decoder, SamplingConfig
+from vilg.model.folder import Model, ModelError, find_model, load_model, save_model, weights_hash
 from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
 from vilg.sampling.batches import LARGEST_BATCH, candidate_seeds, draw_in_batches
 from vilg.sampling.describe import Caption, caption_settings, caption_texts

@@ -17,7 +17,8 @@ from tests.cli.conftest import Run, files_under, notes_of
 from tests.precisions import parameters
 from vilg.cli.output import picture_name, slug
 from vilg.images import contact_sheet, open_picture, to_array
-from vilg.model.folder import Decoder, load_model, save_model
+from vilg.model.defaults import Decoder
+from vilg.model.folder import load_model, save_model
 from vilg.model.reconstructor import Reconstructor
 from vilg.sampling.precision import Precision
 

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vilg.errors import VilgError
+from vilg.model.defaults import SamplingConfig
 from vilg.model.folder import (
     FORMAT_VERSION,
     SHIPPED,
     Model,
     ModelError,
-    SamplingConfig,
     find_model,
     load_model,
     read_config,

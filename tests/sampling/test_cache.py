@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sampling.test_decode import PROMPTS, ZH, toy_generator, toy_images
-from vilg.model.folder import SamplingConfig
+from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import (
     Generator,
     GeneratorConfig,

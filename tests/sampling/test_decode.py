@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vilg.model.folder import Decoder, SamplingConfig
+from vilg.model.defaults import Decoder, SamplingConfig
 from vilg.model.generator import (
     Generator,
     GeneratorConfig,

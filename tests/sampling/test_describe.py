@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from vilg.model.folder import SamplingConfig
+from vilg.model.defaults import SamplingConfig
 from vilg.sampling.describe import CaptionSettings, caption_settings
 
 NOTHING: dict[str, Any] = dict.fromkeys(("seed", "temperature", "top_k", "top_p", "beam"))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.sampling.test_decode import PROMPTS, replay_logits, toy_generator, toy_images
-from vilg.model.folder import Decoder, GuidanceSchedule, SamplingConfig
+from vilg.model.defaults import Decoder, GuidanceSchedule, SamplingConfig
 from vilg.model.generator import text_to_image_log_probs, text_to_image_states
 from vilg.model.segments import Grid
 from vilg.randomness import uniforms

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.precisions import parameters
 from tests.sampling.test_decode import PROMPTS, toy_generator, toy_images
-from vilg.model.folder import SamplingConfig
+from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import text_to_image_log_probs, text_to_image_states
 from vilg.sampling.images import draw_images
 from vilg.sampling.precision import (

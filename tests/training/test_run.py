@@ -30,7 +30,8 @@ from vilg.data.pictures import decode_pictures, load_pictures
 from vilg.data.shards import DataError, load_samples
 from vilg.errors import VilgError
 from vilg.images import open_picture, to_array, to_pixels
-from vilg.model.folder import Decoder, Model, SamplingConfig, load_model, save_model
+from vilg.model.defaults import Decoder, SamplingConfig
+from vilg.model.folder import Model, load_model, save_model
 from vilg.model.generator import Generator
 from vilg.model.patterns import paper_patterns
 from vilg.sampling.images import draw_images

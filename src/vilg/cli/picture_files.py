@@ -26,7 +26,7 @@ from vilg.cli.output import (
 )
 from vilg.errors import VilgError
 from vilg.images import contact_sheet, to_array
-from vilg.model.folder import SamplingConfig
+from vilg.model.defaults import SamplingConfig
 from vilg.progress import Progress
 from vilg.sampling.batches import LARGEST_BATCH
 from vilg.sampling.clip import ClipRanker

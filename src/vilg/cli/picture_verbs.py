@@ -30,7 +30,7 @@ from vilg.cli.options import (
 if TYPE_CHECKING:
     from vilg.api import Vilg
     from vilg.cli.picture_files import Plan
-    from vilg.model.folder import SamplingConfig
+    from vilg.model.defaults import SamplingConfig
 
 Out = Annotated[str, arg(aliases=["-o"], metavar="FILE|DIR/")]
 

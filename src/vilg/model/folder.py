@@ -17,7 +17,6 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +29,7 @@ from torch import nn
 
 from vilg.config import ConfigError, from_dict, later_key, to_json
 from vilg.errors import VilgError
+from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator, GeneratorConfig
 from vilg.model.reconstructor import Reconstructor
 from vilg.text import TextTokenizer
@@ -47,41 +47,6 @@ Settings = TypeVar("Settings")
 
 class ModelError(VilgError):
     """A model folder that is missing, damaged or of another shape."""
-
-
-class Decoder(StrEnum):
-    """What makes pixels of drawn tokens (paper figure 1: the red path and the green one)."""
-
-    TWO_STAGE = "two-stage"
-    END_TO_END = "end-to-end"
-
-
-class GuidanceSchedule(StrEnum):
-    """How guidance goes from the first image token to the last."""
-
-    CONSTANT = "constant"
-    RISING = "rising"
-    FALLING = "falling"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How a model samples unless told otherwise; plain sampling is the paper's (section 4.2).
-
-    Attributes:
-        top_k, top_p: draw among the k likeliest tokens, or the fewest that have this much probability.
-        decoder: the image tokenizer's, from the tokens; or the reconstructor, from the generator's states.
-        best_of: candidates drawn for each picture, of which one is kept (paper section 4.2: 60 without
-            fine-tuning, 10 after it).
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    guidance: float = 1.0
-    decoder: Decoder = later_key(Decoder.TWO_STAGE)
-    top_p: float | None = later_key(None)
-    guidance_schedule: GuidanceSchedule = later_key(GuidanceSchedule.CONSTANT)
-    best_of: int = later_key(1)
 
 
 @dataclass(frozen=True, kw_only=True)

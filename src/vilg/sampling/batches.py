@@ -5,7 +5,7 @@ from itertools import groupby
 
 from torch import Tensor
 
-from vilg.model.folder import SamplingConfig
+from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator
 from vilg.model.patterns import decode_window
 from vilg.randomness import bits

@@ -9,7 +9,7 @@ from typing import Self
 
 from torch import Tensor
 
-from vilg.model.folder import SamplingConfig
+from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator
 from vilg.sampling.batches import LARGEST_BATCH
 from vilg.sampling.rank import image_scores

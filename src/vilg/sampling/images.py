@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vilg.model.folder import Decoder, GuidanceSchedule, SamplingConfig
+from vilg.model.defaults import Decoder, GuidanceSchedule, SamplingConfig
 from vilg.model.generator import Generator, pad_texts, text_to_image_layout
 from vilg.model.segments import Grid
 from vilg.sampling.decode import DecodeState, decode_step, prefill

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import Any, TypedDict, Unpack
 
 from vilg.errors import VilgError
-from vilg.model.folder import Decoder, GuidanceSchedule, SamplingConfig
+from vilg.model.defaults import Decoder, GuidanceSchedule, SamplingConfig
 
 LARGEST_GUIDANCE = 100  # far beyond use, far from where logits overflow
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from vilg.model.folder import Decoder, SamplingConfig
+from vilg.model.defaults import Decoder, SamplingConfig
 from vilg.model.patterns import paper_patterns
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.discriminator import DiscriminatorConfig

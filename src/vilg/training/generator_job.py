@@ -14,7 +14,7 @@ from vilg.config import require
 from vilg.data.order import batch_ids
 from vilg.data.shards import DataError, Sample
 from vilg.images import contact_sheet
-from vilg.model.folder import SamplingConfig
+from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import (
     Generator,
     GeneratorConfig,

@@ -29,16 +29,8 @@ from vilg.data.shards import load_samples
 from vilg.errors import VilgError
 from vilg.files import write_whole
 from vilg.images import to_pictures
-from vilg.model.folder import (
-    Decoder,
-    Model,
-    SamplingConfig,
-    find_model,
-    load_model,
-    read_config,
-    save_model,
-    weights_hash,
-)
+from vilg.model.defaults import Decoder, SamplingConfig
+from vilg.model.folder import Model, find_model, load_model, read_config, save_model, weights_hash
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import Pattern
 from vilg.text import TextTokenizer

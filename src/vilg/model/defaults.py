@@ -1,0 +1,41 @@
+"""How a model samples unless told otherwise: the settings that lie in its config.json."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from vilg.config import later_key
+
+
+class Decoder(StrEnum):
+    """What makes pixels of drawn tokens (paper figure 1: the red path and the green one)."""
+
+    TWO_STAGE = "two-stage"
+    END_TO_END = "end-to-end"
+
+
+class GuidanceSchedule(StrEnum):
+    """How guidance goes from the first image token to the last."""
+
+    CONSTANT = "constant"
+    RISING = "rising"
+    FALLING = "falling"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How a model samples unless told otherwise; plain sampling is the paper's (section 4.2).
+
+    Attributes:
+        top_k, top_p: draw among the k likeliest tokens, or the fewest that have this much probability.
+        decoder: the image tokenizer's, from the tokens; or the reconstructor, from the generator's states.
+        best_of: candidates drawn for each picture, of which one is kept (paper section 4.2: 60 without
+            fine-tuning, 10 after it).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    guidance: float = 1.0
+    decoder: Decoder = later_key(Decoder.TWO_STAGE)
+    top_p: float | None = later_key(None)
+    guidance_schedule: GuidanceSchedule = later_key(GuidanceSchedule.CONSTANT)
+    best_of: int = later_key(1)
