@@ -43,9 +43,14 @@ class ImageError(VilgError):
 
 
 def open_picture(
-    source: Path | str | bytes | Image.Image, ground: tuple[int, int, int] = WHITE
+    source: Path | str | bytes | Image.Image,
+    ground: tuple[int, int, int] = WHITE,
+    name: str = "the given bytes",
 ) -> Image.Image:
     """Return an upright RGB picture; transparency is laid on the ground.
+
+    Args:
+        name: what bytes are called in an error.
 
     Raises:
         ImageError: missing file, folder, or not a readable picture.
@@ -53,8 +58,7 @@ def open_picture(
     if isinstance(source, Image.Image):
         picture, name = source, "the given picture"
     elif isinstance(source, bytes):
-        picture, name = None, "the given bytes"
-        stream = BytesIO(source)
+        picture, stream = None, BytesIO(source)
     elif isinstance(source, Path | str):
         picture, name = None, str(source)
         stream = _bytes_of(source)

@@ -1,10 +1,14 @@
 """What is packed is what is read back, to the byte; and the emoji's own hash is ours."""
 
 import io
+import json
+import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import example, given, settings, strategies
 from PIL import Image
 
 from vilg.data import pack
@@ -71,3 +75,74 @@ def test_what_cannot_be_packed_is_said(tmp_path: Path) -> None:
     save_samples(tmp_path, "fruit", SAMPLES, {})
     with pytest.raises(DataError, match="holds a data set"):
         save_samples(tmp_path, "fruit", SAMPLES, {})
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    strategies.lists(
+        strategies.text(max_size=12) | strategies.text("aé名 ./\n\\", max_size=300),
+        min_size=1,
+        max_size=3,
+    )
+)
+@example(["my cat", "IMG_1.edited", "a" * 120, "名" * 120, ".png", "a.json", "b."])
+@example(["\ud800"])
+@example(["a", "a "])
+@example(["a/b"])
+@example(["a\x85b", "a\u2028b"])
+def test_any_ids_are_read_as_they_were_written_or_refused(ids: list[str]) -> None:
+    samples = [sample(id) for id in ids]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            save_samples(folder, "fruit", samples, {"train": ids})
+        except DataError:
+            assert not (folder / "manifest.json").exists()
+            return
+        assert load_samples(folder, "train") == sorted(samples, key=lambda one: one.id)
+        assert load_split(folder, "train") == tuple(sorted(ids))
+
+
+@pytest.mark.parametrize("id", ["my cat", "IMG_1.edited", "a" * 120, "名" * 120, "a.b.png"])
+def test_usual_names_of_files_are_ids(id: str, tmp_path: Path) -> None:
+    save_samples(tmp_path, "fruit", [sample(id)], {"train": [id]})
+    assert [one.id for one in load_samples(tmp_path, "train")] == [id]
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    for wrong, said in (
+        (replace(SAMPLES[0], captions={}), "b: a language has no caption"),
+        (replace(SAMPLES[0], concept="\ud800"), "'b': a text is no Unicode"),
+        (replace(SAMPLES[0], names={"en": 3}), "b: names must be"),  # type: ignore[dict-item]
+    ):
+        with pytest.raises(DataError, match=said):
+            save_samples(tmp_path, "fruit", [wrong], {})
+    for split, said in ((["b", "b"], "id b occurs twice"), (["x"], "no sample has the id x")):
+        with pytest.raises(DataError, match=said):
+            save_samples(tmp_path, "fruit", SAMPLES, {"train": split})
+    with pytest.raises(DataError, match="cannot be the name of a file"):
+        save_samples(tmp_path, "fruit", SAMPLES, {"a/b": []})
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_repeated_id_is_found_in_no_time(tmp_path: Path) -> None:
+    ids = [f"sample-{i:06d}" for i in range(50_000)]
+    one, start = sample("one"), time.process_time()
+    with pytest.raises(DataError, match="sample-049999 occurs twice"):
+        save_samples(tmp_path, "many", [replace(one, id=id) for id in (*ids, ids[-1])], {})
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "train.txt").write_text("\n".join([*ids, ids[-1]]))
+    with pytest.raises(DataError, match="sample-049999 occurs twice"):
+        load_split(tmp_path, "train")
+    assert time.process_time() - start < 5  # a minute where each id is looked for in all before
+
+
+def test_foreign_json_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="not valid JSON"):
+        load_samples(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"content_sha256": "", "shards": []}))
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "train.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"cannot read .*train.txt"):
+        load_split(tmp_path, "train")

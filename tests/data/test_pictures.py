@@ -1,11 +1,14 @@
 """Which files of a folder are pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vilg.data.pictures import is_data_set, list_pictures, tell
+from tests.data.test_pack import sample
+from vilg.data.pictures import is_data_set, list_pictures, load_pictures, tell
 from vilg.data.shards import DataError
+from vilg.images import ImageError
 
 
 def test_pictures_are_found_below_and_sorted(tmp_path: Path) -> None:
@@ -30,3 +33,45 @@ def test_no_folder_and_no_picture_are_told(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no")
     with pytest.raises(DataError, match=r"holds no picture \(\.png.*\), but 1 \.txt"):
         list_pictures(tmp_path)
+
+
+def test_linked_folders_are_read_once(tmp_path: Path) -> None:
+    shown, elsewhere = tmp_path / "shown", tmp_path / "elsewhere"
+    for path in (shown / "own" / "a.png", elsewhere / "b.png", elsewhere / "deep" / "c.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (shown / "0").symlink_to(shown / "own")  # of a folder that is read anyway
+    (shown / "1").symlink_to(elsewhere)
+    (shown / "2").symlink_to(elsewhere / "deep")
+    (shown / "gone.png").symlink_to(tmp_path / "none.png")
+    files, others = list_pictures(shown)
+    assert [str(path.relative_to(shown)) for path in files] == [
+        "1/b.png",
+        "1/deep/c.png",
+        "own/a.png",
+    ]
+    assert others == {"link to a folder that was read": 2, "link to nothing": 1}
+
+
+@pytest.mark.parametrize("target", [".", "..", "deep", "beside"])
+def test_a_folder_that_holds_itself_is_refused(target: str, tmp_path: Path) -> None:
+    deep = tmp_path / "shown" / "deep"
+    deep.mkdir(parents=True)
+    (deep / "a.png").write_bytes(b"")
+    if target == "beside":  # by way of a folder elsewhere
+        (tmp_path / "beside").mkdir()
+        (tmp_path / "beside" / "back").symlink_to(tmp_path / "shown")
+        (deep / "loop").symlink_to(tmp_path / "beside")
+    else:
+        (deep / "loop").symlink_to(deep if target == "deep" else deep / target)
+    with pytest.raises(DataError, match=r"(loop|back) is a link to a folder that it lies in"):
+        list_pictures(tmp_path / "shown")
+
+
+def test_an_unreadable_picture_is_named_whatever_it_lies_in(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"words")
+    with pytest.raises(ImageError, match=r"bad.png is not a readable picture"):
+        load_pictures([tmp_path / "bad.png"], 8)
+    broken = replace(sample("apple"), picture=sample("apple").picture[:40])
+    with pytest.raises(ImageError, match="the picture of apple is not a readable picture"):
+        load_pictures([sample("b"), broken], 8)

@@ -76,3 +76,12 @@ def test_a_store_without_its_tokens_is_named(store: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_tokens(store, IDS, BY)
     assert str(store) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((3, 4)), np.zeros(3, np.uint16), np.array(3, np.uint16)]
+)
+def test_an_array_of_another_kind_is_refused(store: Path, wrong: NDArray[np.generic]) -> None:
+    np.save(store / "tokens.npy", wrong)
+    with pytest.raises(DataError, match=r"are damaged.*delete the folder"):
+        load_tokens(store, IDS, BY)

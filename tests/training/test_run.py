@@ -26,7 +26,7 @@ from tests.training.conftest import (
 )
 from vilg.api import Vilg
 from vilg.config import ConfigError, from_dict, to_json
-from vilg.data.pictures import decode_pictures, load_pictures
+from vilg.data.pictures import load_pictures
 from vilg.data.shards import DataError, load_samples
 from vilg.errors import VilgError
 from vilg.images import open_picture, to_array, to_pixels
@@ -560,7 +560,7 @@ def test_refined_tokens_are_made_once_and_resume_exactly(
     chosen = [int(name) for name in record["ids"]]
     pictures = read_pictures(tokenizer.data).training
     assert len(set(chosen)) == 3 and chosen != [0, 1, 2]  # styles come one after the other
-    arrays = decode_pictures([pictures[i] for i in chosen], before.config.image_size)
+    arrays = load_pictures([pictures[i] for i in chosen], before.config.image_size)
     tokens_RN = np.load(store / "tokens.npy")
     assert np.array_equal(tokens_RN, refined_tokens(before, arrays, 3, bf16=False))
     assert not np.array_equal(tokens_RN, refined_tokens(before, arrays, 0, bf16=False))

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vilg.data.shards import DataError, Sample
+from vilg.data.pictures import open_sample
+from vilg.data.shards import DataError, Sample, check_distinct, parse_sample
 from vilg.files import write_whole
-from vilg.images import open_picture, to_array
+from vilg.images import to_array
 
 SAMPLES_PER_SHARD = 1000
 
@@ -28,14 +29,23 @@ def save_samples(
         splits: ids of each split.
 
     Raises:
-        DataError: the folder holds a data set, or an id occurs twice.
+        DataError: the folder holds a data set, an id occurs twice or cannot be a file's name, or a
+            sample lacks what `load_samples` asks for.
     """
     if (folder / "manifest.json").exists():
         raise DataError(f"{folder} holds a data set: name another folder, or remove it first")
     ids = [sample.id for sample in samples]
-    if len({*ids}) < len(ids):
-        repeated = next(id for place, id in enumerate(ids) if id in ids[:place])
-        raise DataError(f"the id {repeated} occurs twice")
+    check_distinct(ids, str(folder))
+    for split, chosen in splits.items():
+        check_distinct(chosen, f"the split {split}")
+        if unknown := {*chosen} - {*ids}:
+            raise DataError(f"the split {split}: no sample has the id {min(unknown)}")
+    for text in (name, *splits, *ids):
+        if not text or text != text.strip() or any(c < " " or c in "/\x7f" for c in text):
+            raise DataError(
+                f"{text!r} cannot be the name of a file: leave out slashes, line breaks and spaces "
+                "at the ends"
+            )
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     (folder / "splits").mkdir(exist_ok=True)
     shards = []
@@ -63,8 +73,7 @@ def save_samples(
 def hash_content(samples: Sequence[Sample]) -> str:
     """Hash what training sees of samples, however the files are packed."""
     return hash_rows(
-        (sample.id, to_array(open_picture(sample.picture)).tobytes(), sample.captions)
-        for sample in samples
+        (sample.id, to_array(open_sample(sample)).tobytes(), sample.captions) for sample in samples
     )
 
 
@@ -80,12 +89,18 @@ def hash_rows(rows: Iterable[tuple[str, bytes, Mapping[str, Sequence[str]]]]) ->
 
 def _shard(samples: Sequence[Sample]) -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+    # PAX writes as USTAR does, except names of over 100 characters or beyond ASCII.
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for sample in samples:
             fields = asdict(sample)
-            add_member(archive, f"{sample.id}.{_suffix(sample)}", fields.pop("picture"))
-            text = json.dumps(fields, ensure_ascii=False, sort_keys=True)
-            add_member(archive, f"{sample.id}.json", text.encode("utf-8"))
+            picture = fields.pop("picture")
+            try:
+                text = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise DataError(f"{sample.id!r}: a text is no Unicode ({error.reason})") from error
+            parse_sample(sample.id, text, picture, sample.id)  # or it could not be read again
+            add_member(archive, f"{sample.id}.{_suffix(sample)}", picture)
+            add_member(archive, f"{sample.id}.json", text)
     return stream.getvalue()
 
 

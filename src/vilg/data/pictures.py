@@ -3,12 +3,14 @@
 Shape letters: N pictures, Y X pixels.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vilg.data.shards import DataError, Sample
 from vilg.images import open_picture, square, to_array
@@ -25,7 +27,7 @@ def is_data_set(folder: Path) -> bool:
 def list_pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
     """Find the pictures in a folder and below it.
 
-    Hidden files are none of the user's pictures: a Mac puts a `._NAME.jpg` beside each in its archives.
+    Linked folders are read too, each once. Hidden files are none of the user's pictures: a Mac puts a `._NAME.jpg` beside each in its archives.
 
     Returns:
         the pictures, sorted by path, and how many other files there are, by suffix.
@@ -35,19 +37,39 @@ def list_pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: give a data set or a folder of pictures")
-    shown = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    ]
-    files = sorted(path for path in shown if path.suffix.lower() in SUFFIXES)
-    others = Counter(
-        path.suffix.lower() or path.name for path in shown if path.suffix.lower() not in SUFFIXES
-    )
+    files, others, seen, waiting = list[Path](), Counter[str](), set[Path](), [folder]
+    for top in waiting:  # grows by the links found, so that what is no link is read first
+        for place, folders, names in os.walk(top, onerror=_refuse):
+            if (real := Path(place).resolve()) in seen:
+                others["link to a folder that was read"] += 1
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            waiting += [link for name in folders if _is_link(link := Path(place, name))]
+            for path in (Path(place, name) for name in names if not name.startswith(".")):
+                if not path.is_file():
+                    others["link to nothing" if path.is_symlink() else "device"] += 1
+                elif path.suffix.lower() in SUFFIXES:
+                    files.append(path)
+                else:
+                    others[path.suffix.lower() or path.name] += 1
     if not files:
         found = f", but {tell(others)}" if others else ""
         raise DataError(f"{folder} holds no picture ({', '.join(SUFFIXES)}){found}")
-    return files, others
+    return sorted(files), others
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _is_link(path: Path) -> bool:
+    """Say whether a folder is linked; one that holds itself has no end."""
+    is_link = path.is_symlink()
+    if is_link and path.resolve() in {parent.resolve() for parent in path.absolute().parents}:
+        raise DataError(f"{path} is a link to a folder that it lies in: remove it")
+    return is_link
 
 
 def tell(others: Counter[str]) -> str:
@@ -55,15 +77,16 @@ def tell(others: Counter[str]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in others.most_common())
 
 
-def load_pictures(samples: Sequence[Sample], size: int) -> NDArray[np.uint8]:
-    """Decode, crop and resize; return bytes_NYX3."""
-    return decode_pictures([sample.picture for sample in samples], size)
+def open_sample(sample: Sample) -> Image.Image:
+    """Open a sample's picture; an error says which it is."""
+    return open_picture(sample.picture, name=f"the picture of {sample.id}")
 
 
-def decode_pictures(pictures: Sequence[bytes | Path], size: int) -> NDArray[np.uint8]:
-    """Decode encoded pictures or files, crop and resize; return bytes_NYX3."""
-    arrays = np.empty((len(pictures), size, size, 3), dtype=np.uint8)
-    for part in in_batches(len(pictures), 256, "pictures"):
-        for i, picture in enumerate(pictures[part], part.start):
-            arrays[i] = to_array(square(open_picture(picture), size))
+def load_pictures(sources: Sequence[Sample | Path], size: int) -> NDArray[np.uint8]:
+    """Decode pictures of samples or files, crop and resize; return bytes_NYX3."""
+    arrays = np.empty((len(sources), size, size, 3), dtype=np.uint8)
+    for part in in_batches(len(sources), 256, "pictures"):
+        for i, source in enumerate(sources[part], part.start):
+            picture = open_sample(source) if isinstance(source, Sample) else open_picture(source)
+            arrays[i] = to_array(square(picture, size))
     return arrays

@@ -1,7 +1,7 @@
 """Reads a data set of tar shards: pictures with captions in several languages.
 
 A folder holds `manifest.json`, `shards/*.tar` and `splits/NAME.txt`. A sample is two neighbouring
-members of a shard, KEY.webp (or .png, .jpg) and KEY.json. Apart from the readers of other people's
+members of a shard, KEY.webp (or .png, .jpg) and KEY.json; KEY may have dots. Apart from the readers of other people's
 formats because nothing here is forgiven: our own files are either as they were written or an error
 that names the file and the member.
 """
@@ -10,7 +10,8 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,11 +106,20 @@ def load_split(folder: Path, split: str) -> tuple[str, ...]:
             f"{folder}: no split is called {split!r}; the splits are {', '.join(known) or 'none'}"
         )
     path = _split_path(folder, split)
-    ids = tuple(path.read_text(encoding="utf-8").split())
-    if len(set(ids)) < len(ids):
-        repeated = next(id for place, id in enumerate(ids) if id in ids[:place])
-        raise DataError(f"{path}: the id {repeated} occurs twice")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    ids = tuple(line.strip() for line in lines if line.strip())
+    check_distinct(ids, str(path))
     return ids
+
+
+def check_distinct(ids: Sequence[str], where: str) -> None:
+    """Refuse ids of which one occurs twice."""
+    for id, number in Counter(ids).items():
+        if number > 1:
+            raise DataError(f"{where}: the id {id} occurs twice")
 
 
 def list_splits(folder: Path) -> list[str]:
@@ -163,7 +173,7 @@ def _read_shard(shard: _Shard) -> Iterator[Sample]:
             f" says {shard.sha256}; fetch it again"
         )
     members = _read_members(shard.path, content)
-    keys = dict.fromkeys(name.partition(".")[0] for name in members)
+    keys = dict.fromkeys(name.rpartition(".")[0] for name in members)
     if len(keys) != shard.num_samples:
         # A tar cut between two members still reads as a tar.
         raise DataError(
@@ -181,7 +191,7 @@ def _read_shard(shard: _Shard) -> Iterator[Sample]:
                 f"{shard.path}: {key}.json has {len(pictures)} pictures beside it, expected one of"
                 f" {', '.join(PICTURE_SUFFIXES)}"
             )
-        yield _parse_sample(
+        yield parse_sample(
             key, members[f"{key}.json"], members[pictures[0]], f"{shard.path}: {key}.json"
         )
 
@@ -195,7 +205,7 @@ def _read_members(path: Path, content: bytes) -> dict[str, bytes]:
     except tarfile.TarError as error:
         raise DataError(f"{path} is truncated or not a tar archive: {error}") from error
     for header in headers:
-        suffix = header.name.partition(".")[2]
+        suffix = header.name.rpartition(".")[2]
         if not header.isreg() or suffix not in (*PICTURE_SUFFIXES, "json"):
             raise DataError(f"{path}: {header.name} is neither a picture nor a JSON file")
         if header.name in members:
@@ -205,7 +215,8 @@ def _read_members(path: Path, content: bytes) -> dict[str, bytes]:
     return members
 
 
-def _parse_sample(key: str, text: bytes, picture: bytes, where: str) -> Sample:
+def parse_sample(key: str, text: bytes, picture: bytes, where: str) -> Sample:
+    """Return a sample of its two files."""
     fields = _parse_json(text, where)
     if _field(fields, "id", str, where) != key:
         raise DataError(f"{where}: its id is {fields['id']!r}, expected {key!r}")
@@ -231,7 +242,7 @@ def _parse_sample(key: str, text: bytes, picture: bytes, where: str) -> Sample:
 def _parse_json(text: bytes, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:  # bad UTF-8 is one too
+    except (ValueError, RecursionError) as error:  # bad UTF-8, or brackets in brackets
         raise DataError(f"{where} is not valid JSON: {error}") from error
 
 

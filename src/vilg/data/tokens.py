@@ -44,7 +44,9 @@ def load_tokens(folder: Path, ids: Sequence[str], by: str) -> NDArray[np.uint16]
         record = json.loads((folder / "tokens.json").read_text())
         its_tokenizer, its_ids = record["image_tokenizer"], record["ids"]
         tokens_SN: NDArray[np.uint16] = np.load(folder / "tokens.npy", mmap_mode="r")
-    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+        if tokens_SN.ndim != 2 or tokens_SN.dtype != np.uint16:
+            raise ValueError(f"an array of {tokens_SN.ndim} dimensions of {tokens_SN.dtype}")
+    except (OSError, EOFError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(
             f"the tokens in {folder} are damaged ({error}): delete the folder, it will be made anew"
         ) from error

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vilg.config import require
 from vilg.data.pictures import is_data_set, list_pictures
-from vilg.data.shards import list_splits, load_samples
+from vilg.data.shards import Sample, list_splits, load_samples
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
 from vilg.errors import VilgError
 from vilg.images import to_pixels
@@ -73,7 +73,7 @@ def data_set_digest(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What an image tokenizer is trained on: encoded pictures, or their files.
+    """What an image tokenizer is trained on: samples, or files.
 
     Attributes:
         shown: the few that samples show; held out, if the data set holds any out.
@@ -81,8 +81,8 @@ class Pictures:
         left_out: how many other files a plain folder has, by suffix.
     """
 
-    training: Sequence[bytes | Path]
-    shown: Sequence[bytes | Path]
+    training: Sequence[Sample | Path]
+    shown: Sequence[Sample | Path]
     digest: str
     left_out: Counter[str]
 
@@ -93,12 +93,7 @@ def read_pictures(data: DataConfig) -> Pictures:
         samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
         split = SHOWN if SHOWN in list_splits(data.folder) else TRAIN
         shown = load_samples(data.folder, split)[::SHOWN_STRIDE][:NUM_SHOWN]
-        return Pictures(
-            [sample.picture for sample in samples],
-            [sample.picture for sample in shown],
-            data_set_digest(data.folder),
-            Counter(),
-        )
+        return Pictures(samples, shown, data_set_digest(data.folder), Counter())
     require(data.groups is None, f"{data.folder} is a plain folder, it has no groups")
     found, left_out = list_pictures(data.folder)
     lines = [f"{file.relative_to(data.folder)} {file.stat().st_size}\n" for file in found]

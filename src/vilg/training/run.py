@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vilg.config import require, to_json
 from vilg.data.order import permute
-from vilg.data.pictures import decode_pictures, load_pictures, tell
+from vilg.data.pictures import load_pictures, tell
 from vilg.data.shards import load_samples
 from vilg.errors import VilgError
 from vilg.files import write_whole
@@ -331,9 +331,9 @@ def _train_tokenizer(config: TokenizerRun, folder: Path, log: TextIO) -> None:
     # Encoder and codes that stay are in no checkpoint.
     starts_from_model = config.init is not None and (config.decoder_only or not resume)
     init = _initial_tokenizer(config.init, config.model) if starts_from_model else None
-    arrays_NYX3 = decode_pictures(pictures.training, config.model.image_size)
+    arrays_NYX3 = load_pictures(pictures.training, config.model.image_size)
     settings = (config.model, config.loss, config.codebook, config.augmentation, config.loop)
-    shown = decode_pictures(pictures.shown, config.model.image_size)
+    shown = load_pictures(pictures.shown, config.model.image_size)
     job: TokenizerJob
     if config.decoder_only:
         assert init is not None
