@@ -21,6 +21,8 @@ help:  ## List these targets
 install: $(STAMP)  ## Create .venv and install vilg with its tools (TORCH=... for another torch)
 
 $(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	"vilg needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make install PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 ifneq ($(strip $(TORCH)),)
 	echo '$(TORCH)' > .venv/torch-override

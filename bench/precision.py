@@ -24,9 +24,10 @@ from vilg.model.generator import text_to_image_states
 from vilg.progress import in_batches
 from vilg.sampling.noise import draw, draw_uniforms
 from vilg.sampling.precision import Precision, is_supported
+from vilg.shipped.emoji import EMOJI
 from vilg.shipped.exact_match import write_captions
 from vilg.shipped.likelihoods import likelihoods
-from vilg.shipped.recipes import EMOJI, EMOJI_GROUPS
+from vilg.shipped.recipes import EMOJI_GROUPS
 from vilg.shipped.samples import Settings, encode_captions, read_splits
 from vilg.text import LANGUAGES
 from vilg.tokenizer.tokens import tokenise

@@ -28,7 +28,7 @@ def process(*words: str) -> Callable[[], None]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        draw = ("-m", "vilg.cli", "generate", PROMPT, "-o", str(Path(folder) / "apple.png"))
+        draw = ("-m", "vilg", "generate", PROMPT, "-o", str(Path(folder) / "apple.png"))
         seconds = medians(
             {
                 "import torch": process("-c", "import torch"),

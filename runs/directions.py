@@ -15,8 +15,9 @@ from torch import Tensor
 from vilg.api import Vilg
 from vilg.data.shards import Sample
 from vilg.model.folder import load_model
+from vilg.shipped.emoji import EMOJI
 from vilg.shipped.likelihoods import likelihoods
-from vilg.shipped.recipes import EMOJI, EMOJI_GROUPS
+from vilg.shipped.recipes import EMOJI_GROUPS
 from vilg.shipped.samples import Settings, encode_captions, read_splits
 from vilg.text import LANGUAGES
 from vilg.tokenizer.tokens import tokenise

@@ -22,7 +22,7 @@ from vilg.evaluation.likeness import finds_original, unit
 from vilg.images import to_arrays, to_pixels
 from vilg.model.folder import find_model, load_model
 from vilg.progress import in_batches
-from vilg.shipped.recipes import EMOJI
+from vilg.shipped.emoji import EMOJI
 from vilg.shipped.reconstruction import psnr_db
 from vilg.shipped.samples import Settings, choose, read_splits
 from vilg.tokenizer.base import ImageTokenizer

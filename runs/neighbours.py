@@ -22,7 +22,8 @@ from vilg.evaluation.likeness import unit
 from vilg.images import to_pixels
 from vilg.model.folder import find_model, load_model
 from vilg.progress import in_batches
-from vilg.shipped.recipes import EMOJI, EMOJI_GROUPS
+from vilg.shipped.emoji import EMOJI
+from vilg.shipped.recipes import EMOJI_GROUPS
 from vilg.tokenizer.perceptual import Lite0Features
 from vilg.tokenizer.tokens import tokenise
 

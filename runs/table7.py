@@ -28,7 +28,8 @@ from vilg.model.defaults import Decoder, SamplingConfig
 from vilg.model.folder import Model, load_model
 from vilg.model.generator import text_to_image_states
 from vilg.sampling.images import Drawn
-from vilg.shipped.recipes import EMOJI, EMOJI_GROUPS
+from vilg.shipped.emoji import EMOJI
+from vilg.shipped.recipes import EMOJI_GROUPS
 from vilg.shipped.reconstruction import psnr_db
 from vilg.shipped.samples import Settings, read_splits
 from vilg.text import LANGUAGES

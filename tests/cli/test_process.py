@@ -13,6 +13,10 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import VILG, Result, Run, files_under, full_disk
+from vilg.shipped.emoji import EMOJI, VOCABULARY
+from vilg.shipped.recipes import RECIPES
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_full_disk_leaves_no_half_picture(run: Run, toy_folder: Path) -> None:
@@ -107,7 +111,7 @@ def test_a_full_disk_under_stdout_is_an_error(toy_data: Path) -> None:
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error(toy_data: Path) -> None:
-    command = [sys.executable, "-m", "vilg.cli", "data", "stats", str(toy_data)]
+    command = [sys.executable, "-m", "vilg", "data", "stats", str(toy_data)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=BUFFERED) as process:
         assert process.stdout and process.stderr
@@ -118,3 +122,28 @@ def test_a_reader_that_closes_the_pipe_is_no_error(toy_data: Path) -> None:
 
 def test_the_version_is_that_of_the_package(run: Run) -> None:
     assert run("--version") == Result(0, f"vilg {version('vilg')}\n", "")
+
+
+def test_recipes_and_verbs_find_the_pictures_and_the_vocabulary_from_any_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (EMOJI / "manifest.json").is_file()
+    assert VOCABULARY.read_bytes() == (EMOJI / "tokenizer.json").read_bytes()
+    recipe = RECIPES["emoji_cpu_tiny"]()
+    assert recipe.tokenizer and recipe.tokenizer.data.folder == EMOJI
+    assert recipe.generator and Path(recipe.generator.vocabulary).is_file()
+
+
+def test_make_install_refuses_an_old_python_in_a_line(tmp_path: Path) -> None:
+    old = tmp_path / "python3.10"
+    code = 'import sys; sys.version_info, sys.version = (3, 10, 4), "3.10.4 old"'
+    old.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "$(cat "$0.py"); $2"\n')
+    (tmp_path / "python3.10.py").write_text(code)
+    old.chmod(0o755)
+    rule = ["make", "-C", str(tmp_path), "-f", str(ROOT / "Makefile"), "install", f"PYTHON={old}"]
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "constraints.txt").touch()
+    done = subprocess.run(rule, capture_output=True, check=False, text=True)
+    assert done.returncode and not (tmp_path / ".venv").exists()
+    assert "vilg needs Python 3.11 or newer, this is 3.10.4" in done.stderr

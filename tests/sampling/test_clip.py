@@ -238,7 +238,7 @@ def test_a_missing_package_is_named_with_its_extra(
     clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)  # type: ignore[arg-type]
-    assert refusal(clip).endswith('pip install "vilg[rank]"')
+    assert "make install" in refusal(clip) and "[rank]" in refusal(clip)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -141,3 +142,23 @@ def test_the_command_writes_the_same_bytes_twice_and_says_how_long_it_took(
     for name in ("demo.png", "index.html"):
         assert Path("demo", name).read_bytes() == Path("again/deeper", name).read_bytes()
     assert sorted(path.name for path in Path("demo").iterdir()) == ["demo.png", "index.html"]
+
+
+@pytest.mark.parametrize("best_of", [1, 3])
+def test_page_and_sheet_say_what_the_pictures_were_drawn_with(
+    model: Vilg, toy_data: Path, best_of: int
+) -> None:
+    settings = replace(model.model.sampling, best_of=best_of, temperature=0.25)
+    other = Vilg(replace(model.model, sampling=settings), model.weights_hash)
+    made = make_demo(other, toy_data, lambda line: None)
+    for field in fields(settings):
+        assert f"{field.name.replace('_', ' ')} {getattr(settings, field.name)}" in made.page
+    assert ("the first and only one drawn" in made.page) == (best_of == 1)
+    assert ("the one of 3 drawn" in made.page) == (best_of == 3)
+    # The sheet's last lines are another's as soon as its settings are.
+    foot = [np.asarray(sheet)[-60:] for sheet in (made.sheet, make_demo_sheet(model, toy_data))]
+    assert not np.array_equal(*foot)
+
+
+def make_demo_sheet(model: Vilg, data: Path) -> Image.Image:
+    return make_demo(model, data, lambda line: None).sheet

@@ -208,7 +208,7 @@ def test_only_the_tokenizer_suite_needs_the_extra(
     # What Python takes for a package that is not there.
     monkeypatch.setitem(sys.modules, package, None)  # type: ignore[arg-type]
     out = tmp_path / "out"
-    with pytest.raises(VilgError, match=rf'^{package} not found: .* pip install "vilg\[eval\]"$'):
+    with pytest.raises(VilgError, match=rf"^{package} not found: .*\[eval\]"):
         evaluate("tokenizer", str(toy_folder), square_data, out)
     assert not out.exists()
     if package == PACKAGES[0]:

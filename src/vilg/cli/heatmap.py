@@ -48,7 +48,9 @@ def heatmap_page(model: Vilg, image: Image.Image, text: str, lang: str | None, s
         )
         for word, gains in by_word
     ]
-    captions = [(lang, " ".join(model.caption(image, lang)[0].split())) for lang in LANGUAGES]
+    captions = [
+        (language, " ".join(model.caption(image, language)[0].split())) for language in LANGUAGES
+    ]
     return Template(_PAGE.read_text(encoding="utf-8")).substitute(
         model=html.escape(str(model.weights_hash)),
         version=vilg.__version__,
@@ -63,8 +65,8 @@ def heatmap_page(model: Vilg, image: Image.Image, text: str, lang: str | None, s
             for token, value in zip(score.text_tokens, score.text_log_probs, strict=True)
         ),
         captions="\n".join(
-            f'<dt>{lang}</dt><dd lang="{lang}">{html.escape(caption)}</dd>'
-            for lang, caption in captions
+            f'<dt>{language}</dt><dd lang="{language}">{html.escape(caption)}</dd>'
+            for language, caption in captions
         ),
     )
 

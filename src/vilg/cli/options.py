@@ -13,10 +13,11 @@ from vilg.errors import VilgError
 if TYPE_CHECKING:
     from vilg.api import Vilg
 
-EMOJI = Path("datasets/emoji")
-
 APP = SubcommandApp()
 
+DataFolder = Annotated[
+    Path, arg(metavar="DIR", help_behavior_hint="(default: datasets/emoji of the clone)")
+]
 ModelName = Annotated[
     str | None,
     arg(metavar="FOLDER|HUB_ID", help_behavior_hint="(default: the shipped model)"),

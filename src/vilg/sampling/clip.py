@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from torch import Tensor
 
-from vilg.errors import VilgError
+from vilg.errors import VilgError, how_to_install
 from vilg.images import open_picture
 
 _BATCH = 16
@@ -67,7 +67,7 @@ class ClipRanker:
         """
         if find_spec("transformers") is None:
             raise RankerError(
-                'ranking by a CLIP needs the package transformers: pip install "vilg[rank]"'
+                f"ranking by a CLIP needs the package transformers: {how_to_install('rank')}"
             )
         is_here = Path(name).is_dir()
         try:

@@ -7,6 +7,7 @@ command because it returns what the command writes.
 """
 
 import base64
+import dataclasses
 import html
 import io
 import json
@@ -56,7 +57,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Answer:
     """A picture drawn for a prompt, and the training picture nearest to it.
 
     Attributes:
@@ -111,7 +112,7 @@ def make_demo(model: Vilg, data: Path, say: Callable[[str], None]) -> Demo:
         arrays_NYX3 = load_pictures(train, model.image_size)
         indices, distances = nearest(arrays_NYX3, np.stack([to_array(p) for p in pictures]))
         drawn = [
-            Drawn(prompt, picture, train[i], Image.fromarray(arrays_NYX3[i]), distance)
+            Answer(prompt, picture, train[i], Image.fromarray(arrays_NYX3[i]), distance)
             for prompt, picture, i, distance in zip(
                 prompts, pictures, indices, distances, strict=True
             )
@@ -125,8 +126,10 @@ def make_demo(model: Vilg, data: Path, say: Callable[[str], None]) -> Demo:
     glosses = {
         normalise(sample.captions["zh"][0]): sample.captions["en"][0] for sample in samples.values()
     }
-    page = _page(model, fixed["seed"], drawn, captioned)
-    return Demo(_sheet(drawn, captioned, glosses), page)
+    seed = fixed["seed"]
+    settings = [made_with(model, seed), f"All prompts are shown. {_choice(model)}"]
+    sheet = _sheet(drawn, captioned, glosses, settings)
+    return Demo(sheet, _page(model, seed, drawn, captioned))
 
 
 @contextmanager
@@ -138,7 +141,7 @@ def _timed(what: str, say: Callable[[str], None]) -> Iterator[None]:
 
 def _find(samples: Mapping[str, Sample], data: Path, id: str) -> Sample:
     if id not in samples:
-        raise DataError(f"{data} has no sample {id}, which the demo shows: pass datasets/emoji")
+        raise DataError(f"{data} has no sample {id}, which the demo shows: pass the emoji data set")
     return samples[id]
 
 
@@ -165,21 +168,33 @@ def nearest(
     return sums_NB.argmin(0).tolist(), distances_B.tolist()
 
 
-def _page(model: Vilg, seed: int, drawn: Sequence[Drawn], captioned: Sequence[Captioned]) -> str:
-    settings = model.model.sampling
+def made_with(model: Vilg, seed: int) -> str:
+    """Return in a line what pictures were drawn with: every setting of the model's own."""
+    settings = dataclasses.asdict(model.model.sampling)
+    names = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
+    return f"Model {model.weights_hash}, vilg {vilg.__version__}, seed {seed}, {', '.join(names)}."
+
+
+def _choice(model: Vilg) -> str:
+    count = model.model.sampling.best_of
+    if count == 1:
+        return "Each picture is the first and only one drawn."
+    return (
+        f"Each picture is the one of {count} drawn that, to the model, is likeliest to have the "
+        "prompt as its caption."
+    )
+
+
+def _page(model: Vilg, seed: int, drawn: Sequence[Answer], captioned: Sequence[Captioned]) -> str:
     return Template((_ASSETS / "demo.html").read_text(encoding="utf-8")).substitute(
-        model=html.escape(str(model.weights_hash)),
-        version=vilg.__version__,
-        seed=seed,
-        temperature=settings.temperature,
-        top_k="off" if settings.top_k is None else settings.top_k,
-        guidance=settings.guidance,
+        made=html.escape(made_with(model, seed)),
+        choice=_choice(model),
         drawn="\n".join(_drawn_item(item) for item in drawn),
         captioned="\n".join(_captioned_item(item) for item in captioned),
     )
 
 
-def _drawn_item(item: Drawn) -> str:
+def _drawn_item(item: Answer) -> str:
     prompt, caption = item.prompt, html.escape(item.nearest.captions["en"][0])
     text = html.escape(prompt.text)
     gloss = f'<p class="gloss">{html.escape(prompt.gloss)}</p>' if prompt.lang != "en" else ""
@@ -227,7 +242,10 @@ def _image(picture: Image.Image, escaped_text: str) -> str:
 
 
 def _sheet(
-    drawn: Sequence[Drawn], captioned: Sequence[Captioned], glosses: Mapping[str, str]
+    drawn: Sequence[Answer],
+    captioned: Sequence[Captioned],
+    glosses: Mapping[str, str],
+    settings: Sequence[str],
 ) -> Image.Image:
     """Lay all out on one picture. Its font has Latin letters only: Chinese is given in English."""
     pairs = [
@@ -260,6 +278,7 @@ def _sheet(
         *_rows(pairs),
         _card([], _SHEET_WIDTH, "Captions by the model, the likeliest token each time."),
         *_rows(singles),
+        _card([], _SHEET_WIDTH, *settings),
     ]
     return _column(parts)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vilg.model.defaults import Decoder, SamplingConfig
 from vilg.model.patterns import paper_patterns
+from vilg.shipped.emoji import EMOJI, VOCABULARY
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.discriminator import DiscriminatorConfig
 from vilg.tokenizer.dvae import DVAEConfig
@@ -22,8 +23,6 @@ from vilg.training.loop import LoopConfig, Precision
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.run import GeneratorRun, Recipe, TokenizerRun
-
-EMOJI = Path("datasets/emoji")
 
 # People and flags are near-copies of each other by the hundred, and compute is the scarce thing on a
 # CPU: the generator learns the rest, the tokenizer learns all.
@@ -152,7 +151,7 @@ def lite_300m() -> Recipe:
     return Recipe(
         generator=GeneratorRun(
             data=DataConfig(folder=Path("pairs")),
-            vocabulary=EMOJI / "tokenizer.json",
+            vocabulary=VOCABULARY,
             width=1024,
             num_heads=16,
             patterns=paper_patterns(24),
@@ -201,7 +200,7 @@ def emoji_cpu() -> Recipe:
     return Recipe(
         generator=GeneratorRun(
             data=DataConfig(folder=EMOJI, groups=EMOJI_GROUPS),
-            vocabulary=EMOJI / "tokenizer.json",
+            vocabulary=VOCABULARY,
             width=256,
             num_heads=4,
             patterns=paper_patterns(4),
@@ -245,7 +244,7 @@ def overfit_256() -> Recipe:
         ),
         generator=GeneratorRun(
             data=data,
-            vocabulary=EMOJI / "tokenizer.json",
+            vocabulary=VOCABULARY,
             width=256,
             num_heads=4,
             patterns=paper_patterns(8),
@@ -287,7 +286,7 @@ def emoji_cpu_tiny() -> Recipe:
         ),
         generator=GeneratorRun(
             data=data,
-            vocabulary=EMOJI / "tokenizer.json",
+            vocabulary=VOCABULARY,
             width=128,
             num_heads=4,
             patterns=paper_patterns(4),
@@ -327,8 +326,8 @@ def table7() -> Recipe:
     return Recipe(
         generator=GeneratorRun(
             data=DataConfig(folder=EMOJI, groups=EMOJI_GROUPS),
-            vocabulary=EMOJI / "tokenizer.json",
-            image_tokenizer="src/vilg/assets/emoji-tokenizer",
+            vocabulary=VOCABULARY,
+            image_tokenizer=str(VOCABULARY.parents[1] / "emoji-tokenizer"),
             width=192,
             num_heads=3,
             patterns=paper_patterns(4),

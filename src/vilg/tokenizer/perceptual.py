@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from vilg.errors import VilgError
+from vilg.errors import VilgError, how_to_install
 
 LITE0 = "efficientnet-lite0"
 # It sees strides of 2 to 16; pictures that are smaller than this would leave it a few cells. Pooled features
@@ -50,7 +50,7 @@ def _lite0_packages() -> tuple[Any, Path]:
             from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise PerceptualError(
-            f'the perceptual network needs {error.name}: pip install "vilg[train]", or train with '
+            f"the perceptual network needs {error.name}: {how_to_install('train')}; or train with "
             "loss.perceptual=0 and refine nothing"
         ) from error
     return EfficientNet, Path(EfficientnetLite0ModelFile.get_model_file_path())
