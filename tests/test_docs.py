@@ -1,6 +1,7 @@
 """What the pages name exists: files, functions and tests."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,13 @@ def test_named_code_exists(page: str) -> None:
         for part in name.split("."):  # a class and its method or attribute, a function, a constant
             defined = rf"^\s*(?:(?:def|class) {part}\b|(?:self\.)?{part}\b[^=\n]*[:=])"
             assert re.search(defined, source, re.MULTILINE), f"{path} has no {name}"
+
+
+def test_the_table_of_rooms_is_what_import_linter_checks() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = page.split("| room | holds |")[1].split("\n\n")[0]
+    rows = [set(re.findall(r"`(\w+)`", row.split("|")[1])) for row in table.splitlines()[2:]]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["id"] == "rooms"]
+    assert rows == [set(re.findall(r"\w+", layer)) for layer in layers]

@@ -1,5 +1,6 @@
 """The command as a process: full disks, Ctrl-C, closed pipes, help, its version."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import VILG, Result, Run, files_under, full_disk
+from vilg.cli.picture_files import read_prompts
 from vilg.shipped.emoji import EMOJI, VOCABULARY
 from vilg.shipped.recipes import RECIPES
 
@@ -147,3 +149,28 @@ def test_make_install_refuses_an_old_python_in_a_line(tmp_path: Path) -> None:
     done = subprocess.run(rule, capture_output=True, check=False, text=True)
     assert done.returncode and not (tmp_path / ".venv").exists()
     assert "vilg needs Python 3.11 or newer, this is 3.10.4" in done.stderr
+
+
+def test_json_stays_json_where_the_stream_speaks_ascii(picture: Path, toy_folder: Path) -> None:
+    Path("苹果.png").write_bytes(picture.read_bytes())
+    command = [str(VILG), "caption", "苹果.png", "--json", "--model", str(toy_folder)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, check=True, env=environment)
+    assert json.loads(done.stdout.decode("ascii"))["image"] == "苹果.png"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_loses_no_picture(closed: str, tmp_path: Path, toy_folder: Path) -> None:
+    command = f"{VILG} generate red -o a.png --model {toy_folder} {closed}"
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, capture_output=True, check=False, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("" if closed.startswith(">") else "a.png\n")
+    Image.open(tmp_path / "a.png").load()
+
+
+def test_prompts_are_split_at_line_ends_only(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("red\u2028apple\r\n\nblue\x85\x0csquare\n".encode())
+    assert read_prompts(path) == ["red\u2028apple", "blue\x85\x0csquare"]

@@ -152,7 +152,8 @@ def test_page_and_sheet_say_what_the_pictures_were_drawn_with(
     other = Vilg(replace(model.model, sampling=settings), model.weights_hash)
     made = make_demo(other, toy_data, lambda line: None)
     for field in fields(settings):
-        assert f"{field.name.replace('_', ' ')} {getattr(settings, field.name)}" in made.page
+        value = getattr(settings, field.name)
+        assert f"{field.name.replace('_', ' ')} {'off' if value is None else value}" in made.page
     assert ("the first and only one drawn" in made.page) == (best_of == 1)
     assert ("the one of 3 drawn" in made.page) == (best_of == 3)
     # The sheet's last lines are another's as soon as its settings are.

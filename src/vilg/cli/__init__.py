@@ -22,6 +22,9 @@ Every verb has a --help of its own; --version says which vilg this is."""
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    # A stream that is closed (>&-) is None; whatever is opened next would take its number.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     # A terminal that knows no Chinese gets escapes, not a traceback.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

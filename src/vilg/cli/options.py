@@ -57,4 +57,6 @@ def say(message: str) -> None:
 
 
 def print_json(values: dict[str, Any]) -> None:
-    print(json.dumps(values, ensure_ascii=False), flush=True)
+    """Print one line of JSON, with escapes where the stream does not speak UTF-8."""
+    is_unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    print(json.dumps(values, ensure_ascii=not is_unicode), flush=True)

@@ -5,6 +5,7 @@ Every picture is planned and checked before the first one is drawn.
 
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class PromptError(VilgError):
 
 
 @dataclass(frozen=True)
-class Job:
+class Order:
     """One picture to draw."""
 
     prompt: str
@@ -64,13 +65,13 @@ def read_prompts(path: Path) -> list[str]:
         raise PromptError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise PromptError(f"{path} is not UTF-8 text: {error}") from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    prompts = [line.strip() for line in io.StringIO(text, newline=None) if line.strip()]
     if not prompts:
         raise PromptError(f"{path} has no prompt: write one a line")
     return prompts
 
 
-def plan(prompts: Sequence[str], n: int, seed: int, out: str) -> list[Job]:
+def plan(prompts: Sequence[str], n: int, seed: int, out: str) -> list[Order]:
     """Say where every picture goes: a file "*.png" for one picture, else a folder.
 
     Raises:
@@ -87,10 +88,10 @@ def plan(prompts: Sequence[str], n: int, seed: int, out: str) -> list[Job]:
         total = len(prompts) * n
         if total > 1:
             raise OutputError(f"{out} is one file, but {total} pictures go there: name a folder")
-        jobs = [Job(prompts[0], seed, Path(out))]
+        jobs = [Order(prompts[0], seed, Path(out))]
     else:
         jobs = [
-            Job(prompt, its_seed, Path(out) / picture_name(i, prompt, its_seed))
+            Order(prompt, its_seed, Path(out) / picture_name(i, prompt, its_seed))
             for i, prompt in enumerate(prompts)
             for its_seed in range(seed, seed + n)
         ]
@@ -117,7 +118,7 @@ def check_prompts(model: Vilg, prompts: Sequence[str], say: Callable[[str], None
             raise PromptError(f"prompt {i + 1}: {error}") from error
 
 
-def check_preview(path: Path | None, jobs: Sequence[Job]) -> None:
+def check_preview(path: Path | None, jobs: Sequence[Order]) -> None:
     """Find out before any drawing whether a preview can be written, and harms no result.
 
     Raises:
@@ -144,7 +145,7 @@ class Plan:
     ranker: ClipRanker | None
     preview: Path | None
 
-    def notes(self, job: Job) -> dict[str, str]:
+    def notes(self, job: Order) -> dict[str, str]:
         """Return what a picture's PNG file says about it: all that its pixels depend on."""
         settings = dataclasses.asdict(self.settings)
         if self.precision != "fp32":
@@ -166,7 +167,7 @@ class Plan:
             write(self.preview, png(contact_sheet(rows), {}))
 
 
-def left_to_do(plan: Plan, jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
+def left_to_do(plan: Plan, jobs: Sequence[Order], say: Callable[[str], None]) -> list[Order]:
     """Return the jobs whose picture isn't there yet, and say how many are.
 
     Raises:
@@ -188,7 +189,7 @@ def left_to_do(plan: Plan, jobs: Sequence[Job], say: Callable[[str], None]) -> l
     return left
 
 
-def _chunks(plan: Plan, jobs: Sequence[Job]) -> Iterator[tuple[Sequence[Job], DrawOptions]]:
+def _chunks(plan: Plan, jobs: Sequence[Order]) -> Iterator[tuple[Sequence[Order], DrawOptions]]:
     """Yield the jobs that are drawn between two writes, and how; a broken-off run loses these at most."""
     cells = plan.model.generator.config.grid.num_cells * plan.settings.best_of
     at_once = max(1, LARGEST_BATCH // plan.settings.best_of)
@@ -207,7 +208,7 @@ def _chunks(plan: Plan, jobs: Sequence[Job]) -> Iterator[tuple[Sequence[Job], Dr
             yield jobs[first : first + at_once], cast(DrawOptions, options)
 
 
-def draw(plan: Plan, jobs: Sequence[Job]) -> Iterator[Path]:
+def draw(plan: Plan, jobs: Sequence[Order]) -> Iterator[Path]:
     """Draw and write the pictures; yield each path when its file is whole."""
     for chunk, options in _chunks(plan, jobs):
         drawn = plan.model.draw(
@@ -243,7 +244,7 @@ class Part:
         return {"edited": json.dumps(given)}
 
 
-def edit(plan: Plan, jobs: Sequence[Job], picture: Image.Image, part: Part) -> Iterator[Path]:
+def edit(plan: Plan, jobs: Sequence[Order], picture: Image.Image, part: Part) -> Iterator[Path]:
     """Edit a picture once a job, whose seeds are consecutive; yield each path when its file is whole."""
     for chunk, options in _chunks(plan, jobs):
         edited = plan.model.edit(

@@ -171,7 +171,10 @@ def nearest(
 def made_with(model: Vilg, seed: int) -> str:
     """Return in a line what pictures were drawn with: every setting of the model's own."""
     settings = dataclasses.asdict(model.model.sampling)
-    names = [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
+    names = [
+        f"{name.replace('_', ' ')} {'off' if value is None else value}"
+        for name, value in settings.items()
+    ]
     return f"Model {model.weights_hash}, vilg {vilg.__version__}, seed {seed}, {', '.join(names)}."
 
 
