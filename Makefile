@@ -36,8 +36,8 @@ endif
 demo: install  ## Run the shipped model: demo/demo.png and demo/index.html
 	$(BIN)/vilg demo --out demo
 
-test: install  ## Run all tests (ARGS="-m 'not slow'" and the like reach pytest)
-	$(BIN)/pytest $(ARGS)
+test: install  ## Run all tests, two at a time (ARGS="-m 'not slow'", "-n 0" and the like reach pytest)
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 check: install  ## Format, lint, types, and who imports whom
 	$(BIN)/ruff format --check .

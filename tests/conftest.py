@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 # No test may ask the hub anything. huggingface_hub reads this when it is imported, which is why
 # vilg is imported inside the fixtures.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Each process of pytest-xdist computes on one thread, and so do the commands that a test starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 EMOJI = Path(__file__).parent.parent / "datasets" / "emoji"
 
