@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.cli.conftest import VILG, Result, Run, files_under, full_disk
 from vilg.cli.picture_files import read_prompts
 from vilg.shipped.emoji import EMOJI, VOCABULARY
 from vilg.shipped.recipes import RECIPES
+from vilg.shipped.suites import SUITES
 
 ROOT = Path(__file__).parents[2]
 
@@ -174,3 +176,9 @@ def test_prompts_are_split_at_line_ends_only(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes("red\u2028apple\r\n\nblue\x85\x0csquare\n".encode())
     assert read_prompts(path) == ["red\u2028apple", "blue\x85\x0csquare"]
+
+
+def test_the_help_of_evaluate_says_what_each_suite_measures(run: Run) -> None:
+    shown = " ".join(run("evaluate", "--help").out.replace("│", " ").split())
+    for suite in SUITES:
+        assert re.search(rf"{suite}: \w+", shown)

@@ -102,7 +102,8 @@ class Evaluate:
     """
 
     suite: Annotated[str, Positional, arg(metavar="SUITE", help_behavior_hint="")]
-    """generator; or tokenizer or drawing, which need the extra "eval" for the judge"""
+    """generator: captions, names and likelihoods; tokenizer: pictures rebuilt from tokens; drawing: whether
+    what is drawn is found again. The last two need the extra "eval" for the judge"""
     model: ModelName = None
     """a model folder, or a Hugging Face Hub id"""
     data: DataFolder = EMOJI
