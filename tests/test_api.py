@@ -25,7 +25,8 @@ from vilg.model.generator import (
 )
 from vilg.model.reconstructor import Reconstructor
 from vilg.model.segments import Grid
-from vilg.sampling.batches import LARGEST_BATCH, candidate_seeds
+from vilg.sampling.batches import LARGEST_BATCH
+from vilg.sampling.candidates import candidate_seeds
 from vilg.sampling.edit import share_of_cells
 from vilg.sampling.images import Kept
 from vilg.sampling.precision import Precision
@@ -473,3 +474,74 @@ def test_an_unknown_precision_is_said(model: Model) -> None:
 @pytest.mark.parametrize("precision", parameters(*Precision))
 def test_a_precision_is_named_by_its_word(model: Model, precision: Precision) -> None:
     assert len(Vilg(model, precision=precision.value).generate(PROMPT)) == 1
+
+
+# --- Arguments --------------------------------------------------------------------------------
+
+
+def test_numpy_integers_are_integers(model: Model, picture: Image.Image) -> None:
+    """A uint8 of 255 and one more is 256 and not 0."""
+    vilg = Vilg(model)
+    found = vilg.generate(PROMPT, np.int64(2), seed=np.uint8(255), top_k=np.int32(3))
+    assert np.array_equal(arrays(found), arrays(vilg.generate(PROMPT, 2, seed=255, top_k=3)))
+    kept = vilg.draw([PROMPT] * 2, np.array([255, 0], dtype=np.uint8), best_of=np.uint8(2))
+    assert torch.equal(kept.image_ids_BN, vilg.draw([PROMPT] * 2, [255, 0], best_of=2).image_ids_BN)
+    drawn = vilg.caption(picture, "zh", np.uint8(2), seed=np.uint8(255), temperature=1)
+    assert drawn == vilg.caption(picture, "zh", 2, seed=255, temperature=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n": True},
+        {"seed": True},
+        {"temperature": True},
+        {"top_k": True},
+        {"guidance": math.nan},
+        {"temperature": math.inf},
+        {"n": 10**12},
+        {"best_of": 10**12},
+        {"preview": "a file", "best_of": 2},
+        {"rank": 3, "best_of": 2},
+    ],
+    ids=str,
+)
+def test_every_argument_of_a_drawing_is_checked(model: Model, options: dict) -> None:
+    with pytest.raises(SettingError, match=r"must be (a |at most|at least|0 to 100)"):
+        Vilg(model).generate(PROMPT, **options)
+
+
+def test_arguments_of_other_kinds_are_said(model: Model, picture: Image.Image) -> None:
+    vilg = Vilg(model)
+    for call, error, said in (
+        (lambda: vilg.draw("ab", [1, 2]), SettingError, "a list of them"),
+        (lambda: vilg.draw(["a"], [True]), SettingError, "seed must be a whole number"),
+        (lambda: vilg.edit(picture, "a", first_row=True), SettingError, "row .* whole number"),
+        (lambda: vilg.edit(picture, "a", share="half"), SettingError, "share .* number"),
+        (lambda: vilg.caption(picture, lang=None), TextError, "language None is unknown"),
+        (lambda: vilg.score(picture, "a", lang=""), TextError, "language '' is unknown"),
+        (lambda: vilg.caption(picture, temperature="1"), SettingError, "must be a number"),
+        (lambda: vilg.caption(picture, beam=True), SettingError, "must be a whole number"),
+    ):
+        with pytest.raises(error, match=said):
+            call()
+
+
+def test_another_default_of_torch_changes_nothing(model: Model, picture: Image.Image) -> None:
+    def results() -> list:
+        vilg = Vilg(model)
+        return [
+            vilg.score(picture, PROMPT),
+            vilg.word_map(picture, PROMPT),
+            vilg.caption(picture, n=2, best_of=3),
+            vilg.caption(picture, n=2),
+            vilg.generate(PROMPT, best_of=2, guidance=2)[0].tobytes(),
+            vilg.edit(picture, PROMPT, share=0.5, best_of=2)[0].tobytes(),
+        ]
+
+    expected = results()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert results() == expected
+    finally:
+        torch.set_default_dtype(torch.float32)

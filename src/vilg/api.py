@@ -6,8 +6,7 @@ m.generate("green apple, 3D render", n=4, seed=7)[0].save("apple.png")
 m.caption("apple.png", lang="zh")
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, Unpack
 
@@ -15,54 +14,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vilg.images import BLACK, open_picture, square, to_array, to_pictures, to_pixels
+from vilg.errors import SettingError, require
+from vilg.images import Picture, open_picture, square, to_array, to_pictures, to_pixels
 from vilg.model.defaults import Decoder, SamplingConfig
 from vilg.model.folder import Model, ModelError, find_model, load_model, save_model, weights_hash
-from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
-from vilg.sampling.batches import LARGEST_BATCH, candidate_seeds, draw_in_batches
-from vilg.sampling.describe import Caption, caption_settings, caption_texts
-from vilg.sampling.edit import (
-    cells_below,
-    check_one_part,
-    masked_cells,
-    paste,
-    pixels_of_cells,
-    read_mask,
-    share_of_cells,
-)
+from vilg.sampling.candidates import by_model, by_ranker, draw_best
+from vilg.sampling.describe import Caption, CaptionOptions, caption_settings, caption_texts
+from vilg.sampling.edit import paste, redrawn
 from vilg.sampling.images import Drawn, Kept
 from vilg.sampling.precision import Precision, check_supported, prepared
 from vilg.sampling.rank import Ranker, caption_scores
-from vilg.sampling.score import Score, word_gains
+from vilg.sampling.score import Score, score_pair, word_gains
 from vilg.sampling.settings import (
     Changes,
-    SettingError,
-    check,
+    DrawOptions,
+    Preview,
+    Progress,
     seeds_from,
     settings_with,
+    whole_number,
 )
 from vilg.text import LANGUAGES, TextError, TextTokenizer, guess_language
-
-Picture = Path | str | bytes | Image.Image
-Progress = Callable[[int, int], None]  # called with (tokens done, tokens in all)
-Preview = Callable[[list[Image.Image]], None]  # called with the pictures under way
-
-
-class DrawOptions(Changes, total=False):
-    """How pictures are drawn: settings in place of the model's own, and who is told.
-
-    Attributes:
-        rank: chooses among the candidates of `best_of`; None asks the model itself how likely the
-            prompt is as a caption.
-        progress: called with (tokens done, tokens in all).
-        preview: called after every row of tokens with the pictures under way as they stand, by the
-            two-stage decoder, below white or the edited picture: some of those asked for, all candidates of each. An
-            exception raised in it stops the drawing.
-    """
-
-    rank: Ranker | None
-    progress: Progress | None
-    preview: Preview | None
 
 
 class Vilg:
@@ -92,7 +64,7 @@ class Vilg:
                 "this model is an image tokenizer only: train a generator for it first"
             )
         self.model = model
-        check(
+        require(
             precision in [*Precision],
             f"the precision must be {' or '.join(Precision)}, not {precision}",
         )
@@ -140,7 +112,7 @@ class Vilg:
             SettingError: a setting outside its range, or a decoder that this model has not.
         """
         seeds = seeds_from(seed, n, "pictures")
-        return self.pictures(self.draw([prompt] * n, seeds, **options))
+        return self.pictures(self.draw([prompt] * len(seeds), seeds, **options))
 
     def draw(
         self,
@@ -161,84 +133,40 @@ class Vilg:
             rank, progress, preview, changes: `DrawOptions`.
         """
         settings = self.settings(**changes)
-        check(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
-        check(
+        require(not isinstance(prompts, str), "one prompt for every picture: give a list of them")
+        require(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
+        require(
             len(seeds) == len(prompts),
             f"a seed for every picture: there are {len(seeds)} for {len(prompts)}",
         )
-        check(
+        require(
             rank is None or settings.best_of > 1,
             "a ranker chooses among candidates: set best_of",
         )
+        for name, told in (("rank", rank), ("progress", progress), ("preview", preview)):
+            require(told is None or callable(told), f"{name} must be a function, not {told!r}")
+        seeds = [whole_number(seed, "the seed") for seed in seeds]
         texts = [self.encode_text(prompt) for prompt in prompts]
         grid, N = self.generator.config.grid, settings.best_of
-        chosen: list[Drawn] = []
-        # Of a picture's candidates only the best is kept, before the next picture's are drawn.
-        at_once = len(prompts) if N == 1 else max(1, LARGEST_BATCH // N)
-        for first in range(0, len(prompts), at_once):
-            part = slice(first, first + at_once)
 
-            here = kept and Kept(kept.image_ids_GN[part], kept.keep_GN[part])
+        def watch(num_finished: int, image_ids_Bk: Tensor) -> None:
+            B, k = image_ids_Bk.shape
+            if progress:
+                done = grid.num_cells * num_finished + B * k
+                progress(done, grid.num_cells * N * len(prompts))
+            if preview and k % grid.width == 0:
+                # An edited picture stands as it was below what is drawn.
+                rows_B = (num_finished + torch.arange(B)) // N
+                below_BN = kept.image_ids_GN[rows_B] if kept else None
+                preview(self._unfinished(image_ids_Bk, below_BN))
 
-            def watch(
-                num_finished: int,
-                image_ids_Bk: Tensor,
-                before: int = first * N,
-                here: Kept | None = here,
-            ) -> None:
-                B, k = image_ids_Bk.shape
-                done = grid.num_cells * (before + num_finished) + B * k
-                if progress:
-                    progress(done, grid.num_cells * N * len(prompts))
-                if preview and k % grid.width == 0:
-                    # An edited picture stands as it was below what is drawn.
-                    rows_B = (num_finished + torch.arange(B)) // N
-                    preview(
-                        self._unfinished(image_ids_Bk, here.image_ids_GN[rows_B] if here else None)
-                    )
-
-            drawn = draw_in_batches(
-                self.generator,
-                texts[part],
-                [x for seed in seeds[part] for x in candidate_seeds(seed, N)],
-                settings,
-                kept=here,
-                watch=watch,
-            )
-            if N > 1:
-                best_G = self._scores(prompts[part], drawn, here, rank).view(-1, N).argmax(dim=1)
-                drawn = drawn.chosen([N * i + best for i, best in enumerate(best_G.tolist())])
-            chosen.append(drawn)
-        return Drawn.joined(chosen)
-
-    def _scores(
-        self, prompts: Sequence[str], drawn: Drawn, kept: Kept | None, rank: Ranker | None
-    ) -> Tensor:
-        """Return the score of every candidate, to be compared with those of the same picture."""
-        count = len(drawn.image_ids_BN) // len(prompts)
-        if rank is not None:
-            pictures = self.pictures(drawn)
-            groups = [pictures[i : i + count] for i in range(0, len(pictures), count)]
-            scores = [rank(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
-            check(
-                all(len(row) == count and all(map(math.isfinite, row)) for row in scores),
-                f"a ranker must give every one of {count} pictures a finite score",
-            )
-            return torch.tensor(scores, dtype=torch.float64).flatten()
-        if drawn.kept_log_prob_B is None:
-            return self._caption_scores(prompts, drawn)
-        assert kept is not None
-        by_kept_B = kept.has_kept_behind().repeat_interleave(count)
-        if bool(by_kept_B.all()):
-            return drawn.kept_log_prob_B
-        return torch.where(by_kept_B, drawn.kept_log_prob_B, self._caption_scores(prompts, drawn))
-
-    def _caption_scores(self, prompts: Sequence[str], drawn: Drawn) -> Tensor:
-        count = len(drawn.image_ids_BN) // len(prompts)
-        each = [prompt for prompt in prompts for _ in range(count)]
-        languages = [self.text_tokenizer.language_id(guess_language(prompt)) for prompt in each]
-        texts = [self.encode_text(prompt) for prompt in each]
-        return caption_scores(self.generator, drawn.image_ids_BN, languages, texts)
+        languages = [self.text_tokenizer.language_id(guess_language(prompt)) for prompt in prompts]
+        score = (
+            by_ranker(rank, prompts, self.pictures)
+            if rank
+            else by_model(self.generator, texts, languages)
+        )
+        return draw_best(self.generator, texts, seeds, settings, score, kept=kept, watch=watch)
 
     def edit(
         self,
@@ -270,66 +198,29 @@ class Vilg:
             ImageError, TextError: as `caption` and `generate` do.
             SettingError: a mask of another size, or all black; or as `generate` does.
         """
-        seeds = seeds_from(seed, n, "pictures")
-        check_one_part(mask, first_row, share)
-        picture, grid = open_picture(image), self.generator.config.grid
-        if mask is not None:
-            mask_YX = read_mask(open_picture(mask, ground=BLACK), picture, self.image_size)
-            redraw_GN, masks = masked_cells(mask_YX, grid).expand(n, -1), [mask_YX] * n
-        else:
-            redraw_GN = (
-                cells_below(first_row, grid).expand(n, -1)
-                if first_row is not None
-                else share_of_cells(share or 0, seeds, grid)
-            )
-            masks = [pixels_of_cells(row_N, grid, self.image_size) for row_N in redraw_GN]
+        seeds, picture = seeds_from(seed, n, "pictures"), open_picture(image)
+        redraw_GN, masks = redrawn(
+            picture, mask, first_row, share, seeds, self.generator.config.grid, self.image_size
+        )
         original = square(picture, self.image_size)
-        kept = Kept(self.encode([original]).expand(n, -1), ~redraw_GN)
-        pictures = self.pictures(self.draw([prompt] * n, seeds, kept=kept, **options))
+        kept = Kept(self.encode([original]).expand(len(seeds), -1), ~redraw_GN)
+        pictures = self.pictures(self.draw([prompt] * len(seeds), seeds, kept=kept, **options))
         if raw:
             return pictures
         pairs = zip(pictures, masks, strict=True)
         return [paste(drawn, original, mask_YX) for drawn, mask_YX in pairs]
 
     def caption(
-        self,
-        image: Picture,
-        lang: str = "zh",
-        n: int = 1,
-        *,
-        seed: int | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        beam: int | None = None,
-        best_of: int = 1,
+        self, image: Picture, lang: str = "zh", n: int = 1, **options: Unpack[CaptionOptions]
     ) -> list[Caption]:
         """Describe a picture `n` times, in tokens of the language alone.
-
-        Args:
-            seed: of drawn captions; caption i has seed `seed + i`; None is 0.
-            temperature: draw the words, 1 as the model has them; None takes the likeliest word each
-                time for one caption, and a beam's for several.
-            top_k, top_p: of drawn words; None leaves nothing out.
-            beam: how many captions are looked for at a time; None is 1 for one caption and at least 4
-                for several.
-            best_of: draw this many captions, at temperature 1 unless told otherwise, and return the `n`
-                that make the picture likeliest.
 
         Raises:
             ImageError: the picture cannot be read.
             TextError: an unknown language.
             SettingError: a setting outside its range.
         """
-        settings = caption_settings(
-            n,
-            seed=seed,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            beam=beam,
-            best_of=best_of,
-        )
+        settings = caption_settings(n, **options)
         language_id = self.text_tokenizer.language_id(lang)
         image_ids_1N, foreign_V = self.encode([image]), self.foreign_tokens(lang)
         texts = caption_texts(self.generator, image_ids_1N, language_id, settings, foreign_V)
@@ -347,7 +238,6 @@ class Vilg:
         foreign_V[self.text_tokenizer.foreign_ids(lang, self.model.latin_words)] = True
         return foreign_V
 
-    @torch.inference_mode()
     def score(self, image: Picture, text: str, lang: str | None = None) -> Score:
         """Return how likely the picture is given the text, and the text given the picture.
 
@@ -358,15 +248,11 @@ class Vilg:
             ImageError, TextError: as `caption` and `generate` do.
         """
         ids = self.encode_text(text)
-        language_id = self.text_tokenizer.language_id(lang or guess_language(text))
-        image_ids_1N = self.encode([image])
-        both_BN = text_to_image_log_probs(self.generator, [ids, []], image_ids_1N.repeat(2, 1))
-        text_1M, _ = image_to_text_log_probs(self.generator, image_ids_1N, [language_id], [ids])
-        return Score(
-            both_BN[0].tolist(),
-            text_1M[0].tolist(),
-            self.text_tokenizer.token_strings([*ids, TextTokenizer.eos_id]),
-            both_BN[1].tolist(),
+        language_id = self.text_tokenizer.language_id(
+            guess_language(text) if lang is None else lang
+        )
+        return score_pair(
+            self.generator, self.text_tokenizer, self.encode([image]), ids, language_id
         )
 
     def word_map(self, image: Picture, text: str) -> list[tuple[str, list[float]]]:
@@ -446,11 +332,11 @@ class Vilg:
             SettingError: one outside its range, or a decoder that this model has not.
         """
         settings = settings_with(self.model.sampling, **changes)
-        check(
+        require(
             settings.decoder is Decoder.TWO_STAGE or self.model.reconstructor is not None,
             "this model has no end-to-end decoder: train one, or take the two-stage decoder",
         )
         return settings
 
 
-__all__ = ["LANGUAGES", "Score", "SettingError", "Vilg"]
+__all__ = ["LANGUAGES", "DrawOptions", "Score", "SettingError", "Vilg"]

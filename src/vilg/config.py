@@ -12,23 +12,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vilg.errors import VilgError
+from vilg.errors import SettingError
+from vilg.errors import require as require
 
 Config = TypeVar("Config")
-
-
-class ConfigError(VilgError):
-    """A key or a value that the settings do not have."""
-
-
-def require(holds: bool, message: str) -> None:
-    """Refuse settings that cannot work; for the `__post_init__` of a settings class.
-
-    Raises:
-        ConfigError: with the message.
-    """
-    if not holds:
-        raise ConfigError(message)
+ConfigError = SettingError  # a run's settings and a drawing's are refused alike
 
 
 def later_key(default: Any) -> Any:

@@ -11,3 +11,13 @@ def how_to_install(extra: str) -> str:
         f"run `make install` in a clone of vilg, or pip install 'PLACE[{extra}]', "
         "where PLACE is the clone's folder or the wheel"
     )
+
+
+class SettingError(VilgError):
+    """A setting that there is not, or a value outside its range."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise `SettingError` with the message unless the condition holds."""
+    if not holds:
+        raise SettingError(message)

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from vilg.errors import VilgError
 
+Picture = Path | str | bytes | Image.Image
+
 WHITE = (255, 255, 255)
 BLACK = (0, 0, 0)
 
@@ -43,7 +45,7 @@ class ImageError(VilgError):
 
 
 def open_picture(
-    source: Path | str | bytes | Image.Image,
+    source: Picture,
     ground: tuple[int, int, int] = WHITE,
     name: str = "the given bytes",
 ) -> Image.Image:

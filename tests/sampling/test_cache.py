@@ -14,7 +14,8 @@ from vilg.model.generator import (
     text_to_image_layout,
 )
 from vilg.model.patterns import Pattern, decode_window, mask, paper_patterns
-from vilg.sampling.batches import cache_bytes, candidate_seeds, draw_in_batches, largest_batch
+from vilg.sampling.batches import cache_bytes, draw_in_batches, largest_batch
+from vilg.sampling.candidates import candidate_seeds
 from vilg.sampling.decode import DecodeState, decode_step, prefill
 from vilg.sampling.images import Kept, draw_images
 from vilg.text import TextTokenizer

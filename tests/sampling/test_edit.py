@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vilg.errors import SettingError
 from vilg.model.segments import Grid
 from vilg.sampling.edit import (
     cells_below,
@@ -14,7 +15,6 @@ from vilg.sampling.edit import (
     read_mask,
     share_of_cells,
 )
-from vilg.sampling.settings import SettingError
 
 GRID = Grid(4, 4)
 

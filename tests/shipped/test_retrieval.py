@@ -8,7 +8,7 @@ from vilg.api import Vilg
 from vilg.data.pictures import load_pictures
 from vilg.evaluation.judge import Judge
 from vilg.images import to_array
-from vilg.sampling.batches import candidate_seeds
+from vilg.sampling.candidates import candidate_seeds
 from vilg.sampling.rank import caption_scores
 from vilg.shipped import retrieval as drawing
 from vilg.shipped.likelihoods import shuffle_within

@@ -246,7 +246,7 @@ def image_to_text_log_probs(
     states_RMC = states_BTC[:, N:].unflatten(1, (num_texts, M)).flatten(0, 1)
     # Padding is left out before the head: a vocabulary of thousands makes its rows dear.
     logits_PV = generator.text_logits(states_RMC[valid_RM])
-    log_probs_RM = torch.zeros((R, M), device=device)
+    log_probs_RM = torch.zeros((R, M), dtype=torch.float32, device=device)
     log_probs_RM[valid_RM] = -F.cross_entropy(
         logits_PV.float(), labels_RM[valid_RM], reduction="none"
     )

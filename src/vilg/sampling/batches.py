@@ -8,7 +8,6 @@ from torch import Tensor
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator
 from vilg.model.patterns import decode_window
-from vilg.randomness import bits
 from vilg.sampling.images import Drawn, Kept, draw_images
 
 # Images drawn at once: enough to fill the cores. Their caches may take this many bytes.
@@ -17,12 +16,6 @@ CACHE_BYTES = 2 * 2**30
 
 # Called with the images that are finished, and image_ids_Bk of those under way.
 WatchBatch = Callable[[int, Tensor], None]
-
-
-def candidate_seeds(seed: int, best_of: int) -> list[int]:
-    """Return the seeds of a picture's candidates: its own first, so that best of 1 is the plain picture."""
-    others = range(1, best_of)
-    return [seed, *(int(bits(seed, "candidate", j)) for j in others)]
 
 
 def cache_bytes(generator: Generator) -> int:

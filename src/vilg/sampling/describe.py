@@ -5,15 +5,17 @@ Shape letters: N image tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypedDict
 
 from torch import Tensor
 
+from vilg.errors import require
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator
 from vilg.sampling.batches import LARGEST_BATCH
+from vilg.sampling.candidates import best
 from vilg.sampling.rank import image_scores
-from vilg.sampling.settings import check, check_count, seeds_from, settings_with
+from vilg.sampling.settings import count, number, seeds_from, settings_with, whole_number
 from vilg.sampling.texts import generate_texts, search_text
 
 _BEAM = 4  # captions that are looked for at a time, where several are wanted
@@ -58,50 +60,73 @@ class CaptionSettings:
     words: SamplingConfig
 
 
+class CaptionOptions(TypedDict, total=False):
+    """How captions are found.
+
+    Attributes:
+        seed: of drawn captions; caption i has seed `seed + i`; None is 0.
+        temperature: draw the words, 1 as the model has them; None takes the likeliest word each
+            time for one caption, and a beam's for several.
+        top_k, top_p: of drawn words; None leaves nothing out.
+        beam: how many captions are looked for at a time; None is 1 for one caption and at least 4
+            for several.
+        best_of: draw this many captions, at temperature 1 unless told otherwise, and return the `n`
+            that make the picture likeliest; 1 compares none.
+    """
+
+    seed: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    beam: int | None
+    best_of: int
+
+
 def caption_settings(
     n: int,
     *,
-    seed: int | None,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    beam: int | None,
-    best_of: int,
+    seed: int | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    beam: int | None = None,
+    best_of: int = 1,
 ) -> CaptionSettings:
     """Return what the options of `Vilg.caption` ask for together.
 
     Raises:
         SettingError: one outside its range, or some that make no sense together.
     """
-    check_count(n, "captions")
-    check_count(best_of, "candidates")
+    n, best_of = count(n, "captions"), count(best_of, "candidates")
+    if temperature is not None:
+        temperature = number(temperature, "temperature")
     is_drawn = temperature is not None or best_of > 1
     if beam is not None:
-        check_count(beam, "captions in a beam")
-        check(beam >= n, f"the beam must be at least {n}, the captions, not {beam}")
-        check(best_of == 1, "best-of draws captions: leave the beam out")
-        check(
+        beam = whole_number(beam, "the beam")
+        require(beam >= n, f"the beam must be at least {n}, the captions, not {beam}")
+        require(best_of == 1, "best-of draws captions: leave the beam out")
+        require(
             temperature is top_k is top_p is None,
             "a beam looks for the likeliest captions: leave temperature, top-k and top-p out",
         )
-    check(
+    require(
         best_of == 1 or best_of >= n, f"best-of must be at least {n}, the captions, not {best_of}"
     )
-    check(
+    require(
         is_drawn or (top_k is None and top_p is None),
         "top-k and top-p are for drawn captions: set a temperature",
     )
-    check(
+    require(
         is_drawn or seed is None,
         "a seed is for drawn captions: set a temperature, or leave it out for the likeliest",
     )
-    check(
+    require(
         temperature != 0 or max(n, best_of) == 1,
         "temperature 0 has one caption to give: leave it out, or set it above 0",
     )
     if not is_drawn and beam is None and n > 1:
         beam = max(n, _BEAM)
-    check(
+    require(
         beam is None or beam <= _WIDEST_BEAM,
         f"a beam has at most {_WIDEST_BEAM} captions, not {beam}",
     )
@@ -150,4 +175,4 @@ def caption_texts(
     if not settings.is_ranked:
         return texts
     scores_B = image_scores(generator, texts, image_ids_1N.expand(len(texts), -1))
-    return [texts[i] for i in scores_B.argsort(descending=True, stable=True)[:n]]
+    return [texts[i] for i in best(scores_B[None], n)]

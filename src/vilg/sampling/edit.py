@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from vilg.errors import require
+from vilg.images import BLACK, Picture, open_picture
 from vilg.model.segments import Grid
 from vilg.randomness import uniforms
-from vilg.sampling.settings import check
+from vilg.sampling.settings import number, whole_number
 
 
 def check_one_part(mask: object | None, first_row: int | None, share: float | None) -> None:
@@ -23,7 +25,34 @@ def check_one_part(mask: object | None, first_row: int | None, share: float | No
         SettingError: none or several of them.
     """
     given = [part is not None for part in (mask, first_row, share)]
-    check(sum(given) == 1, "say what to draw anew by one of a mask, a first row and a share")
+    require(sum(given) == 1, "say what to draw anew by one of a mask, a first row and a share")
+
+
+def redrawn(
+    picture: Image.Image,
+    mask: Picture | None,
+    first_row: int | None,
+    share: float | None,
+    seeds: Sequence[int],
+    grid: Grid,
+    size: int,
+) -> tuple[Tensor, list[NDArray[np.bool_]]]:
+    """Return redraw_GN, and on which pixels what is drawn is shown: one mask_YX a seed.
+
+    Raises:
+        ImageError: a mask that is no picture.
+        SettingError: not one part, or one outside its range.
+    """
+    check_one_part(mask, first_row, share)
+    if mask is not None:
+        mask_YX = read_mask(open_picture(mask, ground=BLACK), picture, size)
+        return masked_cells(mask_YX, grid).expand(len(seeds), -1), [mask_YX] * len(seeds)
+    if first_row is not None:
+        redraw_GN = cells_below(first_row, grid).expand(len(seeds), -1)
+    else:
+        assert share is not None
+        redraw_GN = share_of_cells(share, seeds, grid)
+    return redraw_GN, [pixels_of_cells(row_N, grid, size) for row_N in redraw_GN]
 
 
 def masked_cells(mask_YX: NDArray[np.bool_], grid: Grid) -> Tensor:
@@ -44,7 +73,8 @@ def cells_below(first_row: int, grid: Grid) -> Tensor:
     Raises:
         SettingError: no such row.
     """
-    check(
+    first_row = whole_number(first_row, "the first row to draw")
+    require(
         0 <= first_row < grid.height,
         f"the first row to draw must be 0 to {grid.height - 1}, not {first_row}",
     )
@@ -57,7 +87,8 @@ def share_of_cells(share: float, seeds: Sequence[int], grid: Grid) -> Tensor:
     Raises:
         SettingError: a share outside its range.
     """
-    check(
+    share = number(share, "the share of cells to draw anew")
+    require(
         0 < share <= 1, f"the share of cells to draw anew must be above 0, at most 1, not {share}"
     )
     cells = np.arange(grid.num_cells)
@@ -72,13 +103,13 @@ def read_mask(mask: Image.Image, picture: Image.Image, size: int) -> NDArray[np.
         SettingError: a mask of another size than the picture, all black, or all of whose white lies
             outside the square that the model sees.
     """
-    check(
+    require(
         mask.size == picture.size,
         f"the mask has {mask.width} x {mask.height} pixels and the picture {picture.width} x "
         f"{picture.height}: paint the mask over the picture itself",
     )
     white = mask.convert("L").point(lambda level: 255 if level >= 128 else 0)
-    check(
+    require(
         white.getbbox() is not None,
         "nothing in the mask is lighter than mid-grey (its lightest pixel is "
         f"{mask.convert('L').getextrema()[1]} of 255): paint white what is to be drawn anew",
@@ -86,7 +117,7 @@ def read_mask(mask: Image.Image, picture: Image.Image, size: int) -> NDArray[np.
     # The same crop as the picture's own. By averages, in floats: a thin stroke leaves a little.
     fitted = ImageOps.fit(white.convert("F"), (size, size), method=Image.Resampling.BOX)
     mask_YX = np.array(fitted) > 0
-    check(
+    require(
         bool(mask_YX.any()),
         "all that is white in the mask lies outside the square in the middle that the model sees",
     )

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from vilg.model.generator import (
     Generator,
+    image_to_text_log_probs,
     image_token_log_probs,
     text_to_image_layout,
+    text_to_image_log_probs,
 )
 from vilg.sampling.rank import rows_at_once
 from vilg.text import TextTokenizer
@@ -56,6 +58,25 @@ class Score:
     def gain(self) -> float:
         """Mean of `image_gains`."""
         return sum(self.image_gains) / len(self.image_gains)
+
+
+@torch.inference_mode()
+def score_pair(
+    generator: Generator,
+    tokenizer: TextTokenizer,
+    image_ids_1N: Tensor,
+    text: Sequence[int],
+    language_id: int,
+) -> Score:
+    """Return how likely a picture and a text make each other."""
+    both_BN = text_to_image_log_probs(generator, [text, []], image_ids_1N.repeat(2, 1))
+    text_1M, _ = image_to_text_log_probs(generator, image_ids_1N, [language_id], [text])
+    return Score(
+        both_BN[0].tolist(),
+        text_1M[0].tolist(),
+        tokenizer.token_strings([*text, TextTokenizer.eos_id]),
+        both_BN[1].tolist(),
+    )
 
 
 @torch.inference_mode()

@@ -1,22 +1,23 @@
 """Sampling settings: what may be asked for, and what holds where nothing is asked."""
 
-import math
+from collections.abc import Callable
 from dataclasses import fields, replace
 from numbers import Integral, Real
 from typing import Any, TypedDict, Unpack
 
-from vilg.errors import VilgError
+from PIL import Image
+
+from vilg.errors import require
 from vilg.model.defaults import Decoder, GuidanceSchedule, SamplingConfig
+from vilg.sampling.rank import Ranker
+
+Progress = Callable[[int, int], None]  # called with (tokens done, tokens in all)
+Preview = Callable[[list[Image.Image]], None]  # called with the pictures under way
 
 LARGEST_GUIDANCE = 100  # far beyond use, far from where logits overflow
-
-
 _NUMBERS = {"temperature", "top_p", "guidance"}
 _COUNTS = {"top_k", "best_of"}
-
-
-class SettingError(VilgError):
-    """A sampling setting outside its range."""
+_MOST = 10**6  # pictures, candidates, captions: more are a slip of the keyboard
 
 
 class Changes(TypedDict, total=False):
@@ -31,28 +32,66 @@ class Changes(TypedDict, total=False):
     best_of: int | None
 
 
-def check(holds: bool, message: str) -> None:
-    """Raise `SettingError` unless the condition holds."""
-    if not holds:
-        raise SettingError(message)
+class DrawOptions(Changes, total=False):
+    """How pictures are drawn: settings in place of the model's own, and who is told.
+
+    Attributes:
+        rank: chooses among the candidates of `best_of`; None asks the model itself how likely the
+            prompt is as a caption.
+        progress: called with (tokens done, tokens in all).
+        preview: called after every row of tokens with the pictures under way as they stand, by the
+            two-stage decoder, below white or the edited picture: some of those asked for, all candidates of each. An
+            exception raised in it stops the drawing.
+    """
+
+    rank: Ranker | None
+    progress: Progress | None
+    preview: Preview | None
 
 
-def check_count(count: int, what: str) -> None:
-    """Raise `SettingError` unless the count is a whole number of at least 1."""
-    whole = isinstance(count, Integral)
-    check(whole, f"the number of {what} must be a whole number, not {count!r}")
-    check(count >= 1, f"the number of {what} must be at least 1, not {count}")
+def whole_number(value: object, what: str) -> int:
+    """Return an integer, NumPy's too, as Python's own; True and 2.0 are none.
+
+    Raises:
+        SettingError: anything else.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    require(is_whole, f"{what} must be a whole number, not {value!r}")
+    return int(value)  # type: ignore[call-overload]
 
 
-def seeds_from(seed: int, count: int, what: str) -> range:
+def number(value: object, what: str) -> float:
+    """Return a number as Python's own; True is none, nor is infinity.
+
+    Raises:
+        SettingError: anything else.
+    """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    is_number = is_number and not abs(value) > 1e300  # type: ignore[arg-type]
+    require(is_number, f"{what} must be a number, not {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def count(value: object, what: str) -> int:
+    """Return how many of something are wanted.
+
+    Raises:
+        SettingError: no whole number, or one outside 1 to a million.
+    """
+    found = whole_number(value, f"the number of {what}")
+    require(found >= 1, f"the number of {what} must be at least 1, not {found}")
+    require(found <= _MOST, f"the number of {what} must be at most {_MOST}, not {found}")
+    return found
+
+
+def seeds_from(seed: object, num: object, what: str) -> range:
     """Return the seeds of so many results, one after the other.
 
     Raises:
         SettingError: none at all, or what is no whole number.
     """
-    check_count(count, what)
-    check(isinstance(seed, Integral), f"the seed must be a whole number, not {seed!r}")
-    return range(seed, seed + count)
+    first = whole_number(seed, "the seed")
+    return range(first, first + count(num, what))
 
 
 def settings_with(own: SamplingConfig, **changes: Unpack[Changes]) -> SamplingConfig:
@@ -66,37 +105,29 @@ def settings_with(own: SamplingConfig, **changes: Unpack[Changes]) -> SamplingCo
         others = (
             "rank, progress and preview are options of their own; precision is from_pretrained's"
         )
-        check(
+        require(
             name in names, f"no setting is called {name}; there are {', '.join(names)} ({others})"
         )
     given: dict[str, Any] = {name: x for name, x in changes.items() if x is not None}
-    for name in _NUMBERS & given.keys():
-        check(isinstance(given[name], Real), f"{name} must be a number, not {given[name]!r}")
-    for name in _COUNTS & given.keys():
-        check(
-            isinstance(given[name], Integral), f"{name} must be a whole number, not {given[name]!r}"
-        )
-    x = settings = replace(own, **given)
-    check(
-        x.temperature >= 0 and math.isfinite(x.temperature),
-        f"the temperature must be 0 or more, not {x.temperature}",
-    )
-    check(x.top_k is None or x.top_k >= 1, f"top-k must be at least 1, not {x.top_k}")
-    check(x.top_p is None or 0 < x.top_p <= 1, f"top-p must be above 0, at most 1, not {x.top_p}")
-    check(
+    for kind, those in ((number, _NUMBERS), (whole_number, _COUNTS)):
+        given |= {name: kind(given[name], name) for name in those & given.keys()}
+    x = replace(own, **given)
+    require(x.temperature >= 0, f"the temperature must be 0 or more, not {x.temperature}")
+    require(x.top_k is None or x.top_k >= 1, f"top-k must be at least 1, not {x.top_k}")
+    require(x.top_p is None or 0 < x.top_p <= 1, f"top-p must be above 0, at most 1, not {x.top_p}")
+    require(
         0 <= x.guidance <= LARGEST_GUIDANCE,
         f"the guidance must be 0 to {LARGEST_GUIDANCE}, not {x.guidance}",
     )
-    check(x.best_of >= 1, f"best-of must be at least 1, not {x.best_of}")
-    check(x.decoder in [*Decoder], f"the decoder must be {_or(Decoder)}, not {x.decoder}")
+    require(x.best_of >= 1, f"best-of must be at least 1, not {x.best_of}")
+    require(x.best_of <= _MOST, f"best-of must be at most {_MOST}, not {x.best_of}")
+    require(x.decoder in [*Decoder], f"the decoder must be {_or(Decoder)}, not {x.decoder}")
     schedule = x.guidance_schedule
-    check(
+    require(
         schedule in [*GuidanceSchedule],
         f"the guidance schedule must be {_or(GuidanceSchedule)}, not {schedule}",
     )
-    return replace(
-        settings, decoder=Decoder(x.decoder), guidance_schedule=GuidanceSchedule(schedule)
-    )
+    return replace(x, decoder=Decoder(x.decoder), guidance_schedule=GuidanceSchedule(schedule))
 
 
 def _or(names: type[Decoder] | type[GuidanceSchedule]) -> str:

@@ -30,8 +30,7 @@ from vilg.evaluation.judge import Judge
 from vilg.evaluation.likeness import unit
 from vilg.images import to_array
 from vilg.progress import in_batches
-from vilg.sampling.batches import candidate_seeds, draw_in_batches
-from vilg.sampling.rank import caption_scores
+from vilg.sampling.candidates import best, by_model, draw_candidates
 from vilg.shipped.likelihoods import shuffle_within
 from vilg.shipped.samples import Splits, encode_captions, positions_by_style
 from vilg.text import LANGUAGES
@@ -159,19 +158,17 @@ def _draw_best(
     """Return for each number of candidates the best one's pixels_SYX3 of every prompt."""
     max_text = vilg.generator.config.max_text
     texts = encode_captions(samples, lang, vilg.text_tokenizer, max_text)
-    language_id = vilg.text_tokenizer.language_id(lang)
-    settings, most = vilg.model.sampling, max(NUM_CANDIDATES)
-    best: dict[int, list[NDArray[np.uint8]]] = {num: [] for num in NUM_CANDIDATES}
+    languages = [vilg.text_tokenizer.language_id(lang)] * len(texts)
+    score = by_model(vilg.generator, texts, languages)
+    settings = dataclasses.replace(vilg.model.sampling, best_of=max(NUM_CANDIDATES))
+    made: dict[int, list[NDArray[np.uint8]]] = {num: [] for num in NUM_CANDIDATES}
     for part in in_batches(len(texts), 1, f"prompts drawn, {what}"):
-        (text,) = texts[part]
-        drawn = draw_in_batches(vilg.generator, [text], candidate_seeds(part.start, most), settings)
-        scores_N = caption_scores(
-            vilg.generator, drawn.image_ids_BN, [language_id] * most, [text] * most
-        )
+        drawn = draw_candidates(vilg.generator, texts[part], [part.start], settings)
+        scores_1N = score(part, drawn, None)[None]
         for num in NUM_CANDIDATES:
-            (picture,) = vilg.pictures(drawn.chosen([int(scores_N[:num].argmax())]))
-            best[num].append(to_array(picture))
-    return {num: np.stack(arrays) for num, arrays in best.items()}
+            (picture,) = vilg.pictures(drawn.chosen(best(scores_1N[:, :num])))
+            made[num].append(to_array(picture))
+    return {num: np.stack(arrays) for num, arrays in made.items()}
 
 
 def _ranks(
