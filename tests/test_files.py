@@ -1,5 +1,6 @@
 """Files are written whole or not at all."""
 
+import signal
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,3 +32,16 @@ def test_a_file_has_the_permissions_of_any_new_file_and_the_longest_name(tmp_pat
     write_whole(ours, "words")
     assert stat.S_IMODE(ours.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
     assert ours.read_text(encoding="utf-8") == "words"
+
+
+def test_ctrl_c_leaves_no_half_of_a_file(tmp_path: Path) -> None:
+    """The interrupt comes while the file is written: from a signal's handler, as Ctrl-C does."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            while True:
+                write_whole(tmp_path / "file", bytes(20_000_000))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["file"])

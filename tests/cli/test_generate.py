@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from tests.cli.conftest import Run, files_under, notes_of
 from tests.precisions import parameters
-from vilg.cli.output import picture_name, slug
+from vilg.cli.output import picture_name, read_notes, slug
 from vilg.images import contact_sheet, open_picture, to_array
 from vilg.model.defaults import Decoder
 from vilg.model.folder import load_model, save_model
@@ -238,3 +238,13 @@ def test_a_preview_ends_as_the_pictures(generate: Callable[..., list[Path]]) -> 
         to_array(open_picture("new/preview.png")),
         to_array(contact_sheet([[Image.fromarray(array) for array in drawn]])),
     )
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_a_damaged_picture_has_no_notes(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.avif"
+    Image.new("RGB", (2, 2)).save(path)
+    whole = path.read_bytes()
+    for place in range(60, 120):  # some are RuntimeErrors of the decoder
+        path.write_bytes(whole[:place] + b"\0" + whole[place + 1 :])
+        assert read_notes(path) == {}
