@@ -12,6 +12,7 @@ from PIL import Image
 from tests.precisions import parameters
 from tests.training.conftest import SMALL_GENERATOR, SMALL_VQGAN, VOCABULARY
 from vilg.api import SettingError, Vilg
+from vilg.errors import VilgWarning
 from vilg.images import ImageError, to_array, to_pictures
 from vilg.model.defaults import Decoder, SamplingConfig
 from vilg.model.folder import Model
@@ -545,3 +546,12 @@ def test_another_default_of_torch_changes_nothing(model: Model, picture: Image.I
         assert results() == expected
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_unknown_characters_are_warned_of_once(model: Model) -> None:
+    vilg = Vilg(model)
+    with pytest.warns(VilgWarning, match="vocabulary: 🍎い$") as warned:
+        vilg.generate("a🍎い", n=2, best_of=2)
+    assert len(warned) == 1 and warned[0].filename == __file__
+    with pytest.warns(VilgWarning, match="vocabulary: 🍎"):
+        vilg.score(Image.new("RGB", (6, 6)), "a🍎")

@@ -16,6 +16,7 @@ from vilg.text import (
     TextTokenizer,
     guess_language,
     normalise,
+    tidy,
     train_vocabulary,
 )
 
@@ -307,3 +308,30 @@ def test_words_are_what_a_reader_takes_for_words() -> None:
         assert [i for place in places for i in place] == list(range(len(ids)))
         found = [tokenizer.decode(ids[place.start : place.stop]).strip() for place in places]
         assert found == expected, found
+
+
+@pytest.mark.parametrize(
+    ("typed", "tidied"),
+    [
+        ("whale,flat style", "whale, flat style"),
+        ("  Whale ,  FLAT style", "whale, flat style"),
+        ("whale，flat style", "whale, flat style"),
+        ("鲸鱼, 扁平风格", "鲸鱼，扁平风格"),
+        ("鲸鱼,Noto风格", "鲸鱼，noto风格"),
+        ("蘋果， 三維風格", "苹果，三维风格"),
+        ("1,000 stars , 2, 3", "1,000 stars, 2, 3"),
+        ("whale, flat style", "whale, flat style"),
+        ("龘", "龘"),
+    ],
+)
+def test_how_a_prompt_was_typed_decides_nothing(typed: str, tidied: str) -> None:
+    alphabet = {*"苹果鲸鱼，三维扁平风格"}
+    assert tidy(typed, alphabet) == tidied
+    assert tidy(tidied, alphabet) == tidied
+
+
+def test_a_prompt_with_no_known_character_is_refused() -> None:
+    words = train_vocabulary(["苹果"], 0)
+    with pytest.raises(TextError, match="knows none of the characters of '🍎い'"):
+        words.tidy("🍎い")
+    assert words.tidy("🍎苹") == "🍎苹"

@@ -6,6 +6,7 @@ m.generate("green apple, 3D render", n=4, seed=7)[0].save("apple.png")
 m.caption("apple.png", lang="zh")
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self, Unpack
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vilg.errors import SettingError, require
+from vilg.errors import SettingError, VilgWarning, require
 from vilg.images import Picture, open_picture, square, to_array, to_pictures, to_pixels
 from vilg.model.defaults import Decoder, SamplingConfig
 from vilg.model.folder import Model, ModelError, find_model, load_model, save_model, weights_hash
@@ -147,6 +148,7 @@ class Vilg:
             require(told is None or callable(told), f"{name} must be a function, not {told!r}")
         seeds = [whole_number(seed, "the seed") for seed in seeds]
         texts = [self.encode_text(prompt) for prompt in prompts]
+        self._warn_of_unknown("".join(dict.fromkeys(prompts)))
         grid, N = self.generator.config.grid, settings.best_of
 
         def watch(num_finished: int, image_ids_Bk: Tensor) -> None:
@@ -248,6 +250,7 @@ class Vilg:
             ImageError, TextError: as `caption` and `generate` do.
         """
         ids = self.encode_text(text)
+        self._warn_of_unknown(text)
         language_id = self.text_tokenizer.language_id(
             guess_language(text) if lang is None else lang
         )
@@ -264,7 +267,7 @@ class Vilg:
             ImageError, TextError: as `caption` and `generate` do.
         """
         ids = self.encode_text(text)
-        places = self.text_tokenizer.words(text)
+        places = self.text_tokenizer.words(self.text_tokenizer.tidy(text))
         gains_WN = word_gains(self.generator, ids, places, self.encode([image])[0])
         names = [self.text_tokenizer.decode(ids[place.start : place.stop]) for place in places]
         return list(zip(names, gains_WN.tolist(), strict=True))
@@ -308,14 +311,24 @@ class Vilg:
             raws = [reconstructor(states_NC[None], grid) for states_NC in drawn.states_BNC]
             return [to_pictures(self.image_tokenizer.to_image(raw))[0] for raw in raws]
 
+    def unknown_characters(self, text: str) -> str:
+        """Return the characters of a prompt that the model knows by their bytes alone, each once."""
+        return "".join(self.text_tokenizer.in_bytes(self.text_tokenizer.tidy(text)))
+
+    def _warn_of_unknown(self, text: str) -> None:
+        if unknown := self.unknown_characters(text):
+            message = f"these characters are not in the model's vocabulary: {unknown}"
+            warnings.warn(message, VilgWarning, stacklevel=4)
+
     def encode_text(self, text: str) -> list[int]:
-        """Return the ids of a text.
+        """Return the ids of a text, `text.tidy` before.
 
         Raises:
-            TextError: an empty text, or one longer than the model reads.
+            TextError: an empty text, one of unknown characters only, or one longer than the model reads.
         """
         if not isinstance(text, str):
             raise TextError(f"a {type(text).__name__} is no text: give one text, in quotes")
+        text = self.text_tokenizer.tidy(text)
         ids = self.text_tokenizer.encode(text)
         # The caption of an image needs one place more, for its language or end token.
         longest = self.generator.config.max_text - 1

@@ -1,6 +1,10 @@
 """The one error family that users see: a sentence that says what is wrong and what to do."""
 
 
+class VilgWarning(UserWarning):
+    """Something that a caller should know of and that is no error; the command says it on stderr."""
+
+
 class VilgError(ValueError):
     """Bad input or a bad setting; the command line prints it as one line and exits with 2."""
 

@@ -11,7 +11,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Self
@@ -39,6 +39,7 @@ _UNIT = f"{_SPACE}?[{_LETTERS}]{{1,{_MAX_WORD}}}|{_SPACE}?[0-9]|."
 _WORD_START = re.compile(f"[{_LETTERS}0-9]")
 
 _CHINESE_PUNCTUATION = "、。〇〈〉《》「」『』【】〔〕！％（）＋，－．／：；？～￥·×–—‘’“”…"
+_COMMA = re.compile(r"\s*(?:(?<![0-9]),|,(?![0-9])|，)\s*")
 _LATIN_WORD = re.compile(f"[{_LETTERS}]{{2}}")
 _IDEOGRAPH = re.compile("[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
@@ -86,6 +87,28 @@ def normalise(text: str) -> str:
     """
     lowered = text.translate(_CLEANING).lower()
     return " ".join(unicodedata.normalize("NFC", lowered).split())
+
+
+def tidy(text: str, alphabet: Container[str]) -> str:
+    """Return a prompt as captions are written, so that how it was typed decides nothing.
+
+    1. `normalise`.
+    2. A comma, half or full width, with the white space round it, becomes "，" in a text with a Chinese
+       character and ", " in any other; a comma between two digits stays.
+    3. A Chinese character that the alphabet lacks becomes its simplified form (OpenCC's t2s, character by
+       character) where the alphabet has that.
+    """
+    text = normalise(text)
+    comma = "，" if guess_language(text) == "zh" else ", "
+    text = _COMMA.sub(comma, text).strip()
+    strangers = {c for c in text if c not in alphabet and _IDEOGRAPH.match(c)}
+    if strangers:
+        from opencc import OpenCC  # loads tables, and few prompts need them
+
+        convert = OpenCC("t2s").convert
+        simple = {c: convert(c) for c in strangers}
+        text = "".join(simple[c] if simple.get(c, "") in alphabet else c for c in text)
+    return text
 
 
 def guess_language(text: str) -> str:
@@ -172,6 +195,19 @@ class TextTokenizer:
         """Return the ids of a text, without special tokens."""
         ids: list[int] = self._encoding(text).ids
         return ids
+
+    def tidy(self, text: str) -> str:
+        """Return a prompt as captions are written (`tidy`), in this vocabulary's alphabet.
+
+        Raises:
+            TextError: none of its characters is in the alphabet, so that the model knows nothing of it.
+        """
+        tidied = tidy(text, self._letters)
+        if tidied and not self._letters.intersection(tidied):
+            raise TextError(
+                f"this model knows none of the characters of {text!r}: write other words"
+            )
+        return tidied
 
     def words(self, text: str) -> list[range]:
         """Return where the words of a text stand among its ids: a word's pieces, a character's bytes."""

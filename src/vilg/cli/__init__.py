@@ -9,10 +9,11 @@ Nothing heavy is imported before the arguments are understood, so that `--help` 
 import io
 import os
 import sys
+import warnings
 from typing import TextIO
 
 from vilg import __version__
-from vilg.errors import VilgError
+from vilg.errors import VilgError, VilgWarning
 
 _SUMMARY = """\
 Words to pictures and pictures to words, in Chinese and English, with one model.
@@ -60,8 +61,10 @@ def _run(argv: list[str]) -> int:
         verb = APP.cli(prog="vilg", description=_SUMMARY, args=argv)
     except SystemExit as stop:  # tyro has printed the help, or what is wrong with the arguments
         return stop.code if isinstance(stop.code, int) else 0
-    # Not inside tyro: it takes a ValueError, which every VilgError is, for a bad argument.
-    verb.run()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VilgWarning)  # the verbs say it in their own words
+        # Not inside tyro: it takes a ValueError, which every VilgError is, for a bad argument.
+        verb.run()
     return 0
 
 

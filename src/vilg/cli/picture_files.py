@@ -107,8 +107,6 @@ def check_prompts(model: Vilg, prompts: Sequence[str], say: Callable[[str], None
     Raises:
         TextError, PromptError: an empty or too long prompt.
     """
-    if unknown := "".join(model.text_tokenizer.in_bytes("".join(prompts))):
-        say(f"these characters are not in the model's vocabulary: {unknown}")
     for i, prompt in enumerate(prompts):
         try:
             model.encode_text(prompt)
@@ -116,6 +114,8 @@ def check_prompts(model: Vilg, prompts: Sequence[str], say: Callable[[str], None
             if len(prompts) == 1:
                 raise
             raise PromptError(f"prompt {i + 1}: {error}") from error
+    if unknown := model.unknown_characters("".join(prompts)):
+        say(f"these characters are not in the model's vocabulary: {unknown}")
 
 
 def check_preview(path: Path | None, jobs: Sequence[Order]) -> None:

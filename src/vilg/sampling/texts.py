@@ -85,8 +85,8 @@ def search_text(
     log_prob_W = torch.tensor([0.0] + [-torch.inf] * (beam - 1), device=device)
     ended: list[tuple[float, list[int]]] = []
     for k in range(length):
-        logits_WV = _native(generator.text_logits(states_WC).float(), foreign_V)
-        log_probs_WV = logits_WV.log_softmax(dim=-1)
+        log_probs_WV = generator.text_logits(states_WC).float().log_softmax(dim=-1)
+        log_probs_WV = _native(log_probs_WV, foreign_V)
         V = log_probs_WV.shape[1]
         best = (log_prob_W[:, None] + log_probs_WV).flatten().topk(min(2 * beam, beam * V))
         parent_X, token_X = best.indices // V, best.indices % V
