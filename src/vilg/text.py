@@ -163,7 +163,14 @@ class TextTokenizer:
             pieces = _in_id_order(ids)
         except OSError as error:
             raise TextError(f"Cannot read the tokenizer {path}: {error.strerror}.") from error
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             raise TextError(
                 f"{path} is not a text tokenizer of this package; "
                 "give the tokenizer.json that lies beside the model's weights."

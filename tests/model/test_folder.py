@@ -1,7 +1,10 @@
 """A model folder: what is saved is what is loaded, and damage is one clear line."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -310,7 +313,11 @@ def test_missing_or_damaged_weights_are_said(folder: Path, name: str) -> None:
 
 
 def test_weights_of_another_shape_are_said(folder: Path) -> None:
-    edit_config(folder, lambda values: values["generator"].update(width=16))
+    def widen(values: dict[str, Any]) -> None:
+        values["generator"].update(width=16)
+        del values["generator_fingerprint"]  # as before it came: the shapes still tell
+
+    edit_config(folder, widen)
     message = refusal(folder)
     assert "model.safetensors does not fit its config.json" in message
     assert "[" in message  # names the weight and both shapes
@@ -406,3 +413,95 @@ def test_keys_that_came_later_leave_earlier_files_as_they_were(original: Path) -
         load_model(SHIPPED).image_tokenizer.fingerprint()
         == read_config(SHIPPED).image_tokenizer_fingerprint
     )
+
+
+@pytest.mark.parametrize("change", [{"num_heads": 4}, {"patterns": ["dense"] * 4}])
+def test_settings_that_no_shape_tells_are_those_it_was_made_with(
+    folder: Path, change: dict[str, Any]
+) -> None:
+    edit_config(folder, lambda values: values["generator"].update(change))
+    assert "other settings than it was made with" in refusal(folder)
+
+
+def test_the_shipped_settings_are_signed_too() -> None:
+    config = read_config(SHIPPED)
+    assert config.generator is not None and config.generator_fingerprint is not None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("file", FILES[1:3])
+def test_weights_that_are_no_numbers_are_refused(folder: Path, file: str, value: float) -> None:
+    weights = load_file(folder / file)
+    name = next(name for name in weights if "decoder" in name or "image_head" in name)
+    weights[name].view(-1)[0] = value
+    save_file(weights, folder / file)
+    assert f"{name} has values that are no numbers" in refusal(folder)
+
+
+def test_weights_of_whole_numbers_are_refused(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value.int() for name, value in weights.items()}, folder / "model.safetensors")
+    assert "torch.int32" in refusal(folder)
+
+
+@pytest.mark.parametrize("value", [7e4, float("nan")])
+def test_a_weight_that_cannot_be_stored_is_said_before_anything_is_written(
+    tmp_path: Path, value: float
+) -> None:
+    model = toy()
+    assert model.generator is not None
+    with torch.no_grad():
+        model.generator.image_head.bias[0] = value
+    with pytest.raises(ModelError, match=r"image_head\.bias .* reaches .*lower optim\.peak_lr"):
+        save_model(tmp_path / "new", model)
+    assert not (tmp_path / "new").exists()
+
+
+def test_brackets_without_end_are_said(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+    assert "config.json is not JSON" in refusal(folder)
+    (folder / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(VilgError, match="is not a text tokenizer"):
+        TextTokenizer.from_file(folder / "tokenizer.json")
+
+
+def test_a_number_that_no_tensor_has_is_said(folder: Path) -> None:
+    def huge(values: dict[str, Any]) -> None:
+        values["image_tokenizer"]["latent_channels"] = 10**20
+
+    edit_config(folder, huge)
+    assert "describes no network" in refusal(folder)
+
+
+def test_shipped_models_have_names() -> None:
+    assert find_model("emoji-64") == SHIPPED
+    assert find_model("emoji-tokenizer").name == "emoji-tokenizer"
+    with pytest.raises(ModelError, match="shipped: emoji-64, emoji-tokenizer"):
+        find_model("emoji")
+
+
+def test_a_hub_that_cannot_be_asked_is_said_and_its_cache_is_used(
+    folder: Path, tmp_path: Path
+) -> None:
+    # The hub's library reads its settings as it is imported.
+    settings = {**os.environ, "HF_ENDPOINT": "hf-mirror.com", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    settings.pop("HF_HUB_OFFLINE", None)
+    code = """
+from vilg.errors import VilgError
+from vilg.model.folder import find_model
+for name in ("owner/absent", "owner/toy"):
+    try:
+        print(find_model(name))
+    except VilgError as error:
+        print(error)
+"""
+    cached = tmp_path / "hub" / "models--owner--toy"
+    shutil.copytree(folder, cached / "snapshots" / ("a" * 40))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("a" * 40)
+    made = subprocess.run(
+        [sys.executable, "-c", code], env=settings, text=True, stdout=-1, check=True
+    )
+    refused, found = made.stdout.splitlines()
+    assert "no model at owner/absent" in refused and "the hub says: Request URL" in refused
+    assert found == str(cached / "snapshots" / ("a" * 40))

@@ -2,11 +2,13 @@
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vilg.model.patterns import Pattern, mask, paper_patterns, window_offsets
+from vilg.model.patterns import Pattern, decode_window, mask, paper_patterns, window_offsets
 
 Cell = tuple[int, int]
 
@@ -158,3 +160,21 @@ def test_last_layer_is_convolutional_whatever_its_number() -> None:
         assert len(patterns) == num_layers
         assert patterns[-1] is Pattern.CONVOLUTION
         assert Pattern.CONVOLUTION not in patterns[:-1]
+
+
+@pytest.mark.parametrize("pattern", list(Pattern))
+def test_the_window_of_decoding_makes_no_matrix_of_cells(pattern: Pattern) -> None:
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal largest
+            made = func(*args, **(kwargs or {}))
+            largest = max(largest, made.numel() if isinstance(made, torch.Tensor) else 0)
+            return made
+
+    with Watch():
+        decode_window.__wrapped__(pattern, 31, 32)
+    assert largest <= 31 * 32

@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from vilg.config import ConfigError, from_dict, later_key, to_json
@@ -35,6 +33,7 @@ from vilg.model.reconstructor import Reconstructor
 from vilg.text import TextTokenizer
 from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
+from vilg.tokenizer.sources import SourceError, download, read_safetensors
 
 FORMAT_VERSION = 1
 WEIGHTS = ("image_tokenizer.safetensors", "model.safetensors", "reconstructor.safetensors")
@@ -54,6 +53,8 @@ class ModelConfig:
     """All that config.json says.
 
     Attributes:
+        generator_fingerprint: of the generator's settings, most of which no shape of a weight tells; a
+            folder that was written before it came has none and is believed.
         latin_words: pieces of Latin words that Chinese captions have too (`TextTokenizer.latin_words`).
         believed_from: mean log probability a token from which on a caption is believed; of pictures that the
             model knows nearly all have as much, of pictures without sense few. None believes all.
@@ -65,6 +66,7 @@ class ModelConfig:
     text_tokenizer_fingerprint: str | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     has_reconstructor: bool = later_key(False)
+    generator_fingerprint: str | None = later_key(None)
     latin_words: tuple[str, ...] = later_key(())
     believed_from: float | None = later_key(None)
     format_version: int = FORMAT_VERSION
@@ -84,7 +86,7 @@ class Model:
 
 
 def find_model(model: str | Path | None) -> Path:
-    """Return the folder of a model: a folder, a hub id "owner/name", or the shipped one for None.
+    """Return the folder of a model: a folder, a shipped one's name, a hub id "owner/name"; None is `SHIPPED`.
 
     Raises:
         ModelError: nothing of that name on disk or on the hub.
@@ -93,15 +95,18 @@ def find_model(model: str | Path | None) -> Path:
         return SHIPPED
     if (Path(model) / "config.json").is_file():
         return Path(model)
+    shipped = sorted(path.parent.name for path in SHIPPED.parent.glob("*/config.json"))
+    if str(model) in shipped:
+        return SHIPPED.parent / model
     if Path(model).exists() or str(model).count("/") != 1 or str(model)[0] in "./~":
-        raise ModelError(f"no model at {model}: name a folder with a config.json, or a hub id")
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=list(FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
         raise ModelError(
-            f"no model at {model}: not a folder here, and the hub says: {reason}"
-        ) from error
+            f"no model at {model}: name a folder with a config.json, a hub id, or one that is shipped: "
+            f"{', '.join(shipped)}"
+        )
+    try:
+        return download(str(model), list(FILES))
+    except SourceError as error:
+        raise ModelError(f"no model at {model}: not a folder here, and {error}") from error
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -115,7 +120,7 @@ def read_config(folder: Path) -> ModelConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from error
     version = values.get("format_version") if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
@@ -157,6 +162,11 @@ def load_model(folder: Path) -> Model:
         raise ModelError(
             f"{folder}: config.json gives the generator other tokens than its tokenizers"
         )
+    if config.generator_fingerprint not in (None, _fingerprint(config.generator)):
+        raise ModelError(
+            f"{folder}: config.json gives the generator other settings than it was made with: "
+            "take the config.json that came with its weights"
+        )
     generator, _ = _load(Generator, config.generator, folder / "model.safetensors")
     reconstructor = None
     if config.has_reconstructor:
@@ -188,16 +198,23 @@ def _load(
     try:
         with torch.device("meta"):
             module = build(config)
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise ModelError(f"config.json beside {path} describes no network: {error}") from error
+    # A number that no tensor can have is a TypeError, or a MemoryError.
+    except (ValueError, RuntimeError, ArithmeticError, TypeError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(f"config.json beside {path} describes no network: {reason}") from error
     try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"cannot read {path}: {error}") from error
+        weights = read_safetensors(path)
+    except SourceError as error:
+        raise ModelError(str(error)) from error
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            raise ModelError(f"{path}: {name} is {value.dtype}; weights are floating-point numbers")
+    state = {name: value.float() for name, value in weights.items()}
+    for name, value in state.items():
+        if not bool(value.isfinite().all()):
+            raise ModelError(f"{path}: {name} has values that are no numbers: get the file again")
     try:
-        module.load_state_dict(
-            {name: value.float() for name, value in weights.items()}, assign=True
-        )
+        module.load_state_dict(state, assign=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise ModelError(f"{path} does not fit its config.json: {' '.join(lines[1:3])}") from error
@@ -214,8 +231,17 @@ def save_model(folder: Path, model: Model) -> None:
     fingerprints are those of the rounded weights, which is what anybody will load.
 
     Raises:
-        ModelError: the files cannot be written.
+        ModelError: the files cannot be written, or a weight is no number or too large for its precision;
+            then nothing is.
     """
+    modules = zip(
+        WEIGHTS, (model.image_tokenizer, model.generator, model.reconstructor), strict=True
+    )
+    weights = {
+        file: _packed(module, getattr(module, "stored_as", torch.float16))
+        for file, module in modules
+        if module is not None
+    }
     rounded = copy.deepcopy(model.image_tokenizer).to(model.image_tokenizer.stored_as).float()
     config = ModelConfig(
         image_tokenizer=model.image_tokenizer.config,
@@ -226,13 +252,18 @@ def save_model(folder: Path, model: Model) -> None:
         else None,
         sampling=model.sampling,
         has_reconstructor=model.reconstructor is not None,
+        generator_fingerprint=_fingerprint(model.generator.config) if model.generator else None,
         latin_words=model.latin_words,
         believed_from=model.believed_from,
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
-            _write_model(Path(name), model, config)
+            for file, state in weights.items():
+                save_file(state, Path(name) / file)
+            if model.text_tokenizer is not None:
+                model.text_tokenizer.save(Path(name) / "tokenizer.json")
+            (Path(name) / "config.json").write_text(to_json(config), encoding="utf-8")
             # A folder without config.json is no model: it goes first and comes last, so that a
             # broken-off save is never taken for a model.
             for old in ("config.json", *WEIGHTS, "tokenizer.json"):
@@ -244,24 +275,21 @@ def save_model(folder: Path, model: Model) -> None:
         raise ModelError(f"cannot write the model to {folder}: {error}") from error
 
 
-def _write_model(folder: Path, model: Model, config: ModelConfig) -> None:
-    save_file(
-        _packed(model.image_tokenizer, model.image_tokenizer.stored_as),
-        folder / "image_tokenizer.safetensors",
-    )
-    if model.generator is not None:
-        assert model.text_tokenizer is not None
-        save_file(_packed(model.generator, torch.float16), folder / "model.safetensors")
-        model.text_tokenizer.save(folder / "tokenizer.json")
-    if model.reconstructor is not None:
-        save_file(_packed(model.reconstructor, torch.float16), folder / "reconstructor.safetensors")
-    (folder / "config.json").write_text(to_json(config), encoding="utf-8")
-
-
 def _packed(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    weights = {name: value.to(dtype).contiguous() for name, value in module.state_dict().items()}
-    assert all(bool(value.isfinite().all()) for value in weights.values()), f"no {dtype}"
+    state = module.state_dict()
+    weights = {name: value.to(dtype).contiguous() for name, value in state.items()}
+    for name, value in weights.items():
+        if not bool(value.isfinite().all()):
+            raise ModelError(
+                f"{name} of the {type(module).__name__} reaches {float(state[name].abs().max()):g} and is "
+                f"stored as numbers up to {torch.finfo(dtype).max:g}: "
+                "go on from an earlier checkpoint with a lower optim.peak_lr"
+            )
     return weights
+
+
+def _fingerprint(config: GeneratorConfig) -> str:
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:16]
 
 
 def weights_hash(folder: Path) -> str:

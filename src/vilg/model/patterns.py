@@ -97,23 +97,29 @@ class DecodeWindow:
 
 @lru_cache(maxsize=64)
 def decode_window(pattern: Pattern, height: int, width: int) -> DecodeWindow:
-    """Return the window of the causal form, read off `mask`.
+    """Return the window of the causal form: what `mask` lets through, cell by cell.
 
     Rows and the convolution keep a ring as long as they reach back: W + 1 and 5W + 6 cells. A column's
     keys lie n cells apart, so nothing is forgotten there; they are kept column by column.
     """
-    see_QN = mask(pattern, height, width, causal=True)
     cell = torch.arange(height * width, device="cpu")
+    back = {
+        Pattern.ROW: cell[: width + 1],
+        Pattern.COLUMN: cell[::width],
+        Pattern.CONVOLUTION: window_offsets(width),
+        Pattern.DENSE: cell,
+    }[pattern]
+    back = back[back < len(cell)]
     if pattern is Pattern.COLUMN:
         num_slots = height * width
         slot = cell % width * height + cell // width
     else:
-        num_slots = int((cell - see_QN.int().argmax(dim=1)).max()) + 1
+        num_slots = int(back.max()) + 1
         slot = cell % num_slots
-    reads = [_as_slice(slot[see].sort().values) for see in see_QN]
+    reads = [_as_slice(slot[i - back[back <= i]]) for i in range(len(cell))]
     return DecodeWindow(num_slots, tuple(slot.tolist()), tuple(reads))
 
 
 def _as_slice(slots: Tensor) -> slice | Tensor:
-    first, last = int(slots[0]), int(slots[-1])
-    return slice(first, last + 1) if last - first + 1 == len(slots) else slots
+    first, last = int(slots.min()), int(slots.max())
+    return slice(first, last + 1) if last - first + 1 == len(slots) else slots.sort().values

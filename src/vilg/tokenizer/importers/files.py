@@ -13,13 +13,10 @@ from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vilg.errors import VilgError
+from vilg.tokenizer.sources import SourceError, download, read_safetensors
 
 # The names that diffusers gives to the files of every model.
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -67,10 +64,9 @@ def _download(source: str) -> Path:
     prefix = f"{folder.rstrip('/')}/" if folder else ""
     files = [prefix + DIFFUSERS_WEIGHTS, prefix + DIFFUSERS_SETTINGS]
     try:
-        return Path(snapshot_download(f"{owner}/{name}", allow_patterns=files)) / folder
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no answer"
-        raise ImporterError(f"nothing at {source} here, and the hub says: {reason}") from error
+        return download(f"{owner}/{name}", files) / folder
+    except SourceError as error:
+        raise ImporterError(f"nothing at {source} here, and {error}") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -81,9 +77,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise ImporterError(f"cannot read {path}: {error}") from error
+            return read_safetensors(path)
+        except SourceError as error:
+            raise ImporterError(str(error)) from error
     content = _read_pickle(path)
     for holder in _HOLDERS:
         if isinstance(content, dict) and isinstance(content.get(holder), dict):
@@ -149,7 +145,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise ImporterError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, RecursionError, MemoryError, yaml.YAMLError) as error:
         reason = str(error).partition("\n")[0]
         raise ImporterError(f"{path} is neither JSON nor YAML: {reason}") from error
     if not isinstance(values, dict):
