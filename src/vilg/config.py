@@ -16,6 +16,8 @@ from vilg.errors import SettingError
 from vilg.errors import require as require
 
 Config = TypeVar("Config")
+_LARGEST = 2**63 - 1  # what a tensor's size, a seed and a step can be
+
 ConfigError = SettingError  # a run's settings and a drawing's are refused alike
 
 
@@ -88,6 +90,10 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{key} must be a list, not {value!r}")
         return tuple(_convert(arguments[0], item, key) for item in value)
+    if isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:  # NaN too
+        raise ConfigError(
+            f"{key} must be a number within 2^63, not {value if value != value else '...'}"
+        )
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(kind, type) and issubclass(kind, Enum):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.training.conftest import (
     JOBS,
@@ -233,4 +234,17 @@ def test_a_damaged_checkpoint_is_named(
         restore(tmp_path, state)
     path.unlink()
     with pytest.raises(CheckpointError, match="step-00000003"):
+        restore(tmp_path, state)
+
+
+@pytest.mark.parametrize("part", ["averages", "optimizer"])
+@pytest.mark.parametrize("content", [{}, {"foreign": torch.zeros(2)}], ids=["empty", "foreign"])
+def test_a_checkpoint_without_its_own_state_is_refused(
+    saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path, part: str, content: dict
+) -> None:
+    _, state = saved("generator")
+    if part == "optimizer" and content:
+        content = {"0.0.exp_avg": torch.zeros(2)}
+    save_file(content, tmp_path / "step-00000003" / f"{part}.safetensors")
+    with pytest.raises(CheckpointError, match=r"step-00000003 (has the averages|lacks the opt)"):
         restore(tmp_path, state)

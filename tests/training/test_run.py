@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from tests.training.conftest import (
     log_records,
 )
 from vilg.api import Vilg
-from vilg.config import ConfigError, from_dict, to_json
+from vilg.config import ConfigError, from_dict, override, to_json
 from vilg.data.pictures import load_pictures
 from vilg.data.shards import DataError, load_samples
 from vilg.errors import VilgError
@@ -755,3 +756,21 @@ def test_a_tokenizer_is_trained_on_any_folder_of_pictures(
         empty = replace(own, data=DataConfig(folder=tmp_path / "out" / "tokenizer" / "checkpoints"))
         quietly(Recipe(tokenizer=empty), tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("generator.max_text=4", "the model reads 3"),
+        ("generator.patterns=[]", "at least one layer"),
+        ("tokenizer.optim.peak_lr=-1", "peak_lr must be 0 or more"),
+        ("tokenizer.optim.peak_lr=NaN", "within 2^63"),
+        ("generator.optim.weight_decay=-1", "weight_decay must be 0 or more"),
+        ("tokenizer.loop.seed=99999999999999999999", "within 2^63"),
+        ("generator.width=100000000000000000000", "within 2^63"),
+    ],
+)
+def test_all_stages_are_checked_before_any_work(setting: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(VilgError, match=re.escape(said)):
+        run(override(RECIPES["emoji_cpu_tiny"](), [setting]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -262,7 +262,7 @@ def overfit_256() -> Recipe:
 def emoji_cpu_tiny() -> Recipe:
     """Both stages on fruit and vegetables in under 5 minutes on 2 cores: a first run, and a test.
 
-    Expected: t2i falls under 5, i2t under 2; the pictures are blots of the right colour.
+    Expected: t2i falls under 5, i2t under 2; the pictures are brownish blots.
     """
     data = DataConfig(folder=EMOJI, groups=("food-drink",), limit=256)
     return Recipe(

@@ -108,20 +108,39 @@ def restore(folder: Path, state: TrainState) -> None:
     except RuntimeError as error:
         reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise CheckpointError(f"{path} belongs to another model: {reason}") from error
+    shapes = {name: value.shape for name, value in averages.items()}
+    if shapes != {name: value.shape for name, value in state.averages.items()}:
+        raise CheckpointError(
+            f"{path} has the averages of another model: delete it, go on from before"
+        )
     for name, value in averages.items():
         state.averages[name].copy_(value)
     for turn, optimizer in enumerate(state.optimizers):
         prefix = f"{turn}."
         own = {key.removeprefix(prefix): v for key, v in moments.items() if key.startswith(prefix)}
-        _restore_optimizer(optimizer, own)
+        _restore_optimizer(optimizer, own, path, may_be_empty=turn > 0)
     state.step = step
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], path: Path, *, may_be_empty: bool
+) -> None:
+    """Take over the moments of every weight; only a turn that has not begun may have none."""
     saved: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():
         index, name = key.split(".", 1)
         saved.setdefault(int(index), {})[name] = value
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    fits = all(
+        0 <= index < len(weights) and own["exp_avg"].shape == weights[index].shape
+        for index, own in saved.items()
+        if "exp_avg" in own
+    )
+    complete = all({"exp_avg", "exp_avg_sq", "step"} <= own.keys() for own in saved.values())
+    if not (fits and complete and (saved or may_be_empty)):
+        raise CheckpointError(
+            f"{path} lacks the optimizer's state of this model: delete it, go on from before"
+        )
     values = optimizer.state_dict()
     values["state"] = saved
     optimizer.load_state_dict(values)

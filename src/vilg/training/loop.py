@@ -53,6 +53,7 @@ class LoopConfig:
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "log_every", "save_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        require(0 <= self.seed < 2**63, "seed must be from 0 to 2^63 - 1")
         require(self.show_every >= 0, "show_every must be 0 or more")
 
 

@@ -25,6 +25,8 @@ class OptimConfig:
     ema_decay: float = 0.999
 
     def __post_init__(self) -> None:
+        for name in ("peak_lr", "final_lr", "weight_decay"):
+            require(0 <= getattr(self, name) < math.inf, f"{name} must be 0 or more, and finite")
         require(len(self.betas) == 2, "betas must be two numbers")
         require(all(0 <= beta < 1 for beta in self.betas), "betas must be from 0 to under 1")
         require(0 <= self.ema_decay <= 1, "ema_decay must be from 0 to 1")

@@ -261,7 +261,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
 
     try:
         return _train_stages(recipe, out, log)
-    except VilgError:
+    except (VilgError, KeyboardInterrupt):
         # What fails before anything is saved leaves the folder free for the corrected command.
         stages = [out / stage for stage in ("tokenizer", "generator")]
         for stage in stages:
@@ -302,13 +302,17 @@ def _check_inputs(recipe: Recipe) -> None:
         if recipe.tokenizer.init is not None:
             _initial_tokenizer(recipe.tokenizer.init, recipe.tokenizer.model)
     if recipe.generator:
-        load_samples(recipe.generator.data.folder, TRAIN, recipe.generator.data.groups)
-        TextTokenizer.from_file(recipe.generator.vocabulary)
+        data = recipe.generator.data
+        samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
+        words = TextTokenizer.from_file(recipe.generator.vocabulary)
+        for sample in samples:  # before a tokenizer is trained for hours
+            tokenise_pair(sample, np.empty(0, np.uint16), words, recipe.generator.max_text)
         kind = (
             recipe.tokenizer.model
             if recipe.tokenizer
             else read_config(find_model(recipe.generator.image_tokenizer)).image_tokenizer
         )
+        recipe.generator.shape(kind, len(words))
         if recipe.generator.end_to_end is not None:
             check_fits(recipe.generator.end_to_end.loss, kind)
             recipe.generator.end_to_end.loss.perceptual_loss()
