@@ -91,9 +91,7 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
             raise ConfigError(f"{key} must be a list, not {value!r}")
         return tuple(_convert(arguments[0], item, key) for item in value)
     if isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:  # NaN too
-        raise ConfigError(
-            f"{key} must be a number within 2^63, not {value if value != value else '...'}"
-        )
+        raise ConfigError(f"{key} must be a number from -2^63 to 2^63")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(kind, type) and issubclass(kind, Enum):

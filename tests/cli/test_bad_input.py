@@ -155,7 +155,7 @@ BAD_INPUT = {
     "nothing to resume": ("train emoji_cpu --resume", "nothing to resume"),
     "file as run folder": ("train emoji_cpu --out taken", "taken"),
     "missing training data": ("data stats folder", "manifest.json"),
-    "demo without data": ("demo --model toy", "--data"),
+    "demo without data": ("demo --model toy --data folder", "--data"),
     "unknown suite": ("evaluate speed --model toy", "speed"),
     "import of nothing": ("import nowhere.ckpt --out new", "nowhere.ckpt"),
     "import from nowhere on the hub": ("import nobody/nothing --out new", "nobody/nothing"),

@@ -764,10 +764,10 @@ def test_a_tokenizer_is_trained_on_any_folder_of_pictures(
         ("generator.max_text=4", "the model reads 3"),
         ("generator.patterns=[]", "at least one layer"),
         ("tokenizer.optim.peak_lr=-1", "peak_lr must be 0 or more"),
-        ("tokenizer.optim.peak_lr=NaN", "within 2^63"),
+        ("tokenizer.optim.peak_lr=NaN", "from -2^63 to 2^63"),
         ("generator.optim.weight_decay=-1", "weight_decay must be 0 or more"),
-        ("tokenizer.loop.seed=99999999999999999999", "within 2^63"),
-        ("generator.width=100000000000000000000", "within 2^63"),
+        ("tokenizer.loop.seed=99999999999999999999", "from -2^63 to 2^63"),
+        ("generator.width=100000000000000000000", "from -2^63 to 2^63"),
     ],
 )
 def test_all_stages_are_checked_before_any_work(setting: str, said: str, tmp_path: Path) -> None:
