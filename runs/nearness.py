@@ -25,7 +25,7 @@ from vilg.progress import in_batches
 from vilg.shipped.emoji import EMOJI
 from vilg.shipped.reconstruction import psnr_db
 from vilg.shipped.samples import Settings, choose, read_splits
-from vilg.tokenizer.base import ImageTokenizer
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 
 Pictures = NDArray[np.uint8]  # arrays_SYX3
 Damage = Callable[[Pictures, Pictures], NDArray[np.floating]]  # of originals and reconstructions

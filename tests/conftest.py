@@ -34,12 +34,13 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from vilg.model.generator import Generator, GeneratorConfig
     from vilg.model.patterns import paper_patterns
     from vilg.text import TextTokenizer
-    from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
+    from vilg.tokenizer.image_tokenizer import ImageTokenizer
+    from vilg.tokenizer.vqgan import VQGANConfig
 
     text_tokenizer = TextTokenizer.from_file(EMOJI / "tokenizer.json")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        image_tokenizer = VQGAN(
+        image_tokenizer = ImageTokenizer(
             VQGANConfig(
                 image_size=32,
                 channels=8,

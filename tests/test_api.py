@@ -34,7 +34,7 @@ from vilg.sampling.precision import Precision
 from vilg.sampling.rank import caption_scores, image_scores
 from vilg.sampling.texts import generate_texts
 from vilg.text import TextError, TextTokenizer
-from vilg.tokenizer.vqgan import VQGAN
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 
 PROMPT = "红苹果"
 
@@ -43,7 +43,9 @@ PROMPT = "红苹果"
 def model() -> Model:
     """A model of random weights over 3x3 tokens, with a reconstructor that paints in earnest."""
     torch.manual_seed(0)
-    tokenizer = VQGAN(replace(SMALL_VQGAN, image_size=6, num_codes=12)).requires_grad_(False)
+    tokenizer = ImageTokenizer(replace(SMALL_VQGAN, image_size=6, num_codes=12)).requires_grad_(
+        False
+    )
     generator = Generator(SMALL_GENERATOR).requires_grad_(False)
     for weight in generator.parameters():
         weight.normal_(std=0.5)

@@ -32,10 +32,10 @@ from vilg.model.folder import (
 from vilg.model.generator import Generator, GeneratorConfig
 from vilg.model.patterns import Pattern
 from vilg.text import TextTokenizer
-from vilg.tokenizer.base import ImageTokenizer
-from vilg.tokenizer.dvae import DVAE, DVAEConfig
+from vilg.tokenizer.dvae import DVAEConfig
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.quantizers import QuantizerKind
-from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
+from vilg.tokenizer.vqgan import VQGANConfig
 
 IMAGE_TOKENIZER = VQGANConfig(
     image_size=8,
@@ -65,7 +65,7 @@ FILES = ["config.json", "image_tokenizer.safetensors", "model.safetensors", "tok
 
 def toy(seed: int = 0) -> Model:
     torch.manual_seed(seed)
-    return Model(VQGAN(IMAGE_TOKENIZER), Generator(GENERATOR), WORDS, SAMPLING)
+    return Model(ImageTokenizer(IMAGE_TOKENIZER), Generator(GENERATOR), WORDS, SAMPLING)
 
 
 @pytest.fixture(scope="module")
@@ -382,9 +382,9 @@ def test_other_settings_of_a_model_survive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "tokenizer",
     [
-        lambda: VQGAN(replace(IMAGE_TOKENIZER, quantizer=QuantizerKind.GUMBEL)),
-        lambda: VQGAN(replace(IMAGE_TOKENIZER, normalised=False)),
-        lambda: DVAE(
+        lambda: ImageTokenizer(replace(IMAGE_TOKENIZER, quantizer=QuantizerKind.GUMBEL)),
+        lambda: ImageTokenizer(replace(IMAGE_TOKENIZER, normalised=False)),
+        lambda: ImageTokenizer(
             DVAEConfig(image_size=16, channels=8, channel_multipliers=(1, 2), num_codes=9)
         ),
     ],

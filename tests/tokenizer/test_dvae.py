@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from vilg.config import ConfigError
-from vilg.tokenizer.dvae import DVAE, BottleneckBlock, DVAEConfig
+from vilg.tokenizer.dvae import BottleneckBlock, DVAEConfig
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 
 TINY = DVAEConfig(
     image_size=16, channels=8, channel_multipliers=(1, 2, 2), num_blocks=2, num_codes=24, code_dim=6
 )
 
 
-def build(config: DVAEConfig = TINY) -> DVAE:
+def build(config: DVAEConfig = TINY) -> ImageTokenizer:
     torch.manual_seed(0)
-    return DVAE(config)
+    return ImageTokenizer(config)
 
 
 def test_shapes() -> None:
@@ -49,7 +50,7 @@ def test_a_block_adds_four_convolutions_at_a_small_scale() -> None:
 def test_the_preset_is_dalle_s() -> None:
     config = DVAEConfig()
     with torch.device("meta"):
-        dvae = DVAE(config)
+        dvae = ImageTokenizer(config)
         pixels = torch.empty(1, 3, 256, 256)
     assert config.grid_size == 32 and config.widths == (256, 512, 1024, 2048)
     assert config.residual_scale == 1 / 64

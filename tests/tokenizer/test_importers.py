@@ -28,6 +28,7 @@ from tests.tokenizer.published import (
     taming_settings,
 )
 from vilg.model.folder import Model, load_model, read_config, save_model
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.importers import (
     FORMATS,
     Imported,
@@ -46,7 +47,7 @@ from vilg.tokenizer.importers.names import (
     rename,
 )
 from vilg.tokenizer.quantizers import QuantizerKind, VectorQuantizer
-from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
+from vilg.tokenizer.vqgan import VQGANConfig
 
 NO_PEERS = "diffusers is not installed: pip install -e '.[peers]'"
 
@@ -140,15 +141,15 @@ def pictures(side: int) -> Tensor:
     return coarse.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
 
 
-def reload(imported: Imported, folder: Path) -> VQGAN:
+def reload(imported: Imported, folder: Path) -> ImageTokenizer:
     """Take the way of `vilg import` to the disk and that of every verb back."""
     save_model(folder, Model(imported.build()))
-    vqgan = load_model(folder).image_tokenizer
-    assert isinstance(vqgan, VQGAN)
-    return vqgan
+    return load_model(folder).image_tokenizer
 
 
-def check_equal(vqgan: VQGAN, scores_BKHW: Tensor, decode: Callable[[Tensor], Tensor]) -> None:
+def check_equal(
+    vqgan: ImageTokenizer, scores_BKHW: Tensor, decode: Callable[[Tensor], Tensor]
+) -> None:
     """Compare tokens and pixels with those of a reference.
 
     Args:
@@ -303,7 +304,7 @@ def test_published_configurations_have_exactly_these_weights(name: str) -> None:
     assert imported.config == expected
     assert imported.left_out == ()
     with torch.device("meta"):
-        ours = VQGAN(expected).state_dict()
+        ours = ImageTokenizer(expected).state_dict()
     assert {name: value.shape for name, value in imported.state.items()} == {
         name: value.shape for name, value in ours.items()
     }
@@ -352,7 +353,7 @@ LAYOUTS: dict[str, tuple[Names, str]] = {
 }
 
 
-def exported(vqgan: VQGAN, names: Names) -> State:
+def exported(vqgan: ImageTokenizer, names: Names) -> State:
     """Return the weights under their names."""
     state = {}
     for ours, value in vqgan.state_dict().items():
@@ -366,7 +367,7 @@ def test_our_weights_come_back_from_their_names(layout: str) -> None:
     names, name = LAYOUTS[layout]
     network = case(name)
     torch.manual_seed(2)
-    vqgan = VQGAN(network.imported().config)
+    vqgan = ImageTokenizer(network.imported().config)
     state = exported(vqgan, names)
     theirs = network.state
     if names is DIFFUSERS_OLD:

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vilg.config import ConfigError
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.perceptual import PerceptualLoss, lite0_loss
 from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.refine import refine, refining_encoder
-from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
+from vilg.tokenizer.vqgan import VQGANConfig
 
 NUM_CODES, CELLS = 5, 4
 
@@ -29,7 +30,9 @@ class Halves(nn.Module):
 PERCEPTUAL = PerceptualLoss(Halves())
 
 
-def tokenizer_of(seed: int = 0, normalised: bool = True, num_codes: int = NUM_CODES) -> VQGAN:
+def tokenizer_of(
+    seed: int = 0, normalised: bool = True, num_codes: int = NUM_CODES
+) -> ImageTokenizer:
     """Random weights: its encoder knows nothing of its decoder, so that there is much to mend."""
     torch.manual_seed(seed)
     config = VQGANConfig(
@@ -44,10 +47,10 @@ def tokenizer_of(seed: int = 0, normalised: bool = True, num_codes: int = NUM_CO
         norm_groups=4,
         normalised=normalised,
     )
-    return VQGAN(config).eval().requires_grad_(False)
+    return ImageTokenizer(config).eval().requires_grad_(False)
 
 
-def pictures(tokenizer: VQGAN, num: int, seed: int = 1) -> Tensor:
+def pictures(tokenizer: ImageTokenizer, num: int, seed: int = 1) -> Tensor:
     """What the decoder makes of random tokens, a little changed: so there are good tokens for it."""
     generator = torch.Generator().manual_seed(seed)
     K = tokenizer.config.num_codes
@@ -56,14 +59,14 @@ def pictures(tokenizer: VQGAN, num: int, seed: int = 1) -> Tensor:
     return made + 0.02 * torch.randn(made.shape, generator=generator)
 
 
-def loss_by_hand(tokenizer: VQGAN, ids_BHW: Tensor, pixels_B3YX: Tensor) -> list[float]:
+def loss_by_hand(tokenizer: ImageTokenizer, ids_BHW: Tensor, pixels_B3YX: Tensor) -> list[float]:
     """Absolute and squared error, and the perceptual difference, picture by picture."""
     made = tokenizer.decode(ids_BHW)
     pairs = zip(made[:, None], pixels_B3YX[:, None], strict=True)
     return [float(F.l1_loss(a, b) + F.mse_loss(a, b) + PERCEPTUAL(a, b)) for a, b in pairs]
 
 
-def least_of_all(tokenizer: VQGAN, pixels_3YX: Tensor) -> float:
+def least_of_all(tokenizer: ImageTokenizer, pixels_3YX: Tensor) -> float:
     grids = torch.tensor([*itertools.product(range(NUM_CODES), repeat=CELLS)]).view(-1, 2, 2)
     return min(loss_by_hand(tokenizer, grids, pixels_3YX.expand(len(grids), -1, -1, -1)))
 
@@ -85,7 +88,7 @@ def test_refining_finds_most_of_what_all_grids_hold(normalised: bool) -> None:
     assert mean(after) - mean(least) < 0.5 * (mean(before) - mean(least))
 
 
-def by_hand(tokenizer: VQGAN, pixels_13YX: Tensor, num_steps: int) -> Tensor:
+def by_hand(tokenizer: ImageTokenizer, pixels_13YX: Tensor, num_steps: int) -> Tensor:
     """The search for one picture, with what counts and how fast written out once more."""
     codebook_KD = tokenizer.quantizer.codebook_KD
     z = F.normalize(tokenizer.encoder(pixels_13YX), dim=1).requires_grad_()
@@ -189,7 +192,7 @@ def test_lite0_refines_with_its_pooled_features() -> None:
 
 
 def test_likeliest_codes_cannot_be_refined() -> None:
-    tokenizer = VQGAN(replace(tokenizer_of().config, quantizer=QuantizerKind.GUMBEL))
+    tokenizer = ImageTokenizer(replace(tokenizer_of().config, quantizer=QuantizerKind.GUMBEL))
     with pytest.raises(ConfigError, match="only tokens that are nearest codes can be refined"):
         refine(tokenizer, torch.zeros(1, 3, 8, 8), PERCEPTUAL, 1)
     with pytest.raises(ConfigError, match="only tokens that are nearest codes can be refined"):

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from vilg.tokenizer.codebooks import CodebookAverages
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.quantizers import VectorQuantizer
-from vilg.tokenizer.vqgan import VQGAN, AttentionBlock, VQGANConfig
+from vilg.tokenizer.vqgan import AttentionBlock, VQGANConfig
 
 TINY = VQGANConfig(
     image_size=16,
@@ -36,12 +37,14 @@ CONFIGS = {
 }
 
 
-def build(config: VQGANConfig, seed: int = 0) -> VQGAN:
+def build(config: VQGANConfig, seed: int = 0) -> ImageTokenizer:
     torch.manual_seed(seed)
-    return VQGAN(config)
+    return ImageTokenizer(config)
 
 
-def reconstruct(vqgan: VQGAN, pixels_B3YX: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def reconstruct(
+    vqgan: ImageTokenizer, pixels_B3YX: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Send pictures through encoder, codes and decoder."""
     assert isinstance(vqgan.quantizer, VectorQuantizer)
     latent_BDHW = vqgan.encoder(pixels_B3YX)
@@ -151,7 +154,7 @@ def test_equal_neighbourhoods_have_equal_tokens_whatever_lies_beyond() -> None:
 def test_the_paper_preset_has_1024_tokens_of_8192_codes() -> None:
     config = VQGANConfig()
     with torch.device("meta"):
-        vqgan = VQGAN(config)
+        vqgan = ImageTokenizer(config)
         pixels_B3YX = torch.empty(1, 3, 256, 256)
     assert (config.grid_size, config.num_codes) == (32, 8192)
     assert vqgan.quantizer.codebook_KD.shape == (8192, 256)

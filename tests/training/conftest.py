@@ -19,10 +19,10 @@ from vilg.images import to_array
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import paper_patterns
 from vilg.text import TextTokenizer
-from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
 from vilg.tokenizer.dvae import DVAEConfig
+from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.augment import AugmentConfig
@@ -138,7 +138,7 @@ def reconstructing(
     """A reconstructor of 6x6 pixels from the states of 3x3 tokens."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        tokenizer = build_tokenizer(config)
+        tokenizer = ImageTokenizer(config)
     settings = EndToEndConfig(loss=loss, detach_states=detach_states)
     return EndToEnd(settings, SMALL_GENERATOR, tokenizer, toy_pictures(), seed=3)
 
@@ -153,7 +153,7 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
         pictures = toy_pictures(16)
         with torch.random.fork_rng():
             torch.manual_seed(2)
-            init = build_tokenizer(SMALL_VQGAN)
+            init = ImageTokenizer(SMALL_VQGAN)
         refined = (
             np.array([1, 4, 5]),
             np.random.default_rng(1).integers(0, 32, (3, 8, 8), np.uint16),

@@ -39,7 +39,7 @@ from vilg.images import contact_sheet, to_array
 from vilg.model.generator import image_token_log_probs, text_to_image_states
 from vilg.model.segments import Grid
 from vilg.text import LANGUAGES
-from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
+from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.training.end_to_end import EndToEnd, EndToEndConfig
 from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig
 from vilg.training.loop import LoopConfig, take_turn
@@ -352,7 +352,7 @@ def test_people_are_shown_what_the_states_paint(kind: str) -> None:
 def test_a_loss_that_is_not_the_tokenizer_s_is_refused() -> None:
     pictures = np.zeros((7, 6, 6, 3), dtype=np.uint8)
     for kind, other in (("vqgan", "dvae"), ("dvae", "vqgan")):
-        settings, tokenizer = EndToEndConfig(loss=KINDS[other][1]), build_tokenizer(KINDS[kind][0])
+        settings, tokenizer = EndToEndConfig(loss=KINDS[other][1]), ImageTokenizer(KINDS[kind][0])
         with pytest.raises(ConfigError, match="logit_laplace"):
             EndToEnd(settings, SMALL_GENERATOR, tokenizer, pictures, 0)
 
@@ -370,7 +370,7 @@ def test_what_a_reconstructor_cannot_learn_from_is_refused(
 ) -> None:
     config: TokenizerConfig = KINDS["vqgan"][0]
     pictures = np.zeros((7, 6, 6, 3), dtype=np.uint8)
-    e2e = EndToEnd(EndToEndConfig(), SMALL_GENERATOR, build_tokenizer(config), pictures, 0)
+    e2e = EndToEnd(EndToEndConfig(), SMALL_GENERATOR, ImageTokenizer(config), pictures, 0)
     loss = replace(PLAIN, **settings)
     with pytest.raises(ConfigError, match=message):
         GeneratorJob(SMALL_GENERATOR, loss, LOOP, toy_pairs(7), VOCABULARY, draw_tokens, e2e)
@@ -382,7 +382,7 @@ def test_a_dvae_has_no_discriminator() -> None:
     pictures = np.zeros((7, 6, 6, 3), dtype=np.uint8)
     with pytest.raises(ConfigError, match="no adversarial term"):
         EndToEnd(
-            EndToEndConfig(loss=adversarial), SMALL_GENERATOR, build_tokenizer(config), pictures, 0
+            EndToEndConfig(loss=adversarial), SMALL_GENERATOR, ImageTokenizer(config), pictures, 0
         )
 
 

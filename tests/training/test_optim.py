@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tests.training.conftest import SMALL_GENERATOR, SMALL_VQGAN
 from vilg.model.generator import Generator
-from vilg.tokenizer.vqgan import VQGAN
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.training.optim import OptimConfig, build_optimizer, learning_rate, update_ema
 
 CONFIG = OptimConfig(peak_lr=1.0, final_lr=0.2, warmup_steps=4)
@@ -34,7 +34,7 @@ def test_runs_too_short_for_their_schedule_have_a_rate() -> None:
     assert learning_rate(CONFIG, 40, 15) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("module", [Generator(SMALL_GENERATOR), VQGAN(SMALL_VQGAN)])
+@pytest.mark.parametrize("module", [Generator(SMALL_GENERATOR), ImageTokenizer(SMALL_VQGAN)])
 def test_norms_biases_and_embeddings_are_not_decayed(module: nn.Module) -> None:
     kinds = {
         f"{name}.{which}": isinstance(part, nn.Linear | nn.Conv2d) and which == "weight"

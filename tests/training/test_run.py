@@ -41,9 +41,9 @@ from vilg.shipped.recipes import RECIPES
 from vilg.text import TextTokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
-from vilg.tokenizer.dvae import DVAE, DVAEConfig
+from vilg.tokenizer.dvae import DVAEConfig
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.tokens import refined_tokens
-from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.end_to_end import EndToEndConfig
@@ -486,7 +486,7 @@ def narrower(model: Model) -> Model:
 
 
 def other_codes(model: Model) -> Model:
-    return replace(model, image_tokenizer=VQGAN(model.image_tokenizer.config))
+    return replace(model, image_tokenizer=ImageTokenizer(model.image_tokenizer.config))
 
 
 def other_words(model: Model) -> Model:
@@ -721,7 +721,7 @@ def test_a_dvae_lends_its_tokens_to_a_generator(finished: Finished, tmp_path: Pa
     )
     folder = quietly(Recipe(tokenizer=dvae, generator=generator), tmp_path / "out")
     model = load_model(folder)
-    assert isinstance(model.image_tokenizer, DVAE) and model.generator is not None
+    assert isinstance(model.image_tokenizer.config, DVAEConfig) and model.generator is not None
     assert model.generator.config.num_codes == 16
     pixels = torch.rand(1, 3, 16, 16) * 2 - 1
     ids = model.image_tokenizer.encode(pixels).flatten(1)

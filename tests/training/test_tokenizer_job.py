@@ -27,8 +27,8 @@ from vilg.images import to_pixels
 from vilg.shipped.recipes import emoji_dvae
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.dvae import DVAEConfig
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.losses import adaptive_weight, logit_laplace_loss
-from vilg.tokenizer.vqgan import VQGAN
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.loop import LoopConfig, Turn, take_turn, train
 from vilg.training.optim import build_optimizer, learning_rate
@@ -251,7 +251,7 @@ def test_a_decoder_sees_refined_tokens_and_their_pictures_as_they_are() -> None:
     torch.manual_seed(0)
     job = DecoderJob(
         SMALL_VQGAN, PictureLossConfig(), CodebookConfig(), moves, LOOP, pictures, pictures[:1],
-        init=VQGAN(SMALL_VQGAN), refined=(chosen, refined_RHW),
+        init=ImageTokenizer(SMALL_VQGAN), refined=(chosen, refined_RHW),
     )  # fmt: skip
     lookup, decode_codes = job.tokenizer.quantizer.lookup, job.tokenizer.decode_codes
     codes: list[Tensor] = []

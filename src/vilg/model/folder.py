@@ -31,8 +31,7 @@ from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator, GeneratorConfig
 from vilg.model.reconstructor import Reconstructor
 from vilg.text import TextTokenizer
-from vilg.tokenizer.base import ImageTokenizer
-from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
+from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.tokenizer.sources import SourceError, download, read_safetensors
 
 FORMAT_VERSION = 1
@@ -142,7 +141,7 @@ def load_model(folder: Path) -> Model:
     """
     config = read_config(folder)
     image_tokenizer, stored_as = _load(
-        build_tokenizer, config.image_tokenizer, folder / "image_tokenizer.safetensors"
+        ImageTokenizer, config.image_tokenizer, folder / "image_tokenizer.safetensors"
     )
     image_tokenizer.stored_as = stored_as
     found = image_tokenizer.fingerprint()
@@ -172,7 +171,7 @@ def load_model(folder: Path) -> Model:
     if config.has_reconstructor:
         width = config.generator.width
         reconstructor, _ = _load(
-            lambda settings: Reconstructor(width, build_tokenizer(settings)),
+            lambda settings: Reconstructor(width, ImageTokenizer(settings)),
             config.image_tokenizer,
             folder / "reconstructor.safetensors",
         )

@@ -15,7 +15,7 @@ import copy
 from torch import Tensor, nn
 
 from vilg.model.segments import Grid
-from vilg.tokenizer.base import ImageTokenizer
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 
 
 class Reconstructor(nn.Module):

@@ -37,7 +37,7 @@ from vilg.evaluation.likeness import finds_original, kernel_distance
 from vilg.images import batch_of, contact_sheet, to_arrays, to_pictures, to_pixels
 from vilg.progress import in_batches
 from vilg.shipped.samples import Splits, positions_by_style
-from vilg.tokenizer.base import ImageTokenizer
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.refine import Encoder
 
 # Identical pictures have infinite PSNR: they count as this, and so does anything above it. One byte

@@ -10,13 +10,11 @@ Shape letters: B batch, C channels, D code dimension, H W cells of the grid, K c
 from collections import OrderedDict
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from vilg.config import require
-from vilg.tokenizer.base import ImageTokenizer, TokenizerKind
 from vilg.tokenizer.losses import from_unit_interval
-from vilg.tokenizer.quantizers import GumbelQuantizer
+from vilg.tokenizer.quantizers import GumbelQuantizer, Quantizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +34,10 @@ class DVAEConfig:
     num_blocks: int = 2
     num_codes: int = 8192
     code_dim: int = 128
-    kind: TokenizerKind = TokenizerKind.DVAE
+    kind: str = "dvae"
 
     def __post_init__(self) -> None:
-        require(self.kind is TokenizerKind.DVAE, "kind must be dvae for these settings")
+        require(self.kind == "dvae", "kind must be dvae for these settings")
         require(bool(self.channel_multipliers), "channel_multipliers must not be empty")
         factor = 2 ** (len(self.channel_multipliers) - 1)
         require(
@@ -128,19 +126,13 @@ def build_decoder(config: DVAEConfig) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-class DVAE(ImageTokenizer):
-    """Encoder, codes and decoder of the settings."""
+def build(config: DVAEConfig) -> tuple[nn.Module, Quantizer, nn.Module]:
+    """Return encoder, codes and decoder with initial weights."""
+    encoder = build_encoder(config)
+    quantizer = GumbelQuantizer(config.num_codes, config.code_dim, in_dim=None)
+    return encoder, quantizer, build_decoder(config)
 
-    config: DVAEConfig
 
-    def __init__(self, config: DVAEConfig):
-        super().__init__()
-        self.config = config
-        self.encoder = build_encoder(config)
-        self.quantizer = GumbelQuantizer(config.num_codes, config.code_dim, in_dim=None)
-        self.decoder = build_decoder(config)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def to_image(self, raw_B6YX: Tensor) -> Tensor:
-        """Return the pixels at the distribution's location."""
-        return from_unit_interval(raw_B6YX[:, :3].sigmoid())
+def to_image(raw_B6YX: Tensor) -> Tensor:
+    """Return the pixels at the distribution's location."""
+    return from_unit_interval(raw_B6YX[:, :3].sigmoid())

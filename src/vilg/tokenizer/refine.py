@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from vilg.config import ConfigError
-from vilg.tokenizer.base import ImageTokenizer
 from vilg.tokenizer.codebooks import cosine_schedule
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.perceptual import (
     LITE0,
     LITE0_POOLED_SIDE,

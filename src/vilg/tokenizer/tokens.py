@@ -12,7 +12,7 @@ from vilg.data.pictures import load_pictures
 from vilg.data.shards import Sample
 from vilg.images import batch_of, to_pixels
 from vilg.progress import in_batches
-from vilg.tokenizer.base import ImageTokenizer
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.refine import refining_encoder
 
 

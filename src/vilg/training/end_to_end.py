@@ -15,7 +15,7 @@ from torch import Tensor
 from vilg.images import to_pictures, to_pixels
 from vilg.model.generator import GeneratorConfig
 from vilg.model.reconstructor import Reconstructor
-from vilg.tokenizer.base import ImageTokenizer
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.training.picture_loss import PictureLoss, PictureLossConfig, check_fits
 
 

@@ -16,7 +16,7 @@ from vilg.data.shards import Sample, list_splits, load_samples
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
 from vilg.errors import VilgError
 from vilg.images import to_pixels
-from vilg.tokenizer.base import ImageTokenizer
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.training.augment import AugmentConfig, augment
 
 TRAIN = "train"

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from vilg.config import require
 from vilg.parallel import mean_over_processes
-from vilg.tokenizer.build import TokenizerConfig
 from vilg.tokenizer.discriminator import DiscriminatorConfig, PatchDiscriminator
 from vilg.tokenizer.dvae import DVAEConfig
+from vilg.tokenizer.image_tokenizer import TokenizerConfig
 from vilg.tokenizer.losses import (
     adaptive_weight,
     discriminator_hinge_loss,

@@ -34,9 +34,8 @@ from vilg.model.folder import Model, find_model, load_model, read_config, save_m
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import Pattern
 from vilg.text import TextTokenizer
-from vilg.tokenizer.base import ImageTokenizer
-from vilg.tokenizer.build import TokenizerConfig
 from vilg.tokenizer.codebooks import CodebookConfig
+from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.tokenizer.perceptual import lite0_loss
 from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.refine import search_id

@@ -13,9 +13,8 @@ from vilg.data.order import batch_ids
 from vilg.images import contact_sheet, to_pictures, to_pixels
 from vilg.parallel import own_share
 from vilg.randomness import uniforms
-from vilg.tokenizer.base import ImageTokenizer
-from vilg.tokenizer.build import TokenizerConfig, build_tokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining, Quantized
+from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.loop import LoopConfig, Turn
 from vilg.training.picture_loss import (
@@ -53,7 +52,7 @@ class TokenizerJob:
         check_fits(loss, config)
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(loop.seed)
-            self.tokenizer = build_tokenizer(config)
+            self.tokenizer = ImageTokenizer(config)
             if init is not None:
                 self.tokenizer.load_state_dict(init.state_dict())
             self.codebook = CodebookTraining(self.tokenizer.quantizer, codebook, loop.seed)

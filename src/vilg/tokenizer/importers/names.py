@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.importers.files import ImporterError
 from vilg.tokenizer.quantizers import QuantizerKind
-from vilg.tokenizer.vqgan import VQGAN, VQGANConfig
+from vilg.tokenizer.vqgan import VQGANConfig
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Imported:
     state: dict[str, Tensor]
     left_out: tuple[str, ...]
 
-    def build(self) -> VQGAN:
+    def build(self) -> ImageTokenizer:
         """Return the network, ready to compute and to be saved without rounding its weights.
 
         Raises:
@@ -174,7 +175,7 @@ class Imported:
                 f"{_some(broken)}; take an earlier checkpoint"
             )
         with torch.device("meta"):
-            vqgan = VQGAN(self.config)
+            vqgan = ImageTokenizer(self.config)
         vqgan.load_state_dict(self.state, assign=True)
         vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         vqgan.stored_as = torch.float32
@@ -188,7 +189,7 @@ def rename(state: Mapping[str, Tensor], config: VQGANConfig, names: Names) -> Im
         ImporterError: weights are missing, left over or of another shape; the line names them.
     """
     with torch.device("meta"):
-        expected = VQGAN(config).state_dict()
+        expected = ImageTokenizer(config).state_dict()
     renamed: dict[str, Tensor] = {}
     used: set[str] = set()
     missing: list[str] = []
