@@ -13,7 +13,7 @@ from vilg.config import ConfigError, from_dict, later_key, override, to_json
 from vilg.errors import VilgError
 from vilg.model.patterns import Pattern
 from vilg.shipped.recipes import RECIPES
-from vilg.training.run import Recipe
+from vilg.training.settings import Recipe
 
 
 class Colour(StrEnum):

@@ -223,6 +223,10 @@ def test_a_trained_model_draws_and_a_full_disk_is_one_line(run: Run, toy_data: P
 
     again = run(*command)
     assert again.status == 2 and "--resume" in again.err
+    resumed = run("train", "emoji_cpu_tiny", "--resume")  # with the run's own settings
+    assert (resumed.status, resumed.out) == (0, result.out)
+    repeated = run(*command, "--resume")
+    assert (repeated.status, repeated.out) == (0, result.out)
     with full_disk(after=100_000):
         full = run(*command, "--out", "other")
     assert full.status == 2

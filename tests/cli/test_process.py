@@ -182,3 +182,29 @@ def test_the_help_of_evaluate_says_what_each_suite_measures(run: Run) -> None:
     shown = " ".join(run("evaluate", "--help").out.replace("│", " ").split())
     for suite in SUITES:
         assert re.search(rf"{suite}: \w+", shown)
+
+
+@pytest.mark.parametrize("save_every", [1, 1000])
+def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path, save_every: int) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "photos" / "red.png")
+    settings = ("data.folder=photos", "loop.num_steps=100000", "loop.batch_size=1")
+    every = ("loop.log_every=1", f"loop.save_every={save_every}")
+    changes = [f"tokenizer.{setting}" for setting in settings + every]
+    command = [VILG, "train", "picture_tokenizer", "--set", *changes]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step 2/"):
+                break
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait() == 130
+    assert said.splitlines()[-1] == "vilg: interrupted"
+    run = Path("runs/picture_tokenizer")
+    if save_every == 1:
+        assert f"vilg train picture_tokenizer --resume --out {run}\n" in said
+    else:
+        assert f"{run} is free" in said
+    assert (tmp_path / run / "config.json").exists() == (save_every == 1)

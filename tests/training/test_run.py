@@ -48,11 +48,13 @@ from vilg.training.augment import AugmentConfig, augment
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.end_to_end import EndToEndConfig
 from vilg.training.generator_job import GeneratorLossConfig
-from vilg.training.inputs import DataConfig, RunError, moved_tokens, read_pictures
+from vilg.training.inputs import DataConfig, moved_tokens, read_pictures
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
-from vilg.training.run import GeneratorRun, Recipe, TokenizerRun, run
+from vilg.training.run import run
+from vilg.training.run_folder import RunError, held, read_recipe
+from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
 
 FRUIT = ("apple", "pear", "plum", "fig", "lime")
 FLAGS = ("red flag", "blue flag")
@@ -282,8 +284,45 @@ def test_a_folder_in_use_is_left_alone(finished: Finished, out: Path) -> None:
 def test_other_settings_do_not_resume(finished: Finished, out: Path) -> None:
     before = contents(out)
     longer = replace(finished.recipe.generator, loop=LoopConfig(num_steps=7, batch_size=4))
-    with pytest.raises(RunError, match="differs from these settings"):
+    with pytest.raises(RunError, match=r"generator was begun with generator\.loop\.num_steps=6"):
         quietly(replace(finished.recipe, generator=longer), out, resume=True)
+    assert contents(out) == before
+
+
+def test_what_a_stage_was_made_with_is_told_by_what_it_left(finished: Finished, out: Path) -> None:
+    """Not by its checkpoints, which may be thrown away, nor by the last settings that were tried."""
+    shutil.rmtree(out / "tokenizer" / "checkpoints")
+    shutil.rmtree(out / "generator")
+    before = contents(out)
+    with pytest.raises(RunError, match=r"tokenizer was begun with tokenizer\.model\.num_codes=32"):
+        quietly(override(finished.recipe, ["tokenizer.model.num_codes=16"]), out, resume=True)
+    assert contents(out) == before
+    with pytest.raises(VilgError, match="max_text"):
+        quietly(override(finished.recipe, ["generator.max_text=4"]), out, resume=True)
+    assert contents(out) == before
+    assert read_recipe(out) == finished.recipe
+
+
+def test_settings_of_a_stage_that_saved_nothing_may_change(finished: Finished, out: Path) -> None:
+    for place in ("model", "checkpoints"):
+        shutil.rmtree(out / "generator" / place)
+    tokenizer = contents(out / "tokenizer")
+    narrow = override(finished.recipe, ["generator.width=8", "generator.data.limit=4"])
+    model = load_model(quietly(narrow, out, resume=True))
+    assert model.generator is not None and model.generator.config.width == 8
+    assert np.load(out / "generator" / "tokens" / "tokens.npy").shape == (4, 16)
+    assert contents(out / "tokenizer") == tokenizer
+    assert read_recipe(out) == narrow
+    with pytest.raises(RunError, match=r"generator\.data\.limit=4"):
+        quietly(finished.recipe, out, resume=True)
+
+
+def test_two_runs_do_not_share_a_folder(finished: Finished, out: Path) -> None:
+    before = contents(out)
+    with held(out), pytest.raises(RunError, match="another run is at work"):
+        quietly(finished.recipe, out, resume=True)
+    (out / "lock").touch()  # as a killed run leaves it
+    quietly(finished.recipe, out, resume=True)
     assert contents(out) == before
 
 
@@ -293,9 +332,10 @@ def test_there_must_be_something_to_resume(finished: Finished, tmp_path: Path) -
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("content", ["", '{"tokenizer": '])
-def test_damaged_settings_are_said(finished: Finished, out: Path, content: str) -> None:
-    (out / "config.json").write_text(content)
+@pytest.mark.parametrize("content", ["", '{"tokenizer": ', "[" * 100_000, "[]", "\xff"])
+@pytest.mark.parametrize("place", [".", "generator"])
+def test_damaged_settings_are_said(finished: Finished, out: Path, content: str, place: str) -> None:
+    (out / place / "config.json").write_text(content, encoding="latin-1")
     with pytest.raises(VilgError, match=r"config\.json"):
         quietly(finished.recipe, out, resume=True)
 

@@ -66,7 +66,7 @@ class Train:
     ] = ()
     """settings of the recipe to change, in dotted form"""
     resume: Flag = False
-    """go on exactly where the run in --out stopped"""
+    """go on exactly where the run in --out stopped, with its own settings"""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/RECIPE)")] = (
         None
     )
@@ -78,15 +78,25 @@ class Train:
         from vilg.shipped.recipes import RECIPES
         from vilg.training.memory import keep_freed_memory
         from vilg.training.run import run
+        from vilg.training.run_folder import read_recipe
 
         if self.recipe not in RECIPES:
             raise UsageError(f"no recipe is called {self.recipe}; there are {', '.join(RECIPES)}")
         changes = [change for changes in self.settings for change in changes]
-        recipe = override(RECIPES[self.recipe](), changes)
         out = self.out or Path("runs") / self.recipe
         check_folder(out)
+        recipe = override(read_recipe(out) if self.resume else RECIPES[self.recipe](), changes)
         keep_freed_memory()
-        folder = run(recipe, out, resume=self.resume, log=sys.stderr)
+        try:
+            folder = run(recipe, out, resume=self.resume, log=sys.stderr)
+        except KeyboardInterrupt:
+            if (out / "config.json").exists():
+                say(
+                    f"go on from the last checkpoint: vilg train {self.recipe} --resume --out {out}"
+                )
+            else:
+                say(f"nothing was saved yet: {out} is free for the next run")
+            raise
         say(f"done; the verbs read this model with --model {folder}")
         print(folder)
 

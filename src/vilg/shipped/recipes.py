@@ -22,7 +22,7 @@ from vilg.training.inputs import DataConfig
 from vilg.training.loop import LoopConfig, Precision
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
-from vilg.training.run import GeneratorRun, Recipe, TokenizerRun
+from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
 
 # People and flags are near-copies of each other by the hundred, and compute is the scarce thing on a
 # CPU: the generator learns the rest, the tokenizer learns all.

@@ -14,7 +14,6 @@ from vilg.config import require
 from vilg.data.pictures import is_data_set, list_pictures
 from vilg.data.shards import Sample, list_splits, load_samples
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
-from vilg.errors import VilgError
 from vilg.images import to_pixels
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.training.augment import AugmentConfig, augment
@@ -44,25 +43,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit >= 1, "limit must be at least 1, or null")
         require(self.groups is None or bool(self.groups), "groups must name one, or be null")
-
-
-class RunError(VilgError):
-    """An output folder that is in use, or settings that do not fit together."""
-
-
-def pin_data(folder: Path, digest: str) -> None:
-    """Note what a stage is trained on; refuse to go on with anything else.
-
-    Raises:
-        RunError: pictures were added, taken away or changed since the run began.
-    """
-    path = folder / "data.txt"
-    if path.exists() and path.read_text(encoding="utf-8") != digest:
-        raise RunError(
-            f"the data are not those that {folder} began with: put them back, or start a new --out"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(digest, encoding="utf-8")
 
 
 def data_set_digest(folder: Path) -> str:
