@@ -24,7 +24,7 @@ from vilg.model.generator import (
     text_to_image_log_probs,
 )
 from vilg.model.patterns import mask, paper_patterns
-from vilg.shipped.recipes import lite_300m
+from vilg.recipes.paper import lite_300m
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.memory import keep_freed_memory
 

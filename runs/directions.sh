@@ -17,11 +17,11 @@ steps=1500
 
 for seed in 0 1 2; do
     all=("generator.loop.seed=$seed" "generator.loop.precision=$precision")
-    train "$dir/both-$seed" table7 "${all[@]}" "generator.loop.num_steps=$steps"
+    experiment "$dir/both-$seed" table7 "${all[@]}" "generator.loop.num_steps=$steps"
     for times in 1 2; do
-        train "$dir/t2i-x$times-$seed" table7 "${all[@]}" \
+        experiment "$dir/t2i-x$times-$seed" table7 "${all[@]}" \
             "generator.loop.num_steps=$((times * steps))" generator.loss.image_to_text_share=0
-        train "$dir/i2t-x$times-$seed" table7 "${all[@]}" \
+        experiment "$dir/i2t-x$times-$seed" table7 "${all[@]}" \
             "generator.loop.num_steps=$((times * steps))" generator.loss.text_to_image_share=0
     done
 done

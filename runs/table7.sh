@@ -26,7 +26,7 @@ for seed in ${seeds[@]:-0 1 2}; do
                 settings=("generator.init=$dir/table7_e2e-$seed/generator/model")
                 ;;
         esac
-        train "$dir/$recipe-$seed" $recipe "$stage.loop.seed=$seed" \
+        experiment "$dir/$recipe-$seed" $recipe "$stage.loop.seed=$seed" \
             "$stage.loop.precision=$precision" ${settings[@]+"${settings[@]}"}
     done
 done

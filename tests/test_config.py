@@ -12,7 +12,7 @@ import pytest
 from vilg.config import ConfigError, from_dict, later_key, override, to_json
 from vilg.errors import VilgError
 from vilg.model.patterns import Pattern
-from vilg.shipped.recipes import RECIPES
+from vilg.shipped.emoji import RECIPES
 from vilg.training.settings import Recipe
 
 
@@ -58,7 +58,7 @@ FULL = Outer(
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_survive_the_round_trip(name: str) -> None:
-    recipe = RECIPES[name]()
+    recipe = RECIPES[name].recipe()
     text = to_json(recipe)
     back = from_dict(Recipe, json.loads(text))
     assert back == recipe
@@ -66,7 +66,7 @@ def test_recipes_survive_the_round_trip(name: str) -> None:
 
 
 def test_recipes_keep_their_types() -> None:
-    recipe = RECIPES["emoji_cpu"]()
+    recipe = RECIPES["emoji_cpu"].recipe()
     back = from_dict(Recipe, json.loads(to_json(recipe)))
     assert back.generator is not None
     assert isinstance(back.generator.data.folder, Path)
@@ -207,7 +207,7 @@ def test_the_settings_overridden_stay_as_they_are() -> None:
 
 def test_recipes_can_be_overridden() -> None:
     recipe = override(
-        RECIPES["emoji_cpu_tiny"](),
+        RECIPES["emoji_cpu_tiny"].recipe(),
         [
             "tokenizer.loop.num_steps=3",
             "generator.optim.peak_lr=1e-4",
@@ -268,7 +268,7 @@ def test_an_override_that_cannot_be_names_its_key(assignment: str, words: list[s
 )
 def test_settings_that_cannot_work_are_refused(assignment: str, said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
-        override(RECIPES["emoji_cpu_tiny"](), [assignment])
+        override(RECIPES["emoji_cpu_tiny"].recipe(), [assignment])
 
 
 # --- Keys that came later, and settings of several kinds ---------------------------------------

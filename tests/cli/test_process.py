@@ -16,8 +16,7 @@ from PIL import Image
 
 from tests.cli.conftest import VILG, Result, Run, files_under, full_disk
 from vilg.cli.picture_files import read_prompts
-from vilg.shipped.emoji import EMOJI, VOCABULARY
-from vilg.shipped.recipes import RECIPES
+from vilg.shipped.emoji import EMOJI, RECIPES, VOCABULARY
 from vilg.shipped.suites import SUITES
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +133,7 @@ def test_recipes_and_verbs_find_the_pictures_and_the_vocabulary_from_any_folder(
     monkeypatch.chdir(tmp_path)
     assert (EMOJI / "manifest.json").is_file()
     assert VOCABULARY.read_bytes() == (EMOJI / "tokenizer.json").read_bytes()
-    recipe = RECIPES["emoji_cpu_tiny"]()
+    recipe = RECIPES["emoji_cpu_tiny"].recipe()
     assert recipe.tokenizer and recipe.tokenizer.data.folder == EMOJI
     assert recipe.generator and Path(recipe.generator.vocabulary).is_file()
 

@@ -1,67 +1,38 @@
-"""The paper's sizes: parameter counts by formula, and that both networks can be built."""
+"""The recipes on the emoji, those beside the scripts, and what is said of all."""
 
+import json
+import runpy
 from pathlib import Path
 
 import pytest
-import torch
 
+from vilg.config import from_dict, to_json
 from vilg.model.folder import load_model, read_config
-from vilg.model.generator import Generator, text_to_image_log_probs
-from vilg.shipped.recipes import RECIPES
-from vilg.tokenizer.vqgan import VQGANConfig
+from vilg.shipped.emoji import RECIPES
+from vilg.training.settings import Recipe
 
-ASSETS = Path("src/vilg/assets")
-VOCABULARY_SIZE = 8283  # of datasets/emoji/tokenizer.json
+ROOT = Path(__file__).parents[2]
+ASSETS = ROOT / "src/vilg/assets"
+EXPERIMENTS = runpy.run_path(str(ROOT / "runs/experiments.py"))["EXPERIMENTS"]
 
 
-@pytest.mark.parametrize(
-    ("name", "layers", "width", "heads", "stated"),
-    [("lite_300m", 24, 1024, 16, 300e6), ("base_10b", 48, 4096, 64, 10e9)],
-)
-def test_the_paper_s_sizes_have_their_parameters(
-    name: str, layers: int, width: int, heads: int, stated: float
-) -> None:
-    """Sections 5 and 4.1 state layers, width, heads and a rounded count."""
-    run = RECIPES[name]().generator
-    assert run is not None
-    tokenizer = VQGANConfig()
-    config = run.shape(tokenizer, VOCABULARY_SIZE)
-    assert (len(config.patterns), config.width, config.num_heads) == (layers, width, heads)
-    assert config.grid.num_cells == 1024 and config.num_codes == 8192
-    with torch.device("meta"):
-        generator = Generator(config)
-    d, tokens = width, config.num_codes + VOCABULARY_SIZE
-    blocks = layers * (12 * d**2 + 13 * d) + 2 * d  # matrices; biases and norms; the last norm
-    if config.qk_norm:
-        blocks += layers * 2 * d // heads
-    embeddings = (tokens + config.max_text + 32 + 32 + 4) * d
-    heads_out = tokens * (d + 1)
-    found = sum(parameter.numel() for parameter in generator.parameters())
-    assert found == blocks + embeddings + heads_out
-    assert blocks == pytest.approx(12 * layers * d**2, rel=2e-3)
-    assert blocks == pytest.approx(stated, rel=0.04)
+def test_every_recipe_is_told_in_a_line() -> None:
+    for name, named in RECIPES.items():
+        assert named.recipe() == named.recipe(), name
+        assert named.summary and named.time and "\n" not in named.summary + named.time
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_survive_the_round_trip(name: str) -> None:
+    recipe = EXPERIMENTS[name]()
+    assert from_dict(Recipe, json.loads(to_json(recipe))) == recipe
+    assert name not in RECIPES
 
 
 def test_recipes_that_begin_with_the_shipped_tokenizer_have_its_shape() -> None:
     shipped = read_config(ASSETS / "emoji-tokenizer").image_tokenizer
-    for name in ("emoji_tokenizer", "table7_decoder"):
-        run = RECIPES[name]().tokenizer
-        assert run is not None and run.model == shipped, name
-
-
-def test_a_10b_step_has_the_shapes_it_should() -> None:
-    run = RECIPES["base_10b"]().generator
-    assert run is not None
-    config = run.shape(VQGANConfig(), VOCABULARY_SIZE)
-    with torch.device("meta"):
-        generator = Generator(config)
-        ids = torch.empty(2, 1024, dtype=torch.long)
-    # Text to image only: how many words a batch has is not known without values.
-    image_BN = text_to_image_log_probs(generator, [[300, 301], [302]], ids)
-    assert image_BN.shape == (2, 1024)
-    image_BN.mean().backward()
-    without = {name for name, weight in generator.named_parameters() if weight.grad is None}
-    assert without == {"text_head.weight", "text_head.bias"}
+    for recipe in (RECIPES["emoji_tokenizer"].recipe(), EXPERIMENTS["table7_decoder"]()):
+        assert recipe.tokenizer is not None and recipe.tokenizer.model == shipped
 
 
 def test_the_shipped_tokens_are_final() -> None:
@@ -70,11 +41,3 @@ def test_the_shipped_tokens_are_final() -> None:
         load_model(ASSETS / name).image_tokenizer for name in ("emoji-tokenizer", "emoji-64")
     )
     assert alone.fingerprint() == part.fingerprint() == "21d4f4b347703e1c"
-
-
-def test_the_preset_f8_8192_is_the_paper_s() -> None:
-    """Section 4.1: 256 x 256 pixels, f8, 8,192 codes; VQGAN's own terms with its late start."""
-    run = RECIPES["vqgan_f8_8192"]().tokenizer
-    assert run is not None and isinstance(run.model, VQGANConfig)
-    assert (run.model.image_size, run.model.reduction, run.model.num_codes) == (256, 8, 8192)
-    assert run.loss.perceptual > 0 and run.loss.adversarial > 0 and run.loss.adversarial_from > 0

@@ -37,7 +37,7 @@ from vilg.model.generator import Generator
 from vilg.model.patterns import paper_patterns
 from vilg.sampling.images import draw_images
 from vilg.sampling.texts import generate_texts
-from vilg.shipped.recipes import RECIPES
+from vilg.shipped.emoji import RECIPES
 from vilg.text import TextTokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
@@ -727,14 +727,14 @@ def test_moves_that_teach_nothing_true_are_refused(
 
 def test_every_recipe_is_told_whole_by_its_json() -> None:
     assert "emoji_cpu_tiny" in RECIPES
-    for name, recipe in RECIPES.items():
-        config = recipe()
+    for name, named in RECIPES.items():
+        config = named.recipe()
         assert from_dict(Recipe, json.loads(to_json(config))) == config, name
         assert config.tokenizer or config.generator
 
 
 def test_the_tiny_recipe_fits_together() -> None:
-    recipe = RECIPES["emoji_cpu_tiny"]()
+    recipe = RECIPES["emoji_cpu_tiny"].recipe()
     assert recipe.tokenizer is not None and recipe.generator is not None
     assert recipe.tokenizer.data == recipe.generator.data
     assert recipe.generator.image_tokenizer is None and recipe.generator.init is None
@@ -812,5 +812,5 @@ def test_a_tokenizer_is_trained_on_any_folder_of_pictures(
 )
 def test_all_stages_are_checked_before_any_work(setting: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(VilgError, match=re.escape(said)):
-        run(override(RECIPES["emoji_cpu_tiny"](), [setting]), tmp_path / "run")
+        run(override(RECIPES["emoji_cpu_tiny"].recipe(), [setting]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 """What the turns of a tokenizer's step do and leave alone."""
 
 import io
+import runpy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from vilg.data.order import batch_ids
 from vilg.data.pictures import load_pictures
 from vilg.data.shards import load_samples
 from vilg.images import to_pixels
-from vilg.shipped.recipes import emoji_dvae
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
@@ -181,7 +181,8 @@ def test_a_dvae_learns_the_emoji() -> None:
 
     The loss falls by 0.77; by 0.52 if the decoder sees no codes, and learns the mean picture.
     """
-    recipe = emoji_dvae().tokenizer
+    experiments = runpy.run_path(str(EMOJI.parents[1] / "runs/experiments.py"))
+    recipe = experiments["emoji_dvae"]().tokenizer
     assert recipe is not None and isinstance(recipe.model, DVAEConfig)
     config = replace(recipe.model, image_size=32, channels=8, num_codes=64, code_dim=16)
     pictures = load_pictures(load_samples(EMOJI, "train")[::50], config.image_size)

@@ -75,7 +75,7 @@ class Train:
     def run(self) -> None:
         from vilg.cli.output import check_folder
         from vilg.config import override
-        from vilg.shipped.recipes import RECIPES
+        from vilg.shipped.emoji import RECIPES
         from vilg.training.memory import keep_freed_memory
         from vilg.training.run import run
         from vilg.training.run_folder import read_recipe
@@ -85,7 +85,9 @@ class Train:
         changes = [change for changes in self.settings for change in changes]
         out = self.out or Path("runs") / self.recipe
         check_folder(out)
-        recipe = override(read_recipe(out) if self.resume else RECIPES[self.recipe](), changes)
+        recipe = override(
+            read_recipe(out) if self.resume else RECIPES[self.recipe].recipe(), changes
+        )
         keep_freed_memory()
         try:
             folder = run(recipe, out, resume=self.resume, log=sys.stderr)
