@@ -31,7 +31,7 @@ from vilg.sampling.candidates import candidate_seeds
 from vilg.sampling.edit import share_of_cells
 from vilg.sampling.images import Kept
 from vilg.sampling.precision import Precision
-from vilg.sampling.rank import caption_scores, image_scores
+from vilg.sampling.rank import caption_scores
 from vilg.sampling.texts import generate_texts
 from vilg.text import TextError, TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
@@ -318,7 +318,8 @@ def test_the_best_captions_make_the_picture_likeliest(model: Model, picture: Ima
         temperature=1,
         foreign_V=vilg.foreign_tokens("en"),
     )
-    order = image_scores(vilg.generator, texts, ids).argsort(descending=True)
+    log_probs_BN = text_to_image_log_probs(vilg.generator, texts, ids)
+    order = log_probs_BN.sum(dim=1).argsort(descending=True)
     assert found == [drawn[i] for i in order[:2]]
     assert vilg.caption(picture, "en", 6, seed=2, best_of=6) == [drawn[i] for i in order]
 

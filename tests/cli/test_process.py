@@ -179,6 +179,7 @@ def test_prompts_are_split_at_line_ends_only(tmp_path: Path) -> None:
 
 def test_the_help_of_evaluate_says_what_each_suite_measures(run: Run) -> None:
     shown = " ".join(run("evaluate", "--help").out.replace("│", " ").split())
+    assert {*SUITES} == {"tokenizer", "generator", "drawing"}
     for suite in SUITES:
         assert re.search(rf"{suite}: \w+", shown)
 

@@ -71,15 +71,6 @@ def test_a_step_is_a_pure_function_of_its_number() -> None:
     assert batch_ids(0, 123_456_790, 32, 6251).tolist() != late
 
 
-@pytest.mark.parametrize("world", [1, 2, 4, 8])
-def test_ranks_partition_the_global_batch(world: int) -> None:
-    batch = batch_ids(0, 77, 16, 100)
-    shares = [batch_ids(0, 77, 16, 100)[rank::world] for rank in range(world)]
-    assert [len(share) for share in shares] == [16 // world] * world
-    # Dealt out like cards, and gathered in the same way.
-    assert np.stack(shares, axis=1).ravel().tolist() == batch.tolist()
-
-
 def test_orders_are_pinned() -> None:
     """A checkpoint resumes at its sample by these. Another value here breaks every run's resume."""
     assert permute(np.arange(10), 10, 0, 0).tolist() == [4, 5, 6, 1, 9, 3, 0, 7, 2, 8]

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from vilg.data.shards import Sample, load_samples
 from vilg.images import open_picture
@@ -52,6 +52,40 @@ def test_a_caption_says_what_is_there(build: ModuleType, emoji: list[Sample]) ->
             assert f" {scene.subgroup} " in english
             assert {"left of": "左边", "above": "上边"}[scene.subgroup] in chinese
     assert kinds == {"one", "left of", "above", "several"}
+
+
+HALVES = {
+    "left of": ((0, 0, 32, 64), (32, 0, 64, 64)),
+    "above": ((0, 0, 64, 32), (0, 32, 64, 64)),
+}
+
+
+def test_a_caption_says_what_is_where_and_how_many_there_are(
+    build: ModuleType, emoji: list[Sample]
+) -> None:
+    by_name, counts = {sample.names["en"]: sample for sample in emoji}, set()
+    for number in range(60, 100):
+        scene = build.make_scene(number, 0, emoji, 64)
+        english, pixels = scene.names["en"].rpartition(" on ")[0], open_picture(scene.picture)
+        if scene.subgroup in HALVES:
+            names = english.split(f" {scene.subgroup} ")
+            looks = [build.cut_out(by_name[name], 26) for name in names]
+            first, second = (pixels.crop(box) for box in HALVES[scene.subgroup])
+            assert unlike(first, looks[0]) < unlike(first, looks[1])
+            assert unlike(second, looks[1]) < unlike(second, looks[0])
+        elif scene.subgroup == "several":
+            quadrants = [pixels.crop((x, y, x + 32, y + 32)) for x in (0, 32) for y in (0, 32)]
+            count = sum(len(quadrant.getcolors(1024) or "many") > 1 for quadrant in quadrants)
+            assert english.startswith({2: "two", 3: "three", 4: "four"}[count] + " times ")
+            counts.add(count)
+    assert counts == {2, 3, 4}
+
+
+def unlike(half: Image.Image, look: Image.Image) -> float:
+    """Return how far a half of a scene is from an emoji in its middle, on the ground of its corner."""
+    expected = Image.new("RGB", half.size, half.getpixel((0, 0)))  # type: ignore[arg-type]
+    expected.paste(look, ((half.width - look.width) // 2, (half.height - look.height) // 2), look)
+    return sum(ImageStat.Stat(ImageChops.difference(half, expected)).mean)
 
 
 def test_only_the_white_outside_is_cut_out(build: ModuleType, emoji: list[Sample]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.sampling.test_decode import EN, EOS, ZH, V, text_logits, toy_generator, toy_images
 from vilg.api import Vilg
 from vilg.model.folder import Model
-from vilg.model.generator import Generator, image_to_text_log_probs
+from vilg.model.generator import Generator, image_to_text_log_probs, text_to_image_log_probs
 from vilg.sampling.rank import caption_scores, image_scores
 from vilg.sampling.texts import generate_texts, search_text
 from vilg.text import TextTokenizer
@@ -126,8 +126,9 @@ def test_ranks_are_mean_log_probabilities() -> None:
         assert abs(float(found[i]) - expected) < 1e-5
     by_image = image_scores(generator, texts, images)
     assert by_image.shape == (40,)
-    alone = image_scores(generator, texts[33:34], images[33:34])
-    torch.testing.assert_close(by_image[33:34], alone, rtol=0, atol=1e-5)
+    for i in (0, 7, 33, 39):
+        log_probs_1N = text_to_image_log_probs(generator, [texts[i]], images[i : i + 1])
+        assert abs(float(by_image[i]) - sum(log_probs_1N[0].tolist()) / 12) < 1e-5
 
 
 @pytest.mark.parametrize("lang", ["zh", "en"])
@@ -136,9 +137,10 @@ def test_captions_stay_in_their_language(toy_model: Model, lang: str, how: dict[
     """Random weights would write any token; two in three of the vocabulary are foreign to either language."""
     model = Vilg(dataclasses.replace(toy_model, latin_words=("noto",)))
     picture = Image.effect_noise((32, 32), 90).convert("RGB")
-    for caption in model.caption(picture, lang, 2 if how else 1, **how):
-        pieces = model.text_tokenizer.token_strings(model.text_tokenizer.encode(caption or "1"))
-        for piece in pieces:
+    captions = model.caption(picture, lang, 2 if how else 1, **how)
+    assert all(captions)
+    for caption in captions:
+        for piece in model.text_tokenizer.token_strings(model.text_tokenizer.encode(caption)):
             letters = re.sub("[^a-z]", "", piece)
             if lang == "zh":
                 assert len(letters) < 2 or piece == "noto" or piece.startswith("<0x")

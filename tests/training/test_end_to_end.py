@@ -35,7 +35,7 @@ from tests.training.conftest import (
 )
 from vilg.config import ConfigError
 from vilg.data.order import batch_ids
-from vilg.images import contact_sheet, to_array
+from vilg.images import to_array
 from vilg.model.generator import image_token_log_probs, text_to_image_states
 from vilg.model.segments import Grid
 from vilg.text import LANGUAGES
@@ -320,17 +320,28 @@ def test_a_step_trains_all_of_it_but_the_tokenizer(kind: str) -> None:
 
 
 def test_samples_show_what_the_reconstructor_makes(tmp_path: Path) -> None:
-    job = make("vqgan")
-    job.decode = lambda image_ids_BN: [Image.new("RGB", (6, 6))] * len(image_ids_BN)
-    with torch.inference_mode():
-        job.show(3, tmp_path)
-        states = torch.zeros(8, 9, SMALL_GENERATOR.width)
-        row = contact_sheet([end_to_end_of(job).pictures(states)], scale=2)
-    sheet = Image.open(tmp_path / "step-00000003.png")
-    assert sheet.width == row.width
-    assert sheet.height > 2 * row.height
-    third = to_array(sheet)[-(row.height - 8) :]
-    assert len(np.unique(third)) > 2  # neither the decoder's black nor the ground's white alone
+    job, shown = with_large_weights(make("vqgan")), []
+    own_ids = [pair.image_ids.tolist() for pair in job.pairs]
+
+    def note(image_ids_BN: Tensor) -> list[Image.Image]:
+        shown.append(image_ids_BN.clone())
+        return [Image.new("RGB", (6, 6))] * len(image_ids_BN)
+
+    job.decode = note
+    job.show(3, tmp_path)
+    true_BN, drawn_BN = shown
+    pairs = [job.pairs[own_ids.index(row)] for row in true_BN.tolist()]
+    prompts = [pair.captions[LANGUAGES[i % 2]] for i, pair in enumerate(pairs)]
+    with torch.no_grad():
+        states_BTC = text_to_image_states(job.generator, prompts, drawn_BN)
+        raws = [painted(job, states_TC[1:]) for states_TC in states_BTC]
+    tiles = [(raw_3YX.permute(1, 2, 0) + 1).mul(127.5).clamp(0, 255) for raw_3YX in raws]
+    sheet = to_array(Image.open(tmp_path / "step-00000003.png"))
+    assert sheet.shape == (4 + 3 * (12 + 4), 4 + 8 * (12 + 4), 3)
+    # The third row, each pixel twice as large each way.
+    for i, tile_YX3 in enumerate(tiles):
+        found_YX3 = sheet[36:48:2, 4 + 16 * i : 16 + 16 * i : 2]
+        assert np.abs(found_YX3 - tile_YX3.numpy()).max() < 0.51
 
 
 @pytest.mark.parametrize("kind", ["vqgan", "dvae"])
