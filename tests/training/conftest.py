@@ -34,7 +34,7 @@ from vilg.training.loop import Job, LoopConfig, train
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.shared_codes import share_codes
-from vilg.training.tokenizer_job import DecoderJob, TokenizerJob
+from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 JOBS = ("tokenizer", "adversarial", "gumbel", "dvae", "generator", "end_to_end")
 OPTIM = OptimConfig(peak_lr=1e-2, final_lr=1e-4, warmup_steps=3, ema_decay=0.9)
@@ -154,13 +154,11 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
         with torch.random.fork_rng():
             torch.manual_seed(2)
             init = ImageTokenizer(SMALL_VQGAN)
-        refined = (
-            np.array([1, 4, 5]),
-            np.random.default_rng(1).integers(0, 32, (3, 8, 8), np.uint16),
-        )
-        return DecoderJob(
+        tokens = np.random.default_rng(1).integers(0, 32, (3, 8, 8), np.uint16)
+        alone = DecoderAlone(dict(zip((1, 4, 5), tokens, strict=True)))
+        return TokenizerJob(
             SMALL_VQGAN, PictureLossConfig(), CodebookConfig(), shift, loop, pictures, pictures[:2],
-            init=init, refined=refined,
+            init=init, alone=alone,
         )  # fmt: skip
     if kind in TOKENIZERS:
         config, loss, codebook = TOKENIZERS[kind]

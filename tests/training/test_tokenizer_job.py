@@ -33,7 +33,7 @@ from vilg.training.augment import AugmentConfig, augment
 from vilg.training.loop import LoopConfig, Turn, take_turn, train
 from vilg.training.optim import build_optimizer, learning_rate
 from vilg.training.picture_loss import PerceptualNet, PictureLoss, PictureLossConfig
-from vilg.training.tokenizer_job import DecoderJob, TokenizerJob
+from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 LOOP = LoopConfig(num_steps=4, batch_size=4)
 
@@ -250,9 +250,10 @@ def test_a_decoder_sees_refined_tokens_and_their_pictures_as_they_are() -> None:
     chosen = np.array([4, 0, 2])  # whose these are, in their order
     moves = AugmentConfig(max_shift=3)
     torch.manual_seed(0)
-    job = DecoderJob(
+    alone = DecoderAlone(dict(zip(chosen.tolist(), refined_RHW, strict=True)))
+    job = TokenizerJob(
         SMALL_VQGAN, PictureLossConfig(), CodebookConfig(), moves, LOOP, pictures, pictures[:1],
-        init=ImageTokenizer(SMALL_VQGAN), refined=(chosen, refined_RHW),
+        init=ImageTokenizer(SMALL_VQGAN), alone=alone,
     )  # fmt: skip
     lookup, decode_codes = job.tokenizer.quantizer.lookup, job.tokenizer.decode_codes
     codes: list[Tensor] = []

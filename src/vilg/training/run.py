@@ -52,7 +52,7 @@ from vilg.training.picture_loss import check_fits
 from vilg.training.run_folder import RunError, Stage, held, read_recipe
 from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
 from vilg.training.shared_codes import fold_codes, share_codes
-from vilg.training.tokenizer_job import DecoderJob, TokenizerJob
+from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 
 def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.stdout) -> Path:
@@ -170,24 +170,22 @@ def _train_tokenizer(config: TokenizerRun, stage: Stage, log: TextIO) -> None:
     arrays_NYX3 = load_pictures(pictures.training, config.model.image_size)
     settings = (config.model, config.loss, config.codebook, config.augmentation, config.loop)
     shown = load_pictures(pictures.shown, config.model.image_size)
-    job: TokenizerJob
+    alone = None
     if config.decoder_only:
         assert init is not None
-        refined = _refined_tokens(config, init, arrays_NYX3, stage.folder / "tokens")
-        job = DecoderJob(*settings, arrays_NYX3, shown, init=init, refined=refined)
-    else:
-        job = TokenizerJob(*settings, arrays_NYX3, shown, init=init)
+        alone = _decoder_alone(config, init, arrays_NYX3, stage.folder / "tokens")
+    job = TokenizerJob(*settings, arrays_NYX3, shown, init, alone)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
     save_model(stage.model, Model(job.tokenizer.eval()))
 
 
-def _refined_tokens(
+def _decoder_alone(
     config: TokenizerRun, init: ImageTokenizer, arrays_NYX3: NDArray[np.uint8], store: Path
-) -> tuple[NDArray[np.int64], NDArray[np.uint16]] | None:
+) -> DecoderAlone:
     """Return which pictures have better tokens, any of all of them, and these tokens, from the store."""
     if config.refine_steps == 0:
-        return None
+        return DecoderAlone()
     N, bf16 = len(arrays_NYX3), config.loop.precision is Precision.BF16
     num = min(config.refine_pictures or N, N)
     chosen_R = permute(np.arange(num), N, config.loop.seed, epoch=0)
@@ -200,7 +198,9 @@ def _refined_tokens(
         lambda: refined_tokens(init, arrays_NYX3[chosen_R], config.refine_steps, bf16),
     )
     grid = init.config.grid_size
-    return chosen_R, tokens_RN.reshape(-1, grid, grid)
+    return DecoderAlone(
+        dict(zip(chosen_R.tolist(), tokens_RN.reshape(-1, grid, grid), strict=True))
+    )
 
 
 def _initial_tokenizer(init: str | None, config: TokenizerConfig) -> ImageTokenizer:
