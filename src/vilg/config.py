@@ -5,9 +5,12 @@ strict in both directions, because a misspelt key that is ignored costs a day of
 """
 
 import dataclasses
+import inspect
 import json
+import re
 import types
 import typing
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +19,7 @@ from vilg.errors import SettingError
 from vilg.errors import require as require
 
 Config = TypeVar("Config")
+_ATTRIBUTE = re.compile(r"^    ([a-z]\w*(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
 _LARGEST = 2**63 - 1  # what a tensor's size, a seed and a step can be
 
 ConfigError = SettingError  # a run's settings and a drawing's are refused alike
@@ -43,6 +47,23 @@ def _as_values(value: Any) -> Any:
             if not ("later" in field.metadata and getattr(value, field.name) == field.default)
         }
     return [_as_values(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def explain(config: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every setting as `override` takes it, and its meaning from its class's docstring."""
+    meanings = {
+        name: " ".join(meaning.split()).replace("None", "null")  # as it is written
+        for names, meaning in _ATTRIBUTE.findall(inspect.getdoc(type(config)) or "")
+        for name in names.split(", ")
+    }
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from explain(value, f"{where}{field.name}.")
+        else:
+            is_text = isinstance(value, str | Path)
+            text = str(value) if is_text else json.dumps(_as_values(value), ensure_ascii=False)
+            yield f"{where}{field.name}={text}", meanings.get(field.name, "")
 
 
 def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:

@@ -16,6 +16,7 @@ from tests.conftest import EMOJI
 from vilg.api import Vilg
 from vilg.images import open_picture, to_array
 from vilg.model.folder import Model, load_model, save_model
+from vilg.shipped.emoji import RECIPES
 
 
 @pytest.mark.parametrize("part", [["--first-row", "0"], ["--share", "0.5"], ["--mask", "m.png"]])
@@ -232,3 +233,26 @@ def test_a_trained_model_draws_and_a_full_disk_is_one_line(run: Run, toy_data: P
     assert full.status == 2
     assert full.err.splitlines()[-1].startswith("vilg: error:")
     assert "Traceback" not in full.err
+
+
+def test_the_help_of_train_lists_every_recipe_with_its_time_and_whether_it_needs_a_gpu(
+    run: Run,
+) -> None:
+    words = " ".join(run("train", "--help").out.replace("│", " ").split())
+    for name, named in RECIPES.items():
+        cost = (
+            f"{named.time}; needs a GPU" if named.needs_gpu else f"{named.time}): {named.summary}"
+        )
+        assert f"{name} ({cost}" in words
+
+
+def test_all_settings_are_shown_as_they_are_changed_and_nothing_is_trained(run: Run) -> None:
+    command = ["train", "emoji_cpu_tiny", "--show", "--set", "generator.max_text=40"]
+    result = run(*command, 'generator.patterns=["row"]', "--out", "run")
+    assert (result.status, result.err) == (0, "") and not Path("run").exists()
+    lines = result.out.splitlines()
+    assert all(line.startswith("--set ") for line in lines)
+    assert any(line.startswith("--set generator.max_text=40  # longest text") for line in lines)
+    assert any(line.startswith("--set 'generator.patterns=[\"row\"]'  # ") for line in lines)
+    wrong = run("train", "emoji_cpu_tiny", "--show", "--set", "generator.mxa_text=40")
+    assert wrong.status == 2 and "mxa_text" in wrong.err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vilg.config import from_dict, to_json
+from vilg.config import explain, from_dict, override, to_json
 from vilg.model.folder import load_model, read_config
 from vilg.shipped.emoji import RECIPES
 from vilg.training.settings import Recipe
@@ -27,6 +27,22 @@ def test_experiments_survive_the_round_trip(name: str) -> None:
     recipe = EXPERIMENTS[name]()
     assert from_dict(Recipe, json.loads(to_json(recipe))) == recipe
     assert name not in RECIPES
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *EXPERIMENTS])
+def test_every_setting_is_shown_as_it_is_set_and_explained(name: str) -> None:
+    recipe = RECIPES[name].recipe() if name in RECIPES else EXPERIMENTS[name]()
+    shown = dict(explain(recipe))
+    assert all(meaning.endswith(".") for meaning in shown.values()), shown
+    assert override(recipe, list(shown)) == recipe
+    written: list[object] = [json.loads(to_json(recipe))]
+    while any(isinstance(value, dict) for value in written):  # every leaf, once
+        written = [
+            item
+            for value in written
+            for item in (value.values() if isinstance(value, dict) else [value])
+        ]
+    assert len(shown) >= len(written)  # the file leaves out later keys that hold their defaults
 
 
 def test_recipes_that_begin_with_the_shipped_tokenizer_have_its_shape() -> None:

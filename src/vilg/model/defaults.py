@@ -26,6 +26,9 @@ class SamplingConfig:
     """How a model samples unless told otherwise; plain sampling is the paper's (section 4.2).
 
     Attributes:
+        temperature: what logits are divided by; 0 takes the likeliest token.
+        guidance: how far to follow the prompt beyond what it says by itself; 1 is plain sampling.
+        guidance_schedule: how guidance goes from the first image token to the last.
         top_k, top_p: draw among the k likeliest tokens, or the fewest that have this much probability.
         decoder: the image tokenizer's, from the tokens; or the reconstructor, from the generator's states.
         best_of: candidates drawn for each picture, of which one is kept (paper section 4.2: 60 without

@@ -24,6 +24,15 @@ class Named:
     time: str = "not measured"
     needs_gpu: bool = False
 
+    @property
+    def line(self) -> str:
+        cost = (
+            f"{self.time}; needs a GPU, which nothing here uses yet"
+            if self.needs_gpu
+            else self.time
+        )
+        return f"{self.name} ({cost}): {self.summary}"
+
     def recipe(self) -> "Recipe":
         return getattr(import_module(self.module), self.name)()
 

@@ -19,6 +19,7 @@ class DiscriminatorConfig:
     Attributes:
         channels: width of the first layer; each strided layer doubles it, up to 8 times.
         num_layers: strided layers.
+        norm_groups: groups of every GroupNorm; divides every width.
     """
 
     channels: int = 64

@@ -22,6 +22,9 @@ class DVAEConfig:
     """Shape of a dVAE; the defaults are DALL-E's f8-8192 at 256x256.
 
     Attributes:
+        image_size: side of the pictures in pixels.
+        num_codes: codes that a token chooses among.
+        kind: which network these settings are of.
         channels: width of the first group of the encoder and the last of the decoder.
         channel_multipliers: width of each group over `channels`; between groups the side halves.
         num_blocks: residual blocks a group.

@@ -23,7 +23,13 @@ class VQGANConfig:
     """Shape of a VQGAN; the defaults are the paper's f8-8192 at 256x256 (section 4.1).
 
     Attributes:
+        image_size: side of the pictures in pixels.
         channels: width of the first level.
+        num_res_blocks: residual blocks a level.
+        latent_channels: width of the last level's output.
+        num_codes: codes that a token chooses among.
+        code_dim: numbers in a code.
+        kind: which network these settings are of.
         channel_multipliers: width of each level over `channels`; each further level halves the side.
         attention_resolutions: sides, in cells, at which the residual blocks get attention too.
         norm_groups: groups of every GroupNorm; divides every width.

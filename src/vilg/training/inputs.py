@@ -32,6 +32,7 @@ class DataConfig:
     """Which pictures.
 
     Attributes:
+        folder: of a data set, or of pictures for a tokenizer.
         groups: names of the groups to train on; None takes all.
         limit: at most this many pictures, for trials.
     """

@@ -36,6 +36,10 @@ class LoopConfig:
     """How long and how often.
 
     Attributes:
+        num_steps: steps in all.
+        log_every: steps between lines of the log.
+        save_every: steps between checkpoints.
+        seed: of the order of the data, of every random choice and of the first weights.
         batch_size: samples a step, over all processes; part of the recipe, not of the machine.
         show_every: steps between sample pictures; 0 shows none.
         precision: bf16 pays where the processor computes it (avx512_bf16, amx, GPUs) and is slower

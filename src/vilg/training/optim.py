@@ -14,6 +14,16 @@ class OptimConfig:
     """AdamW with linear warm-up and cosine decay.
 
     The paper reports none of these; betas are CogView's, the nearest recipe.
+
+    Attributes:
+        peak_lr: learning rate after the warm-up.
+        final_lr: learning rate at the last step.
+        warmup_steps: steps in which the rate rises from 0.
+        betas: shares of the past in AdamW's two moments.
+        weight_decay: of matrices; biases and norms have none.
+        clip_norm: longest gradient; a longer one is shortened to it.
+        ema_decay: share of the past in the moving average of the weights, which becomes the model; 0
+            takes the weights as they are.
     """
 
     peak_lr: float = 1e-3

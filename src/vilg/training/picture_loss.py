@@ -41,6 +41,7 @@ class PictureLossConfig:
     Attributes:
         l1, l2: absolute and squared pixel error (VQGAN uses L1; paper eq. 1 squares).
         logit_laplace: negative log likelihood of pixel values, in nats a value; for the dVAE.
+        vgg_weights, lpips_weights: files of LPIPS's two networks; nothing else reads them.
         perceptual: difference of feature maps; 0 loads no network.
         perceptual_net: EfficientNet-Lite0, without or with its pooled features (what a picture is, beside
             what it looks like; small pictures are then enlarged to 224, not 128, at 2.4 times the cost), or LPIPS with VGG16 from `vgg_weights` and `lpips_weights`.

@@ -90,6 +90,11 @@ class GeneratorRun:
         image_tokenizer: folder or hub id of the model that lends its tokenizer; None takes the one
             this run trained, or else the shipped one.
         vocabulary: a tokenizer.json.
+        width: of the states; a multiple of `num_heads`.
+        num_heads: of the attention, in every layer.
+        patterns: which image tokens each layer's attention sees, from the first layer to the last.
+        max_text: longest text in tokens, the language or end token included; a longer one is refused.
+        qk_norm: bring queries and keys to one length, so that attention scores cannot run away.
         init: folder or hub id of the model to start from; None starts anew.
         augmentation: of the pictures that captions are learnt from; drawn ones stay where they are. A
             mirrored arrow has the wrong name: set `flip` only where none of the captions tells sides.
@@ -178,7 +183,12 @@ class GeneratorRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A named complete run: an image tokenizer, a generator, or one after the other."""
+    """A named complete run: an image tokenizer, a generator, or one after the other.
+
+    Attributes:
+        tokenizer: training of an image tokenizer; None trains none.
+        generator: training of a generator; None trains none.
+    """
 
     tokenizer: TokenizerRun | None = None
     generator: GeneratorRun | None = None
