@@ -78,7 +78,7 @@ class Dense(Generator):
 
     form = "dense"
 
-    def reads(self, layout: Layout, valid_BT: Tensor) -> list[Read]:
+    def layer_reads(self, layout: Layout, valid_BT: Tensor) -> list[Read]:
         assert valid_BT.all()
         return [
             kept_read(self.form, pattern, layout, len(valid_BT)) for pattern in self.config.patterns

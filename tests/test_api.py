@@ -451,7 +451,7 @@ def test_a_word_speaks_for_what_it_makes_likelier(model: Model, picture: Image.I
         valid = torch.ones(1, layout.length, dtype=torch.bool)
         valid[0, hidden] = False
         sequence = torch.tensor([[*ids, TextTokenizer.boi_id, *image.tolist()]])
-        states = vilg.generator(layout, sequence, vilg.generator.reads(layout, valid))
+        states = vilg.generator(layout, sequence, vilg.generator.layer_reads(layout, valid))
         without = image_token_log_probs(vilg.generator, states[:, len(ids) :], image[None])[0]
         torch.testing.assert_close(torch.tensor(gains), whole - without, rtol=0, atol=1e-5)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from vilg.config import ConfigError, from_dict, later_key, override, to_json
-from vilg.errors import VilgError
+from vilg.config import from_dict, later_key, override, to_json
+from vilg.errors import SettingError, VilgError
 from vilg.model.patterns import Pattern
 from vilg.shipped.emoji import RECIPES
 from vilg.training.settings import Recipe
@@ -133,7 +133,7 @@ def test_whole_numbers_do_for_floats() -> None:
     ],
 )
 def test_an_error_names_key_and_value(changes: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(SettingError) as caught:
         from_dict(Outer, VALUES | changes)
     message = str(caught.value)
     for word in words:
@@ -143,17 +143,17 @@ def test_an_error_names_key_and_value(changes: dict[str, Any], words: list[str])
 
 @pytest.mark.parametrize("values", [None, 3, [], "name"])
 def test_settings_that_are_no_object(values: Any) -> None:
-    with pytest.raises(ConfigError, match="Outer must be an object"):
+    with pytest.raises(SettingError, match="Outer must be an object"):
         from_dict(Outer, values)
 
 
 def test_missing_key_at_the_top() -> None:
-    with pytest.raises(ConfigError, match="missing key name"):
+    with pytest.raises(SettingError, match="missing key name"):
         from_dict(Outer, {"inner": {"size": 1}})
 
 
 def test_errors_are_of_the_family_that_users_see() -> None:
-    assert issubclass(ConfigError, VilgError)
+    assert issubclass(SettingError, VilgError)
 
 
 # --- Overrides --------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_recipes_can_be_overridden() -> None:
     ],
 )
 def test_an_override_that_cannot_be_names_its_key(assignment: str, words: list[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(SettingError) as caught:
         override(OUTER, [assignment])
     for word in words:
         assert word in str(caught.value)
@@ -267,7 +267,7 @@ def test_an_override_that_cannot_be_names_its_key(assignment: str, words: list[s
     ],
 )
 def test_settings_that_cannot_work_are_refused(assignment: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(said)):
+    with pytest.raises(SettingError, match=re.escape(said)):
         override(RECIPES["emoji_cpu_tiny"].recipe(), [assignment])
 
 
@@ -313,11 +313,13 @@ def test_settings_of_several_kinds_survive(drawing: Drawing) -> None:
 
 def test_the_kind_decides_which_keys_there_are() -> None:
     assert from_dict(Drawing, {"shape": {"radius": 2}}).shape == Circle(radius=2)
-    with pytest.raises(ConfigError, match=r"unknown key shape\.side: the keys here are radius"):
+    with pytest.raises(SettingError, match=r"unknown key shape\.side: the keys here are radius"):
         from_dict(Drawing, {"shape": {"side": 2}})
-    with pytest.raises(ConfigError, match=r"shape\.kind must be one of circle, square, not 'cone'"):
+    with pytest.raises(
+        SettingError, match=r"shape\.kind must be one of circle, square, not 'cone'"
+    ):
         from_dict(Drawing, {"shape": {"kind": "cone"}})
-    with pytest.raises(ConfigError, match=r"shape\.kind must be one of"):
+    with pytest.raises(SettingError, match=r"shape\.kind must be one of"):
         from_dict(Drawing, {"shape": 3})
     changed = override(Drawing(shape=Square(side=2)), ["shape.side=5"])
     assert changed == Drawing(shape=Square(side=5))

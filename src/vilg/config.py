@@ -22,8 +22,6 @@ Config = TypeVar("Config")
 _ATTRIBUTE = re.compile(r"^    ([a-z]\w*(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
 _LARGEST = 2**63 - 1  # what a tensor's size, a seed and a step can be
 
-ConfigError = SettingError  # a run's settings and a drawing's are refused alike
-
 
 def later_key(default: Any) -> Any:
     """Declare a key that came after files were written without it.
@@ -70,16 +68,16 @@ def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
     """Build a (nested) dataclass; every key must be known and every required key present.
 
     Raises:
-        ConfigError: names the key in dotted form.
+        SettingError: names the key in dotted form.
     """
     assert dataclasses.is_dataclass(cls)
     if not isinstance(values, dict):
-        raise ConfigError(f"{where.rstrip('.') or cls.__name__} must be an object, not {values!r}")
+        raise SettingError(f"{where.rstrip('.') or cls.__name__} must be an object, not {values!r}")
     types_by_name = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     unknown = sorted(set(values) - set(names))
     if unknown:
-        raise ConfigError(
+        raise SettingError(
             f"unknown key {where}{unknown[0]!s}: the keys here are {', '.join(names)}"
         )
     built = {
@@ -94,7 +92,7 @@ def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(f"missing key {where}{missing[0]}")
+        raise SettingError(f"missing key {where}{missing[0]}")
     return cls(**built)
 
 
@@ -109,23 +107,23 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         return from_dict(typing.cast(type[Any], kind), value, f"{key}.")
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{key} must be a list, not {value!r}")
+            raise SettingError(f"{key} must be a list, not {value!r}")
         return tuple(_convert(arguments[0], item, key) for item in value)
     if isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:  # NaN too
-        raise ConfigError(f"{key} must be a number from -2^63 to 2^63")
+        raise SettingError(f"{key} must be a number from -2^63 to 2^63")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(kind, type) and issubclass(kind, Enum):
         if value not in list(kind):
-            raise ConfigError(f"{key} must be one of {', '.join(kind)}, not {value!r}")
+            raise SettingError(f"{key} must be one of {', '.join(kind)}, not {value!r}")
         return kind(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
     if isinstance(kind, type) and (type(value) is kind or isinstance(value, kind)):
         if kind is int and isinstance(value, bool):
-            raise ConfigError(f"{key} must be a whole number, not {value!r}")
+            raise SettingError(f"{key} must be a whole number, not {value!r}")
         return value
-    raise ConfigError(f"{key} must be of type {getattr(kind, '__name__', kind)}, not {value!r}")
+    raise SettingError(f"{key} must be of type {getattr(kind, '__name__', kind)}, not {value!r}")
 
 
 def _choose(kinds: list[Any], value: Any, key: str) -> Any:
@@ -135,7 +133,7 @@ def _choose(kinds: list[Any], value: Any, key: str) -> Any:
     by_name: dict[str, Any] = {kind.kind: kind for kind in kinds}  # the default is on the class
     name = value.get("kind", next(iter(by_name))) if isinstance(value, dict) else None
     if name not in by_name:
-        raise ConfigError(f"{key}.kind must be one of {', '.join(by_name)}, not {name!r}")
+        raise SettingError(f"{key}.kind must be one of {', '.join(by_name)}, not {name!r}")
     return by_name[name]
 
 
@@ -143,22 +141,22 @@ def override(config: Config, assignments: list[str]) -> Config:
     """Return the settings with `key.subkey=value` assignments applied, values in JSON or bare text.
 
     Raises:
-        ConfigError: an assignment without '=', an unknown key, or a value of another type.
+        SettingError: an assignment without '=', an unknown key, or a value of another type.
     """
     values = dataclasses.asdict(typing.cast(Any, config))
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"cannot read {assignment!r}: write key=value")
+            raise SettingError(f"cannot read {assignment!r}: write key=value")
         *parents, last = key.strip().split(".")
         place = values
         for parent in parents:
             if parent not in place:
-                raise ConfigError(
+                raise SettingError(
                     f"unknown key {parent} in {key.strip()}: the keys here are {', '.join(place)}"
                 )
             if not isinstance(place[parent], dict):
-                raise ConfigError(
+                raise SettingError(
                     f"unknown key {key.strip()}: {parent} is {place[parent]!r} and has no keys"
                 )
             place = place[parent]

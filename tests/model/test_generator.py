@@ -69,7 +69,7 @@ def states_of(generator: Generator, layout: Layout, ids: Sequence[int]) -> Tenso
     """Return the states of one unpadded sequence, or of its beginning."""
     valid, T = torch.ones(1, layout.length, dtype=torch.bool), len(ids)
     if layout.length == T:
-        return generator(layout, torch.tensor([ids]), generator.reads(layout, valid))[0]
+        return generator(layout, torch.tensor([ids]), generator.layer_reads(layout, valid))[0]
     reads = [
         masked(with_padding(layout.visible(pattern), valid)[:, :, :T, :T])
         for pattern in generator.config.patterns
@@ -197,7 +197,7 @@ def test_on_a_large_grid_the_fast_form_computes_the_same(height: int) -> None:
     valid[1, 3 : len(TEXT)] = False
     images = toy_images(2, cells=height * 25)
     ids = torch.cat([torch.tensor([[*TEXT, BOI]] * 2), images], dim=1)
-    found = generator(layout, ids, generator.reads(layout, valid))
+    found = generator(layout, ids, generator.layer_reads(layout, valid))
     dense = [attend_dense(pattern, layout, valid) for pattern in generator.config.patterns]
     expected = generator(layout, ids, dense)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
@@ -458,7 +458,7 @@ def test_the_id_of_padding_is_never_read() -> None:
     layout = text_to_image_layout(5, generator.config.grid)
     valid = torch.tensor([[True] * 3 + [False] * 2 + [True] * (1 + N)])
     image = toy_images(1)[0].tolist()
-    reads = generator.reads(layout, valid)
+    reads = generator.layer_reads(layout, valid)
     padded, other = (
         generator(layout, torch.tensor([[*TEXT[:3], *junk, BOI, *image]]), reads)[0]
         for junk in ([PAD, PAD], [10, 11])

@@ -222,7 +222,9 @@ def test_a_padded_query_gives_no_nan() -> None:
     generator = Generator(config)
     layout = text_to_image_layout(3, config.grid)
     valid = F.pad(torch.tensor([[True, True, False], [False] * 3]), (0, 7), value=True)
-    states = generator(layout, torch.ones(2, 10, dtype=torch.long), generator.reads(layout, valid))
+    states = generator(
+        layout, torch.ones(2, 10, dtype=torch.long), generator.layer_reads(layout, valid)
+    )
     assert states.isfinite().all()
     states.sum().backward()
     assert all(

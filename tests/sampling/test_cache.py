@@ -37,7 +37,7 @@ def test_the_slots_a_cell_reads_hold_the_cells_of_its_pattern(
     held = torch.full((window.num_slots,), -1)
     for cell in range(height * width):
         held[window.slots[cell]] = cell
-        read = held[window.reads[cell]]
+        read = held[window.seen[cell]]
         assert sorted(read.tolist()) == see[cell].nonzero().flatten().tolist()
 
 
@@ -51,7 +51,7 @@ def test_rings_are_as_long_as_the_pattern_reaches_back() -> None:
 @pytest.mark.parametrize("pattern", [Pattern.ROW, Pattern.COLUMN, Pattern.DENSE])
 def test_neighbours_in_the_cache_are_read_without_a_copy(pattern: Pattern) -> None:
     window = decode_window(pattern, 7, 12)
-    assert all(isinstance(read, slice) for read in window.reads)
+    assert all(isinstance(read, slice) for read in window.seen)
 
 
 def begin(candidates: int) -> tuple[Generator, DecodeState]:
@@ -95,7 +95,7 @@ def test_nothing_moves_or_grows_as_an_image_grows() -> None:
 
 def test_what_a_cell_reads_stays_as_much_from_the_first_rows_on() -> None:
     """The row's window is full after a row, so a step costs as much at the end as at the 14th."""
-    reads = decode_window(Pattern.ROW, 20, 13).reads
+    reads = decode_window(Pattern.ROW, 20, 13).seen
     lengths = [read.stop - read.start for read in reads if isinstance(read, slice)]
     assert lengths[13:] == [14] * (20 * 13 - 13)
 

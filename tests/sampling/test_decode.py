@@ -80,7 +80,7 @@ def toy_images(generator: Generator, count: int) -> Tensor:
 
 
 def uncached(generator: Generator, layout: Layout, ids_BT: Tensor, valid_BT: Tensor) -> Tensor:
-    return generator(layout, ids_BT, generator.reads(layout, valid_BT))
+    return generator(layout, ids_BT, generator.layer_reads(layout, valid_BT))
 
 
 def cached(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vilg.config import ConfigError
+from vilg.errors import SettingError
 from vilg.tokenizer.codebooks import (
     CodebookAverages,
     CodebookConfig,
@@ -244,7 +244,7 @@ def test_the_relaxed_bottleneck_follows_its_schedules(gumbel: GumbelQuantizer) -
     "wrong", [{"decay": 1.0}, {"temperature_to": 0.0}, {"kl_steps": 0}, {"temperature_steps": 0}]
 )
 def test_senseless_settings_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(SettingError):
         CodebookConfig(**wrong)  # type: ignore[arg-type]
 
 

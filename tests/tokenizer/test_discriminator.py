@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vilg.config import ConfigError
+from vilg.errors import SettingError
 from vilg.tokenizer.discriminator import DiscriminatorConfig, PatchDiscriminator
 
 SMALL = DiscriminatorConfig(channels=8, num_layers=2, norm_groups=4)
@@ -37,7 +37,7 @@ def test_the_defaults_are_patchgan_s() -> None:
 
 
 def test_groups_must_divide_the_widths() -> None:
-    with pytest.raises(ConfigError, match="norm_groups"):
+    with pytest.raises(SettingError, match="norm_groups"):
         DiscriminatorConfig(channels=20, norm_groups=32)
-    with pytest.raises(ConfigError, match="num_layers"):
+    with pytest.raises(SettingError, match="num_layers"):
         DiscriminatorConfig(num_layers=0)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vilg.config import ConfigError
+from vilg.errors import SettingError
 from vilg.tokenizer.dvae import BottleneckBlock, DVAEConfig
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
 
@@ -95,5 +95,5 @@ def test_the_fingerprint_names_encoder_and_codebook() -> None:
     ],
 )
 def test_senseless_settings_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(SettingError):
         replace(TINY, **wrong)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vilg.config import ConfigError
+from vilg.errors import SettingError
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.perceptual import PerceptualLoss, lite0_loss
 from vilg.tokenizer.quantizers import QuantizerKind
@@ -193,7 +193,7 @@ def test_lite0_refines_with_its_pooled_features() -> None:
 
 def test_likeliest_codes_cannot_be_refined() -> None:
     tokenizer = ImageTokenizer(replace(tokenizer_of().config, quantizer=QuantizerKind.GUMBEL))
-    with pytest.raises(ConfigError, match="only tokens that are nearest codes can be refined"):
+    with pytest.raises(SettingError, match="only tokens that are nearest codes can be refined"):
         refine(tokenizer, torch.zeros(1, 3, 8, 8), PERCEPTUAL, 1)
-    with pytest.raises(ConfigError, match="only tokens that are nearest codes can be refined"):
+    with pytest.raises(SettingError, match="only tokens that are nearest codes can be refined"):
         refining_encoder(tokenizer, 1)

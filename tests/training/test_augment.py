@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vilg.config import ConfigError
+from vilg.errors import SettingError
 from vilg.training.augment import AS_THEY_ARE, AugmentConfig, augment, zoomed
 
 
@@ -100,7 +100,7 @@ def test_sizes_are_drawn_from_smaller_to_larger_alike() -> None:
     ],
 )
 def test_senseless_settings_are_refused(settings: dict[str, float], name: str) -> None:
-    with pytest.raises(ConfigError, match=name):
+    with pytest.raises(SettingError, match=name):
         AugmentConfig(**settings)
 
 

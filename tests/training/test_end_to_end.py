@@ -33,8 +33,8 @@ from tests.training.conftest import (
     toy_pairs,
     toy_pictures,
 )
-from vilg.config import ConfigError
 from vilg.data.order import batch_ids
+from vilg.errors import SettingError
 from vilg.images import to_array
 from vilg.model.generator import image_token_log_probs, text_to_image_states
 from vilg.model.segments import Grid
@@ -364,7 +364,7 @@ def test_a_loss_that_is_not_the_tokenizer_s_is_refused() -> None:
     pictures = np.zeros((7, 6, 6, 3), dtype=np.uint8)
     for kind, other in (("vqgan", "dvae"), ("dvae", "vqgan")):
         settings, tokenizer = EndToEndConfig(loss=KINDS[other][1]), ImageTokenizer(KINDS[kind][0])
-        with pytest.raises(ConfigError, match="logit_laplace"):
+        with pytest.raises(SettingError, match="logit_laplace"):
             EndToEnd(settings, SMALL_GENERATOR, tokenizer, pictures, 0)
 
 
@@ -383,7 +383,7 @@ def test_what_a_reconstructor_cannot_learn_from_is_refused(
     pictures = np.zeros((7, 6, 6, 3), dtype=np.uint8)
     e2e = EndToEnd(EndToEndConfig(), SMALL_GENERATOR, ImageTokenizer(config), pictures, 0)
     loss = replace(PLAIN, **settings)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingError, match=message):
         GeneratorJob(SMALL_GENERATOR, loss, LOOP, toy_pairs(7), VOCABULARY, draw_tokens, e2e)
 
 
@@ -391,7 +391,7 @@ def test_a_dvae_has_no_discriminator() -> None:
     config, loss = KINDS["dvae"]
     adversarial = replace(loss, adversarial=0.8, discriminator=SMALL_DISCRIMINATOR)
     pictures = np.zeros((7, 6, 6, 3), dtype=np.uint8)
-    with pytest.raises(ConfigError, match="no adversarial term"):
+    with pytest.raises(SettingError, match="no adversarial term"):
         EndToEnd(
             EndToEndConfig(loss=adversarial), SMALL_GENERATOR, ImageTokenizer(config), pictures, 0
         )

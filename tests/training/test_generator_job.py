@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests.training.conftest import SMALL_GENERATOR, VOCABULARY, draw_tokens, log_records, toy_pairs
-from vilg.config import ConfigError
 from vilg.data.order import batch_ids
 from vilg.data.shards import DataError, Sample
+from vilg.errors import SettingError
 from vilg.model.generator import (
     image_to_text_log_probs,
     image_token_log_probs,
@@ -427,18 +427,18 @@ def test_pictures_are_drawn_as_they_are_after_tokens_of_moved_ones() -> None:
 @pytest.mark.parametrize("share", [-0.5, 1.5])
 def test_a_senseless_share_is_refused(share: float) -> None:
     for name in ("text_to_image_share", "image_to_text_share"):
-        with pytest.raises(ConfigError, match=name):
+        with pytest.raises(SettingError, match=name):
             GeneratorLossConfig(**{name: share})
-    with pytest.raises(ConfigError, match="disturbed"):
+    with pytest.raises(SettingError, match="disturbed"):
         GeneratorLossConfig(disturbed=share + 2)
 
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_no_text_or_more_than_there_are_languages_is_refused(number: int) -> None:
-    with pytest.raises(ConfigError, match="texts_per_picture"):
+    with pytest.raises(SettingError, match="texts_per_picture"):
         GeneratorLossConfig(texts_per_picture=number)
 
 
 def test_something_must_be_trained() -> None:
-    with pytest.raises(ConfigError, match="not both 0"):
+    with pytest.raises(SettingError, match="not both 0"):
         GeneratorLossConfig(text_to_image_share=0, image_to_text_share=0)

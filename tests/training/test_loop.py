@@ -38,7 +38,7 @@ from vilg.model.transformer import HeadNorm
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.checkpoint import CheckpointError, TrainState
 from vilg.training.generator_job import GeneratorJob
-from vilg.training.loop import LoopConfig, Precision, Turn, take_turn, train
+from vilg.training.loop import LoopConfig, TrainingPrecision, Turn, take_turn, train
 from vilg.training.optim import OptimConfig, build_optimizer, learning_rate
 from vilg.training.picture_loss import PictureLoss, PictureLossConfig
 from vilg.training.tokenizer_job import TokenizerJob
@@ -443,14 +443,14 @@ def test_softmax_is_fp32_within_a_bf16_region() -> None:
 
 def test_a_step_in_bf16_is_near_and_leaves_weights_and_moments_in_fp32(kind: str) -> None:
     values = {}
-    for precision in Precision:
+    for precision in TrainingPrecision:
         job = make_job(kind, LOOP)
         turn = job.turns[0]
         optimizer = build_optimizer(OPTIM, turn.module)
         values[precision] = take_turn(turn, optimizer, OPTIM, 0, precision)
         moments = [m for state in optimizer.state.values() for m in state.values()]
         assert {tensor.dtype for tensor in [*turn.module.parameters(), *moments]} == {torch.float32}
-    exact, rounded = values[Precision.FP32], values[Precision.BF16]
+    exact, rounded = values[TrainingPrecision.FP32], values[TrainingPrecision.BF16]
     assert rounded != exact
     assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.02)
     assert not torch.is_autocast_enabled("cpu")

@@ -26,10 +26,10 @@ from tests.training.conftest import (
     log_records,
 )
 from vilg.api import Vilg
-from vilg.config import ConfigError, from_dict, override, to_json
+from vilg.config import from_dict, override, to_json
 from vilg.data.pictures import load_pictures
 from vilg.data.shards import DataError, load_samples
-from vilg.errors import VilgError
+from vilg.errors import SettingError, VilgError
 from vilg.images import open_picture, to_array, to_pixels
 from vilg.model.defaults import Decoder, SamplingConfig
 from vilg.model.folder import Model, load_model, save_model
@@ -671,9 +671,9 @@ def test_a_decoder_alone_leaves_the_tokens_and_resumes_exactly(
     again = run(Recipe(tokenizer=tokenizer), tmp_path / "again", resume=True, log=io.StringIO())
     assert contents(again) == contents(model)
 
-    with pytest.raises(ConfigError, match=r"set tokenizer\.init"):
+    with pytest.raises(SettingError, match=r"set tokenizer\.init"):
         replace(tokenizer, init=None)
-    with pytest.raises(ConfigError, match=r"set tokenizer\.decoder_only=true"):
+    with pytest.raises(SettingError, match=r"set tokenizer\.decoder_only=true"):
         replace(tokenizer, decoder_only=False, refine_steps=1)
     for settings, message in (
         ({"refine_steps": -1}, "refine_steps must be 0 or more"),
@@ -681,9 +681,9 @@ def test_a_decoder_alone_leaves_the_tokens_and_resumes_exactly(
         ({"refine_steps": 1, "refine_pictures": 0}, "refine_pictures must be at least 1"),
         ({"refine_steps": 1, "model": DVAEConfig()}, "only tokens that are nearest codes"),
     ):
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(SettingError, match=message):
             replace(tokenizer, **settings)
-    with pytest.raises(ConfigError, match=r"set tokenizer\.augmentation\.noise=0"):
+    with pytest.raises(SettingError, match=r"set tokenizer\.augmentation\.noise=0"):
         replace(tokenizer, augmentation=AugmentConfig(noise=1))
 
 
@@ -721,7 +721,7 @@ def test_moves_that_teach_nothing_true_are_refused(
 ) -> None:
     generator = finished.generator_only.generator
     assert generator is not None
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SettingError, match=message):
         replace(generator, **settings)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.training.conftest import SMALL_GENERATOR, make_job
 from vilg.model.generator import text_to_image_log_probs
 from vilg.training.generator_job import GeneratorJob
-from vilg.training.loop import LoopConfig, Precision, take_turn
+from vilg.training.loop import LoopConfig, TrainingPrecision, take_turn
 from vilg.training.optim import OptimConfig, build_optimizer
 from vilg.training.shared_codes import SharedByCodes, fold_codes, share_codes
 
@@ -27,7 +27,9 @@ def make() -> GeneratorJob:
     return job
 
 
-def learn(job: GeneratorJob, num_steps: int, precision: Precision = Precision.FP32) -> None:
+def learn(
+    job: GeneratorJob, num_steps: int, precision: TrainingPrecision = TrainingPrecision.FP32
+) -> None:
     (turn,) = job.turns
     optimizer = build_optimizer(OPTIM, turn.module)
     for step in range(num_steps):
@@ -47,12 +49,14 @@ def test_sharing_changes_nothing_at_first() -> None:
     assert torch.equal(log_probs(job), before)
 
 
-@pytest.mark.parametrize("precision", Precision)
-def test_a_folded_generator_computes_the_same_and_is_a_plain_one(precision: Precision) -> None:
+@pytest.mark.parametrize("precision", TrainingPrecision)
+def test_a_folded_generator_computes_the_same_and_is_a_plain_one(
+    precision: TrainingPrecision,
+) -> None:
     job, plain = make(), make()
     share_codes(job.generator, codebook())
     learn(job, 3, precision)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision is Precision.BF16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision is TrainingPrecision.BF16):
         trained = job.generator.image_embedding.weight.detach()
     shared = log_probs(job)
     fold_codes(job.generator)

@@ -20,10 +20,10 @@ from tests.training.conftest import (
     log_records,
     make_job,
 )
-from vilg.config import ConfigError
 from vilg.data.order import batch_ids
 from vilg.data.pictures import load_pictures
 from vilg.data.shards import load_samples
+from vilg.errors import SettingError
 from vilg.images import to_pixels
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.dvae import DVAEConfig
@@ -238,9 +238,9 @@ def test_loss_and_tokenizer_must_fit() -> None:
     pictures = np.zeros((4, 16, 16, 3), dtype=np.uint8)
     _, loss, codebook = TOKENIZERS["dvae"]
     for config, terms in ((SMALL_VQGAN, loss), (SMALL_DVAE, PictureLossConfig())):
-        with pytest.raises(ConfigError, match="logit_laplace"):
+        with pytest.raises(SettingError, match="logit_laplace"):
             TokenizerJob(config, terms, codebook, AugmentConfig(), LOOP, pictures, pictures)
-    with pytest.raises(ConfigError, match="vgg_weights"):
+    with pytest.raises(SettingError, match="vgg_weights"):
         replace(loss, perceptual_net=PerceptualNet.LPIPS_VGG)
 
 

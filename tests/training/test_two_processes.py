@@ -19,7 +19,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from tests.training.conftest import JOBS, checkpoint_bytes, finish, log_records, train_until
-from vilg.training.loop import LoopConfig, Precision
+from vilg.training.loop import LoopConfig, TrainingPrecision
 
 NUM_STEPS = (
     3  # the adversarial term joins at the second; codes have died and restarted by the third
@@ -64,7 +64,7 @@ def on_both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everywhere]:
         call(leave)
 
 
-def run(kind: str, precision: Precision, parent: Path) -> Path:
+def run(kind: str, precision: TrainingPrecision, parent: Path) -> Path:
     """Train in two goes; return the folder, with the first checkpoint kept under `first`."""
     folder = parent / (f"rank{dist.get_rank()}" if dist.is_initialized() else "alone")
     loop = LoopConfig(
@@ -88,15 +88,15 @@ def differences(found: Path, expected: Path) -> dict[str, float]:
     }
 
 
-CASES = [(kind, Precision.FP32) for kind in (*JOBS, "decoder", "shared_codes")] + [
-    (kind, Precision.BF16) for kind in ("tokenizer", "decoder", "generator", "end_to_end")
+CASES = [(kind, TrainingPrecision.FP32) for kind in (*JOBS, "decoder", "shared_codes")] + [
+    (kind, TrainingPrecision.BF16) for kind in ("tokenizer", "decoder", "generator", "end_to_end")
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "precision"), CASES)
 def test_two_processes_equal_one(
-    on_both: Everywhere, kind: str, precision: Precision, tmp_path: Path
+    on_both: Everywhere, kind: str, precision: TrainingPrecision, tmp_path: Path
 ) -> None:
     alone = run(kind, precision, tmp_path)
     first, second = on_both(run, kind, precision, tmp_path)
@@ -105,7 +105,9 @@ def test_two_processes_equal_one(
     assert checkpoint_bytes(first) == checkpoint_bytes(second)
 
     # The first moments after a step are a tenth of its gradients: catches a wrong mean, share or order.
-    exact = precision is Precision.FP32  # else each process rounds its part of a sum to 8 bits
+    exact = (
+        precision is TrainingPrecision.FP32
+    )  # else each process rounds its part of a sum to 8 bits
     moved = differences(
         first / "first/optimizer.safetensors", alone / "first/optimizer.safetensors"
     )

@@ -35,17 +35,6 @@ FEWEST_CELLS = 512
 MOST_KEPT_KEYS = 256
 
 
-def reads(patterns: Sequence[Pattern], layout: Layout, valid_BT: Tensor) -> list[Read]:
-    """Return for each layer how the positions of a layout read in it; fast where that pays.
-
-    Args:
-        valid_BT: False at padding, which only texts have: pictures are whole.
-    """
-    form = attend if layout.grid.num_cells >= FEWEST_CELLS else attend_dense
-    by_pattern = {pattern: form(pattern, layout, valid_BT) for pattern in set(patterns)}
-    return [by_pattern[pattern] for pattern in patterns]
-
-
 def masked(see_B1TS: Tensor) -> Read:
     """Return attention under a boolean mask."""
 

@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from vilg.config import ConfigError, from_dict, later_key, to_json
-from vilg.errors import VilgError
+from vilg.config import from_dict, later_key, to_json
+from vilg.errors import SettingError, VilgError
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator, GeneratorConfig
 from vilg.model.reconstructor import Reconstructor
@@ -129,7 +129,7 @@ def read_config(folder: Path) -> ModelConfig:
         )
     try:
         return from_dict(ModelConfig, values)
-    except ConfigError as error:
+    except SettingError as error:
         raise ModelError(f"{path}: {error}") from error
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vilg.config import later_key, require
-from vilg.model.attend import Read, reads
+from vilg.model.attend import FEWEST_CELLS, Read, attend, attend_dense
 from vilg.model.patterns import Pattern
 from vilg.model.segments import Grid, Layout, Modality, Role, Segment
 from vilg.model.transformer import Transformer
@@ -119,9 +119,16 @@ class Generator(nn.Module):
             parts.append(x + self.role_embedding.weight[kind])
         return torch.cat(parts, dim=1)
 
-    def reads(self, layout: Layout, valid_BT: Tensor) -> list[Read]:
-        """Return what each layer reads of a whole layout; False in `valid_BT` is padding."""
-        return reads(self.config.patterns, layout, valid_BT)
+    def layer_reads(self, layout: Layout, valid_BT: Tensor) -> list[Read]:
+        """Return how each layer reads a whole layout, fast where that pays.
+
+        Args:
+            valid_BT: False at padding, which only texts have: pictures are whole.
+        """
+        patterns = self.config.patterns
+        form = attend if layout.grid.num_cells >= FEWEST_CELLS else attend_dense
+        by_pattern = {pattern: form(pattern, layout, valid_BT) for pattern in set(patterns)}
+        return [by_pattern[pattern] for pattern in patterns]
 
     def forward(
         self, layout: Layout, ids_BT: Tensor, reads: Sequence[Read], start: int = 0
@@ -129,7 +136,7 @@ class Generator(nn.Module):
         """Return the last layer's states at positions from `start` on.
 
         Args:
-            reads: what each layer's queries read: from `reads` for a whole layout, or from caches.
+            reads: how each layer's queries read: by `layer_reads` for a whole layout, or from caches.
         """
         return self.transformer(self.embed(layout, ids_BT, start), reads)
 
@@ -192,7 +199,7 @@ def text_to_image_states(
     start_B1 = torch.full((B, 1), TextTokenizer.boi_id, device=device)
     ids_BT = torch.cat([text_BM, start_B1, inputs_BN], dim=1)
     valid_BT = F.pad(valid_BM, (0, 1 + N), value=True)
-    return generator(layout, ids_BT, generator.reads(layout, valid_BT))[:, M:]
+    return generator(layout, ids_BT, generator.layer_reads(layout, valid_BT))[:, M:]
 
 
 def image_token_log_probs(generator: Generator, states_BTC: Tensor, image_ids_BN: Tensor) -> Tensor:
@@ -242,7 +249,7 @@ def image_to_text_log_probs(
     layout = image_to_text_layout(M, generator.config.grid, num_texts)
     ids_BT = torch.cat([image_ids_BN, inputs_RM.view(B, -1)], dim=1)
     valid_BT = F.pad(valid_RM.view(B, -1), (N, 0), value=True)
-    states_BTC = generator(layout, ids_BT, generator.reads(layout, valid_BT))
+    states_BTC = generator(layout, ids_BT, generator.layer_reads(layout, valid_BT))
     states_RMC = states_BTC[:, N:].unflatten(1, (num_texts, M)).flatten(0, 1)
     # Padding is left out before the head: a vocabulary of thousands makes its rows dear.
     logits_PV = generator.text_logits(states_RMC[valid_RM])

@@ -86,13 +86,13 @@ class DecodeWindow:
     Attributes:
         num_slots: places for keys; fewer than cells where the pattern forgets.
         slots: of each cell, where its key is kept.
-        reads: of each cell, the slots that it reads, its own among them; a slice where they are
+        seen: of each cell, the slots that it reads, its own among them; a slice where they are
             neighbours, which costs no copy.
     """
 
     num_slots: int
     slots: tuple[int, ...]
-    reads: tuple[slice | Tensor, ...]
+    seen: tuple[slice | Tensor, ...]
 
 
 @lru_cache(maxsize=64)
@@ -116,8 +116,8 @@ def decode_window(pattern: Pattern, height: int, width: int) -> DecodeWindow:
     else:
         num_slots = int(back.max()) + 1
         slot = cell % num_slots
-    reads = [_as_slice(slot[i - back[back <= i]]) for i in range(len(cell))]
-    return DecodeWindow(num_slots, tuple(slot.tolist()), tuple(reads))
+    seen = [_as_slice(slot[i - back[back <= i]]) for i in range(len(cell))]
+    return DecodeWindow(num_slots, tuple(slot.tolist()), tuple(seen))
 
 
 def _as_slice(slots: Tensor) -> slice | Tensor:

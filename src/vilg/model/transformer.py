@@ -1,6 +1,6 @@
 """The transformer: pre-LN blocks that know nothing of masks, caches and tasks.
 
-What a layer's queries read is a function that comes with the call, one a layer: `attend.reads` for
+What a layer's queries read is a function that comes with the call, one a layer: `Generator.layer_reads` for
 whole sequences, `sampling.decode` for cached ones.
 
 Shape letters: B batch, T positions, C width, H heads, D = C / H head width.

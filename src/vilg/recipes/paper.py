@@ -10,7 +10,7 @@ from vilg.tokenizer.quantizers import QuantizerKind
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.augment import AugmentConfig
 from vilg.training.inputs import DataConfig
-from vilg.training.loop import LoopConfig, Precision
+from vilg.training.loop import LoopConfig, TrainingPrecision
 from vilg.training.optim import OptimConfig
 from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
@@ -68,7 +68,7 @@ def lite_300m() -> Recipe:
                 batch_size=256,
                 show_every=5000,
                 save_every=1000,
-                precision=Precision.BF16,
+                precision=TrainingPrecision.BF16,
             ),
             optim=OptimConfig(peak_lr=3e-4, final_lr=3e-5, warmup_steps=3000),
         )

@@ -96,7 +96,7 @@ class LayerCache:
 
     def read_step(self, place: int) -> Read:
         """Return attention of one position of the target, which keeps its key and reads its window."""
-        slot, seen = self.window.slots[place], self.window.reads[place]
+        slot, seen = self.window.slots[place], self.window.seen[place]
 
         def read(q_B1HD: Tensor, k_B1HD: Tensor, v_B1HD: Tensor) -> Tensor:
             self.k_BHSD[:, :, slot] = k_B1HD[:, 0]

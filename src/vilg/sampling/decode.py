@@ -61,7 +61,7 @@ def prefill(
     beginning = layout.beginning(num_given)
     bias_G11P = _bias(valid_GT[:, :num_prefix], generator.dtype)
     caches: list[LayerCache] = []
-    reads = generator.reads(beginning, valid_GT[:, : beginning.length])
+    reads = generator.layer_reads(beginning, valid_GT[:, : beginning.length])
     keeping_reads = [
         keeping(
             read, _window(layout, pattern), bias_G11P, num_prefix, num_given, candidates, caches

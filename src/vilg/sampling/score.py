@@ -99,7 +99,7 @@ def word_gains(
     layout, rows = text_to_image_layout(M, generator.config.grid), []
     for valid_BM in valid_WM.split(rows_at_once(generator)):
         B, valid_BT = len(valid_BM), F.pad(valid_BM, (0, 1 + N), value=True)
-        states_BTC = generator(layout, ids_T.expand(B, -1), generator.reads(layout, valid_BT))
+        states_BTC = generator(layout, ids_T.expand(B, -1), generator.layer_reads(layout, valid_BT))
         images_BN = image_ids_N.expand(B, -1).contiguous()
         rows.append(image_token_log_probs(generator, states_BTC[:, M:], images_BN))
     log_probs_WN = torch.cat(rows)

@@ -70,7 +70,7 @@ def evaluate(
         EvaluationError: an unknown suite, a limit under 1, a precision for a tokenizer whose tokens are not
             refined, tokens to be refined or splits chosen for another suite, a negative number of steps, or an
             output that cannot be written.
-        ConfigError: tokens to be refined of a tokenizer without nearest codes.
+        SettingError: tokens to be refined of a tokenizer without nearest codes.
         PrecisionError: bf16 or int8 on a processor that has no instructions for it.
         ModelError, DataError: from reading the model and the data.
         PerceptualError: tokens to be refined, without the packages of the extra `train`.

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vilg.config import ConfigError
+from vilg.errors import SettingError
 from vilg.tokenizer.codebooks import cosine_schedule
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.perceptual import (
@@ -58,7 +58,7 @@ def refine(
         bf16: decoder and perceptual network compute in bf16, and so what is nearer.
 
     Raises:
-        ConfigError: a tokenizer without nearest codes.
+        SettingError: a tokenizer without nearest codes.
     """
     assert num_steps >= 0
     quantizer, device = _nearest_codes(tokenizer), pixels_B3YX.device.type
@@ -97,7 +97,7 @@ def refining_encoder(tokenizer: ImageTokenizer, num_steps: int, *, bf16: bool = 
         bf16: as `refine` has it.
 
     Raises:
-        ConfigError: a tokenizer without nearest codes.
+        SettingError: a tokenizer without nearest codes.
         PerceptualError: the packages of the perceptual network are missing.
     """
     if num_steps == 0:
@@ -117,7 +117,7 @@ def search_id(num_steps: int, *, bf16: bool) -> str:
 def _nearest_codes(tokenizer: ImageTokenizer) -> VectorQuantizer:
     quantizer = tokenizer.quantizer
     if not isinstance(quantizer, VectorQuantizer):
-        raise ConfigError(
+        raise SettingError(
             "only tokens that are nearest codes can be refined, and this tokenizer's are likeliest ones: "
             "measure without --refine, train with tokenizer.refine_steps=0"
         )

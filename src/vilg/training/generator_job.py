@@ -77,7 +77,7 @@ def check_end_to_end(loss: GeneratorLossConfig) -> None:
     """Refuse what a reconstructor cannot learn from.
 
     Raises:
-        ConfigError: disturbed tokens, which would teach it to make the wrong pictures; no text to
+        SettingError: disturbed tokens, which would teach it to make the wrong pictures; no text to
             image at all, which has the states that it reads; sums over tokens beside means of pixels.
     """
     require(
@@ -144,7 +144,7 @@ def tokenise_pair(
 
 
 # (step, ids of pairs) to image_ids_BN.
-Encode = Callable[[int, NDArray[np.int64]], Tensor]
+StepTokens = Callable[[int, NDArray[np.int64]], Tensor]
 
 
 class GeneratorJob:
@@ -167,8 +167,8 @@ class GeneratorJob:
         tokenizer: TextTokenizer,
         decode: Callable[[Tensor], list[Image.Image]],
         end_to_end: EndToEnd | None = None,
-        encode_described: Encode | None = None,
-        encode_prefix: Encode | None = None,
+        encode_described: StepTokens | None = None,
+        encode_prefix: StepTokens | None = None,
     ):
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(loop.seed)
@@ -216,7 +216,7 @@ class GeneratorJob:
         disturbed_BN = torch.from_numpy(cells_BN < share_B[:, None])
         return torch.where(disturbed_BN, torch.from_numpy(self.image_ids_SN[others_B]), own_BN)
 
-    def _encoded(self, encode: Encode | None, step: int, ids: NDArray[np.int64]) -> Tensor:
+    def _encoded(self, encode: StepTokens | None, step: int, ids: NDArray[np.int64]) -> Tensor:
         return encode(step, ids) if encode else torch.from_numpy(self.image_ids_SN[ids])
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:

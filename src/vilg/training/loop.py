@@ -20,7 +20,7 @@ from vilg.training.optim import OptimConfig, build_optimizer, learning_rate, upd
 from vilg.training.tracking import Tracker, check_finite
 
 
-class Precision(StrEnum):
+class TrainingPrecision(StrEnum):
     """What matrix products and convolutions are computed in, and so what passes between convolutions.
 
     Weights, moments, softmax, norms of the generator, losses and the search for codes are in fp32. On a CPU the
@@ -52,7 +52,7 @@ class LoopConfig:
     show_every: int = 0
     save_every: int = 500
     seed: int = 0
-    precision: Precision = Precision.FP32
+    precision: TrainingPrecision = TrainingPrecision.FP32
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "log_every", "save_every"):
@@ -107,7 +107,7 @@ def take_turn(
     optimizer: torch.optim.Optimizer,
     config: OptimConfig,
     step: int,
-    precision: Precision = Precision.FP32,
+    precision: TrainingPrecision = TrainingPrecision.FP32,
 ) -> dict[str, float]:
     """Update one network; return its values for the log, means over all processes.
 
@@ -116,7 +116,7 @@ def take_turn(
     """
     parameters = [parameter for parameter in turn.module.parameters() if parameter.requires_grad]
     device = parameters[0].device.type
-    with torch.autocast(device, torch.bfloat16, enabled=precision is Precision.BF16):
+    with torch.autocast(device, torch.bfloat16, enabled=precision is TrainingPrecision.BF16):
         computed = turn.loss(step)
     if computed is None:
         return {}

@@ -95,7 +95,7 @@ def check_fits(loss: PictureLossConfig, tokenizer: TokenizerConfig) -> None:
     """Refuse a loss that the decoder's output is not made for.
 
     Raises:
-        ConfigError: a likelihood for a VQGAN, or none for a dVAE; a discriminator for a dVAE, whose
+        SettingError: a likelihood for a VQGAN, or none for a dVAE; a discriminator for a dVAE, whose
             last layer holds widths too, which that term does not reach and could not be balanced by.
     """
     require(
@@ -113,7 +113,7 @@ def check_begins(loss: PictureLossConfig, num_steps: int) -> None:
     """Refuse a discriminator that would never be used.
 
     Raises:
-        ConfigError: its first step comes after the run's last.
+        SettingError: its first step comes after the run's last.
     """
     require(
         loss.adversarial == 0 or loss.adversarial_from < num_steps,

@@ -36,8 +36,8 @@ from vilg.tokenizer.tokens import refined_tokens, tokenise
 from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.end_to_end import EndToEnd
 from vilg.training.generator_job import (
-    Encode,
     GeneratorJob,
+    StepTokens,
     tokenise_pair,
 )
 from vilg.training.inputs import (
@@ -47,7 +47,7 @@ from vilg.training.inputs import (
     read_pictures,
     stored_tokens,
 )
-from vilg.training.loop import Precision, train
+from vilg.training.loop import TrainingPrecision, train
 from vilg.training.picture_loss import check_fits
 from vilg.training.run_folder import RunError, Stage, held, read_recipe
 from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
@@ -186,7 +186,7 @@ def _decoder_alone(
     """Return which pictures have better tokens, any of all of them, and these tokens, from the store."""
     if config.refine_steps == 0:
         return DecoderAlone()
-    N, bf16 = len(arrays_NYX3), config.loop.precision is Precision.BF16
+    N, bf16 = len(arrays_NYX3), config.loop.precision is TrainingPrecision.BF16
     num = min(config.refine_pictures or N, N)
     chosen_R = permute(np.arange(num), N, config.loop.seed, epoch=0)
     # What the codes decode to counts here, so the fingerprint, which leaves out the decoder, is not enough.
@@ -244,7 +244,7 @@ def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: Text
     if config.end_to_end is not None:
         end_to_end = EndToEnd(config.end_to_end, shape, image_tokenizer, pictures, seed)
 
-    def encoder(move: AugmentConfig) -> Encode | None:
+    def encoder(move: AugmentConfig) -> StepTokens | None:
         if move == AS_THEY_ARE:
             return None
         return partial(moved_tokens, image_tokenizer, pictures, seed, move)

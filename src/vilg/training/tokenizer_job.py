@@ -53,7 +53,7 @@ class TokenizerJob:
         alone: what the decoder sees where only it learns, encoder and codes being those of `init`.
 
     Raises:
-        ConfigError: loss terms that do not fit the tokenizer.
+        SettingError: loss terms that do not fit the tokenizer.
         PerceptualError: the perceptual network cannot be loaded.
     """
 

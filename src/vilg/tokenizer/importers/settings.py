@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from vilg.config import ConfigError, from_dict
+from vilg.config import from_dict
+from vilg.errors import SettingError
 from vilg.tokenizer.importers.files import ImporterError
 from vilg.tokenizer.importers.names import (
     DIFFUSERS,
@@ -33,7 +34,7 @@ def _read(cls: type[Settings], values: Any, where: str = "") -> Settings:
     """Read settings strictly: one that is not known here may well change the network."""
     try:
         return from_dict(cls, values, where)
-    except ConfigError as error:
+    except SettingError as error:
         raise ImporterError(f"cannot import a network of these settings: {error}") from error
 
 
@@ -275,5 +276,5 @@ def _config(image_size: int, attention_levels: list[int], **rest: Any) -> VQGANC
     sides = tuple(image_size >> level for level in attention_levels)
     try:
         return VQGANConfig(image_size=image_size, attention_resolutions=sides, **rest)
-    except (ConfigError, ZeroDivisionError) as error:
+    except (SettingError, ZeroDivisionError) as error:
         raise ImporterError(f"cannot import a network of these settings: {error}") from error
