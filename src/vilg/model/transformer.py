@@ -49,7 +49,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and a feed-forward network of width 4C, each behind its LayerNorm.
 
-    The paper states neither the norm's place nor the activation (docs/paper-fidelity.md); 4C follows
+    The paper states neither the norm's place nor the activation (docs/paper.md); 4C follows
     from its parameter counts (12 L C^2).
     """
 
