@@ -5,6 +5,8 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,16 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
     if kind == "shared_codes":
         share_codes(job.generator, e2e.image_tokenizer.quantizer.codebook_KD)
     return job
+
+
+def forking() -> ForkServerContext:
+    """Return how processes are started: forked from a server that has imported everything and run nothing.
+
+    Not from pytest, whose threads a fork would lose. An optimizer's first step imports torch._dynamo.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
+    return context
 
 
 class BrokenOff(Exception):

@@ -2,12 +2,11 @@
 
 import io
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from tests.training.conftest import (
     assert_equal_states,
     checkpoint_bytes,
     finish,
+    forking,
     log_records,
     make_job,
     picture_bytes,
@@ -100,42 +100,43 @@ def test_steps_after_the_last_checkpoint_are_done_again(
     assert_equal_runs(tmp_path, whole.folder)
 
 
-CHILD = """
-import sys, time
-from pathlib import Path
-import torch
-from tests.training.conftest import OPTIM, Until, make_job
-from vilg.training.loop import LoopConfig, Turn, train
+LONGER = LoopConfig(num_steps=16, batch_size=4, log_every=1, save_every=3)
 
-torch.set_num_threads(1)
-kind, folder = sys.argv[1:]
-loop = LoopConfig(num_steps=25, batch_size=4, log_every=1, save_every=4)
-job = Until(make_job(kind, loop), 20, lambda: time.sleep(600))  # ends only by being killed
-train(job, loop, [OPTIM] * len(job.turns), Path(folder))
-"""
+
+class Told(io.StringIO):
+    """A log that another process reads line by line."""
+
+    def __init__(self, reader: Connection):
+        super().__init__()
+        self.reader = reader
+
+    def write(self, text: str) -> int:
+        self.reader.send(text)
+        return len(text)
+
+
+def train_until_killed(kind: str, folder: Path, reader: Connection) -> None:
+    torch.set_num_threads(1)
+    job = Until(make_job(kind, LONGER), 13, lambda: time.sleep(600))  # ends only by being killed
+    train(job, LONGER, [OPTIM] * len(job.turns), folder, out=Told(reader))
 
 
 def test_a_killed_process_resumes_exactly(kind: str, tmp_path: Path) -> None:
     uncut, parts = tmp_path / "uncut", tmp_path / "parts"
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, kind, str(parts)],
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with child:
-        assert child.stdout is not None
-        seen = 0
-        for line in child.stdout:
-            seen += line.startswith("step ")  # the alarm may speak between
-            if line.startswith("step 10/25 "):  # it runs on meanwhile, and dies where it is
-                break
-        os.kill(child.pid, signal.SIGKILL)
-    assert child.returncode == -signal.SIGKILL
-    assert seen == 10
-    loop = LoopConfig(num_steps=25, batch_size=4, log_every=1, save_every=4)
-    expected = finish(kind, loop, uncut)
-    assert_equal_states(finish(kind, loop, parts, resume=True), expected)
+    lines, told = forking().Pipe(duplex=False)
+    child = forking().Process(target=train_until_killed, args=(kind, parts, told))
+    child.start()
+    told.close()
+    seen, line = 0, ""
+    while not line.startswith("step 7/16 "):  # it runs on meanwhile, and dies where it is
+        line = lines.recv()
+        seen += line.startswith("step ")  # the alarm may speak between
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert seen == 7
+    expected = finish(kind, LONGER, uncut)
+    assert_equal_states(finish(kind, LONGER, parts, resume=True), expected)
     assert_equal_runs(parts, uncut)
 
 

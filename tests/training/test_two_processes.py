@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,14 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from tests.training.conftest import JOBS, checkpoint_bytes, finish, log_records, train_until
+from tests.training.conftest import (
+    JOBS,
+    checkpoint_bytes,
+    finish,
+    forking,
+    log_records,
+    train_until,
+)
 from vilg.training.loop import LoopConfig, TrainingPrecision
 
 NUM_STEPS = (
@@ -44,17 +50,17 @@ def leave() -> None:
 def on_both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Everywhere]:
     """Run a function in two processes that know each other: the same two for all tests.
 
-    They are forked from a server that has imported torch and run nothing, not from pytest, whose threads
-    a fork would lose.
+    They begin at once, while the first test trains in this one.
     """
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context = forking()
     meeting = tmp_path_factory.mktemp("processes") / "meeting"
     with ExitStack() as stack:
         pools = [
             stack.enter_context(ProcessPoolExecutor(1, context, join, (rank, meeting)))
             for rank in range(2)
         ]
+        for pool in pools:
+            pool.submit(dist.get_rank)
 
         def call(function: Callable[..., Any], *arguments: Any) -> list[Any]:
             futures = [pool.submit(function, *arguments) for pool in pools]
