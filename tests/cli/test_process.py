@@ -1,5 +1,6 @@
 """The command as a process: full disks, Ctrl-C, closed pipes, help, its version."""
 
+import io
 import json
 import os
 import re
@@ -152,12 +153,15 @@ def test_make_install_refuses_an_old_python_in_a_line(tmp_path: Path) -> None:
     assert "vilg needs Python 3.11 or newer, this is 3.10.4" in done.stderr
 
 
-def test_json_stays_json_where_the_stream_speaks_ascii(picture: Path, toy_folder: Path) -> None:
-    Path("苹果.png").write_bytes(picture.read_bytes())
-    command = [str(VILG), "caption", "苹果.png", "--json", "--model", str(toy_folder)]
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, capture_output=True, check=True, env=environment)
-    assert json.loads(done.stdout.decode("ascii"))["image"] == "苹果.png"
+def test_json_stays_json_where_the_stream_speaks_ascii(
+    run: Run, picture: Path, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("🍎.png").write_bytes(picture.read_bytes())
+    # Beyond U+FFFF, where Python's own escapes are none of JSON.
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert run("caption", "🍎.png", "--json", "--model", toy_folder).status == 0
+    assert json.loads(stream.buffer.getvalue().decode("ascii"))["image"] == "🍎.png"
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

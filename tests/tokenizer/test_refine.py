@@ -78,7 +78,7 @@ def mean(values: Sequence[float]) -> float:
 @pytest.mark.parametrize("normalised", [True, False])
 def test_refining_finds_most_of_what_all_grids_hold(normalised: bool) -> None:
     tokenizer = tokenizer_of(normalised=normalised)
-    pixels = pictures(tokenizer, 12)
+    pixels = pictures(tokenizer, 6)
     before = loss_by_hand(tokenizer, tokenizer.encode(pixels), pixels)
     after = loss_by_hand(tokenizer, refine(tokenizer, pixels, PERCEPTUAL, 60), pixels)
     least = [least_of_all(tokenizer, picture) for picture in pixels]
@@ -185,10 +185,10 @@ def test_refining_leaves_tokenizer_pictures_and_random_numbers_alone() -> None:
 
 def test_lite0_refines_with_its_pooled_features() -> None:
     tokenizer = tokenizer_of(num_codes=200)
-    pixels = pictures(tokenizer, 3)
-    expected = refine(tokenizer, pixels, lite0_loss(pooled=True), 5)
-    assert torch.equal(refining_encoder(tokenizer, 5)(pixels), expected)
-    assert not torch.equal(refine(tokenizer, pixels, lite0_loss(), 5), expected)
+    pixels = pictures(tokenizer, 2)
+    expected = refine(tokenizer, pixels, lite0_loss(pooled=True), 3)
+    assert torch.equal(refining_encoder(tokenizer, 3)(pixels), expected)
+    assert not torch.equal(refine(tokenizer, pixels, lite0_loss(), 3), expected)
 
 
 def test_likeliest_codes_cannot_be_refined() -> None:

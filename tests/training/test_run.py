@@ -810,7 +810,14 @@ def test_a_tokenizer_is_trained_on_any_folder_of_pictures(
         ("generator.width=100000000000000000000", "from -2^63 to 2^63"),
     ],
 )
-def test_all_stages_are_checked_before_any_work(setting: str, said: str, tmp_path: Path) -> None:
+def test_all_stages_are_checked_before_any_work(
+    setting: str, said: str, tmp_path: Path, toy_data: Path
+) -> None:
+    squares = [
+        f"{stage}.data.{key}"
+        for stage in ("tokenizer", "generator")
+        for key in (f"folder={toy_data}", "groups=null")
+    ]
     with pytest.raises(VilgError, match=re.escape(said)):
-        run(override(RECIPES["emoji_cpu_tiny"].recipe(), [setting]), tmp_path / "run")
+        run(override(RECIPES["emoji_cpu_tiny"].recipe(), [*squares, setting]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

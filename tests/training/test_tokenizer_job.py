@@ -259,7 +259,7 @@ def test_a_decoder_sees_refined_tokens_and_their_pictures_as_they_are() -> None:
     codes: list[Tensor] = []
     hook = job.tokenizer.decoder.register_forward_pre_hook(lambda _, args: codes.append(args[0]))
     times: dict[int, list[bool]] = {i: [] for i in range(5)}
-    for step in range(100):
+    for step in range(60):
         ids = batch_ids(0, step, 4, 5)
         found = float(job.loss(step)[1]["l1"])
         seen = codes.pop()
