@@ -1,7 +1,11 @@
 """The public face on a model of random weights: decoders, candidates, edits, captions, words."""
 
+import copy
 import math
+import pickle
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -316,7 +320,7 @@ def test_the_best_captions_make_the_picture_likeliest(model: Model, picture: Ima
         [vilg.text_tokenizer.language_id("en")],
         range(2, 8),
         temperature=1,
-        foreign_V=vilg.foreign_tokens("en"),
+        foreign_V=vilg.foreign_tokens["en"],
     )
     log_probs_BN = text_to_image_log_probs(vilg.generator, texts, ids)
     order = log_probs_BN.sum(dim=1).argsort(descending=True)
@@ -478,6 +482,39 @@ def test_an_unknown_precision_is_said(model: Model) -> None:
 @pytest.mark.parametrize("precision", parameters(*Precision))
 def test_a_precision_is_named_by_its_word(model: Model, precision: Precision) -> None:
     assert len(Vilg(model, precision=precision.value).generate(PROMPT)) == 1
+
+
+@pytest.mark.parametrize("precision", parameters(*Precision))
+def test_a_copy_and_a_pickle_draw_and_say_the_same(
+    model: Model, picture: Image.Image, precision: Precision
+) -> None:
+    vilg = Vilg(model, "a hash", precision)
+    drawn, said = vilg.generate(PROMPT), vilg.caption(picture)
+    for twin in (copy.copy(vilg), copy.deepcopy(vilg), pickle.loads(pickle.dumps(vilg))):
+        assert (twin.precision, twin.weights_hash) == (precision, "a hash")
+        assert np.array_equal(arrays(twin.generate(PROMPT)), arrays(drawn))
+        assert twin.caption(picture) == said
+
+
+def test_a_spawned_pool_draws_the_same(model: Model) -> None:
+    vilg = Vilg(model)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        found = pool.submit(vilg.draw, [PROMPT], [3]).result()
+    assert torch.equal(found.image_ids_BN, vilg.draw([PROMPT], [3]).image_ids_BN)
+
+
+def test_pictures_come_as_soon_as_they_are_drawn(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vilg.sampling.batches.LARGEST_BATCH", 4)
+    calls: list[int] = []
+    vilg = Vilg(model)
+    each = vilg.draw_each(
+        [PROMPT] * 5, range(5), best_of=2, progress=lambda done, total: calls.append(done)
+    )
+    assert not calls
+    parts = [(len(drawn.image_ids_BN), calls[-1]) for drawn in each]
+    assert parts == [(2, 2 * 18), (2, 4 * 18), (1, 5 * 18)]
 
 
 # --- Arguments --------------------------------------------------------------------------------

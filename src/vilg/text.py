@@ -40,7 +40,7 @@ _WORD_START = re.compile(f"[{_LETTERS}0-9]")
 
 _CHINESE_PUNCTUATION = "、。〇〈〉《》「」『』【】〔〕！％（）＋，－．／：；？～￥·×–—‘’“”…"
 _COMMA = re.compile(r"\s*(?:(?<![0-9]),|,(?![0-9])|，)\s*")
-_LATIN_WORD = re.compile(f"[{_LETTERS}]{{2}}")
+_LATIN = re.compile(f"[{_LETTERS}]{{2}}|^,$")  # of words, and the comma of texts without Chinese
 _IDEOGRAPH = re.compile("[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
 # The commonest whole words become pieces outright, up to this share; the others are word parts.
@@ -216,6 +216,21 @@ class TextTokenizer:
             )
         return tidied
 
+    def read(self, text: str, longest: int) -> list[int]:
+        """Return the ids of a prompt, tidied before.
+
+        Raises:
+            TextError: no text, an empty one, one of unknown characters only, or one of more tokens.
+        """
+        if not isinstance(text, str):
+            raise TextError(f"a {type(text).__name__} is no text: give one text, in quotes")
+        ids = self.encode(self.tidy(text))
+        if len(ids) > longest:
+            raise TextError(
+                f"the text has {len(ids)} tokens and this model reads {longest}: shorten it"
+            )
+        return ids
+
     def words(self, text: str) -> list[range]:
         """Return where the words of a text stand among its ids: a word's pieces, a character's bytes."""
         encoding = self._encoding(text)
@@ -229,10 +244,10 @@ class TextTokenizer:
         ]
         return [range(*ends) for ends in zip(starts, [*starts[1:], len(units)], strict=True)]
 
-    def in_bytes(self, text: str) -> list[str]:
-        """Return the characters of a text that have no place in the alphabet, each once, in order."""
-        characters = dict.fromkeys(_marked(text))
-        return [c for c in characters if c != " " and c not in self._letters]
+    def unknown_characters(self, text: str) -> str:
+        """Return the characters of a prompt that have no place in the alphabet, each once, in order."""
+        characters = dict.fromkeys(_marked(self.tidy(text)))
+        return "".join(c for c in characters if c != " " and c not in self._letters)
 
     def _encoding(self, text: str) -> Encoding:
         spelled = "".join(self._spell(character) for character in _marked(text))
@@ -261,21 +276,21 @@ class TextTokenizer:
         ]
 
     def latin_words(self, texts: Iterable[str]) -> tuple[str, ...]:
-        """Return the Latin pieces of two letters or more that occur in Chinese texts, "noto" and the like."""
+        """Return the Latin pieces of two letters or more in Chinese texts, and a half-width comma in them."""
         ids = sorted({id for text in texts for id in self.encode(text)})
-        return tuple(self._pieces[id] for id in ids if _LATIN_WORD.search(self._pieces[id]))
+        return tuple(self._pieces[id] for id in ids if _LATIN.search(self._pieces[id]))
 
     def foreign_ids(self, lang: str, latin_words: Collection[str] = ()) -> list[int]:
         """Return the ids that no caption in a language may have.
 
         In English those are Chinese characters and punctuation; in Chinese, Latin pieces of two letters or
-        more but for `latin_words`. Digits, signs, single letters and bytes are of both languages.
+        more and the half-width comma, but for `latin_words`. Digits, signs, single letters and bytes are of both languages.
         """
         self.language_id(lang)
         specials = [id for id in range(len(_SPECIALS)) if id != self.eos_id]
         words = self._pieces[_NUM_RESERVED:]
         if lang == "zh":
-            foreign = [bool(_LATIN_WORD.search(p)) and p not in latin_words for p in words]
+            foreign = [bool(_LATIN.search(p)) and p not in latin_words for p in words]
         else:
             marks = frozenset(_CHINESE_PUNCTUATION) - frozenset("‘’“”…·×–—")
             foreign = [bool(_IDEOGRAPH.search(p)) or p in marks for p in words]

@@ -1,5 +1,8 @@
 """What decoding keeps: exactly what the pattern reads, once a group, and never moved."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,10 +17,10 @@ from vilg.model.generator import (
     text_to_image_layout,
 )
 from vilg.model.patterns import Pattern, decode_window, mask, paper_patterns
-from vilg.sampling.batches import cache_bytes, draw_in_batches, largest_batch
-from vilg.sampling.candidates import candidate_seeds
+from vilg.sampling.batches import cache_bytes, largest_batch
+from vilg.sampling.candidates import candidate_seeds, draw_best
 from vilg.sampling.decode import DecodeState, decode_step, prefill
-from vilg.sampling.images import Kept, draw_images
+from vilg.sampling.images import Drawn, Kept, draw_images
 from vilg.text import TextTokenizer
 
 BOI = TextTokenizer.boi_id
@@ -158,6 +161,29 @@ def test_candidates_begin_with_the_plain_picture_s_seed() -> None:
     assert candidate_seeds(7, 60)[:4] == four
 
 
+def candidates_of(
+    generator: Generator,
+    texts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    settings: SamplingConfig,
+    **more: Any,
+) -> torch.Tensor:
+    """Return the tokens of all candidates, and see that the best of them are what comes out."""
+    seen: list[torch.Tensor] = []
+
+    def last_is_best(part: slice, drawn: Drawn, kept: Kept | None) -> torch.Tensor:
+        seen.append(drawn.image_ids_BN)
+        return torch.arange(len(drawn.image_ids_BN))
+
+    N = settings.best_of
+    found = Drawn.joined(
+        [*draw_best(generator, texts, seeds, settings, last_is_best, **more)]
+    ).image_ids_BN
+    candidates = torch.cat(seen) if N > 1 else found
+    assert torch.equal(found, candidates[N - 1 :: N])
+    return candidates
+
+
 def test_the_batch_is_what_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = toy_generator()
     plain, guided = SamplingConfig(), SamplingConfig(guidance=2.0)
@@ -178,8 +204,7 @@ def test_prompts_in_runs_of_any_length_draw_the_same(
     texts = [PROMPTS[i] for i in (0, 0, 0, 1, 1, 1, 2)]
     settings = SamplingConfig(temperature=0.5)
     expected = draw_images(generator, texts, range(7), settings).image_ids_BN
-    drawn = draw_in_batches(generator, texts, range(7), settings)
-    assert torch.equal(drawn.image_ids_BN, expected)
+    assert torch.equal(candidates_of(generator, texts, range(7), settings), expected)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
@@ -190,18 +215,19 @@ def test_batches_of_any_size_draw_the_same(
     generator = toy_generator(paper_patterns(3), 2, 2)
     monkeypatch.setattr("vilg.sampling.batches.LARGEST_BATCH", size)
     texts = [PROMPTS[0], PROMPTS[0], PROMPTS[1], PROMPTS[1]]
-    seeds = list(range(4 * per_text))
     each = [text for text in texts for _ in range(per_text)]
-    expected = draw_images(generator, each, seeds, SamplingConfig(temperature=0.5)).image_ids_BN
+    seeds = [x for seed in range(4) for x in candidate_seeds(seed, per_text)]
+    settings = SamplingConfig(temperature=0.5, best_of=per_text)
+    expected = draw_images(generator, each, seeds, settings).image_ids_BN
     under_way: list[tuple[int, int, int]] = []
-    drawn = draw_in_batches(
+    drawn = candidates_of(
         generator,
         texts,
-        seeds,
-        SamplingConfig(temperature=0.5),
+        range(4),
+        settings,
         watch=lambda first, ids: under_way.append((first, *ids.shape)),
     )
-    assert torch.equal(drawn.image_ids_BN, expected)
+    assert torch.equal(drawn, expected)
     assert max(rows for _, rows, _ in under_way) <= size
     finished = [(first, rows) for first, rows, cells in under_way if cells == 4]
     assert [first for first, _ in finished] == sorted({first for first, _ in finished})
@@ -214,11 +240,12 @@ def test_kept_tokens_go_with_their_picture_in_batches_of_any_size(
 ) -> None:
     generator = toy_generator(paper_patterns(3), 2, 2)
     monkeypatch.setattr("vilg.sampling.batches.LARGEST_BATCH", size)
-    texts, settings = [PROMPTS[i] for i in (0, 0, 1)], SamplingConfig(temperature=0.5)
+    texts, settings = [PROMPTS[i] for i in (0, 0, 1)], SamplingConfig(temperature=0.5, best_of=3)
     keep_GN = torch.tensor(
         [[True, False, False, True], [False, True] * 2, [True, True, False, True]]
     )
     kept = Kept(toy_images(generator, 3), keep_GN)
-    expected = draw_images(generator, texts, range(9), settings, kept=kept).image_ids_BN
-    drawn = draw_in_batches(generator, texts, range(9), settings, kept=kept)
-    assert torch.equal(drawn.image_ids_BN, expected)
+    seeds = [x for seed in range(3) for x in candidate_seeds(seed, 3)]
+    expected = draw_images(generator, texts, seeds, settings, kept=kept).image_ids_BN
+    drawn = candidates_of(generator, texts, range(3), settings, kept=kept)
+    assert torch.equal(drawn, expected)

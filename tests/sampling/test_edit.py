@@ -8,13 +8,14 @@ from PIL import Image
 from vilg.errors import SettingError
 from vilg.model.segments import Grid
 from vilg.sampling.edit import (
+    Edit,
     cells_below,
     masked_cells,
-    paste,
     pixels_of_cells,
     read_mask,
     share_of_cells,
 )
+from vilg.sampling.images import Kept
 
 GRID = Grid(4, 4)
 
@@ -83,5 +84,7 @@ def test_pixels_of_cells_and_what_is_pasted_there() -> None:
     redraw[5] = True
     mask = pixels_of_cells(redraw, GRID, 16)
     assert mask.sum() == 16 and mask[4:8, 4:8].all()
-    pasted = np.array(paste(Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16)), mask))
+    edit = Edit(Image.new("RGB", (16, 16)), Kept.nothing(1, GRID), [mask])
+    (picture,) = edit.pasted([Image.new("RGB", (16, 16), "red")])
+    pasted = np.array(picture)
     assert (pasted[mask] == (255, 0, 0)).all() and (pasted[~mask] == 0).all()

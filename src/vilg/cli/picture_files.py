@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -29,9 +30,8 @@ from vilg.errors import VilgError
 from vilg.images import contact_sheet, to_array
 from vilg.model.defaults import SamplingConfig
 from vilg.progress import Progress
-from vilg.sampling.batches import LARGEST_BATCH
 from vilg.sampling.clip import ClipRanker
-from vilg.sampling.edit import check_one_part
+from vilg.sampling.edit import Part
 from vilg.text import TextError
 
 OTHER_PICTURES = frozenset(
@@ -114,7 +114,7 @@ def check_prompts(model: Vilg, prompts: Sequence[str], say: Callable[[str], None
             if len(prompts) == 1:
                 raise
             raise PromptError(f"prompt {i + 1}: {error}") from error
-    if unknown := model.unknown_characters("".join(prompts)):
+    if unknown := model.text_tokenizer.unknown_characters("".join(prompts)):
         say(f"these characters are not in the model's vocabulary: {unknown}")
 
 
@@ -160,6 +160,15 @@ class Plan:
             "Software": f"vilg {vilg.__version__}",
         }
 
+    def options(self, progress: Progress) -> DrawOptions:
+        options = {
+            "rank": self.ranker,
+            "progress": progress,
+            "preview": self.show if self.preview else None,
+            **dataclasses.asdict(self.settings),
+        }
+        return cast(DrawOptions, options)
+
     def show(self, pictures: list[Image.Image]) -> None:
         """Write the pictures under way, up to eight in a row."""
         if self.preview is not None:
@@ -189,77 +198,46 @@ def left_to_do(plan: Plan, jobs: Sequence[Order], say: Callable[[str], None]) ->
     return left
 
 
-def _chunks(plan: Plan, jobs: Sequence[Order]) -> Iterator[tuple[Sequence[Order], DrawOptions]]:
-    """Yield the jobs that are drawn between two writes, and how; a broken-off run loses these at most."""
-    cells = plan.model.generator.config.grid.num_cells * plan.settings.best_of
-    at_once = max(1, LARGEST_BATCH // plan.settings.best_of)
-    with Progress() as progress:
-        for first in range(0, len(jobs), at_once):
-
-            def report(done: int, _: int, first: int = first) -> None:
-                progress(first * cells + done, len(jobs) * cells)
-
-            options = {
-                "rank": plan.ranker,
-                "progress": report,
-                "preview": plan.show if plan.preview else None,
-                **dataclasses.asdict(plan.settings),
-            }
-            yield jobs[first : first + at_once], cast(DrawOptions, options)
-
-
-def draw(plan: Plan, jobs: Sequence[Order]) -> Iterator[Path]:
-    """Draw and write the pictures; yield each path when its file is whole."""
-    for chunk, options in _chunks(plan, jobs):
-        drawn = plan.model.draw(
-            [job.prompt for job in chunk], [job.seed for job in chunk], **options
-        )
-        for job, picture in zip(chunk, plan.model.pictures(drawn), strict=True):
-            write(job.path, png(picture, plan.notes(job)))
-            yield job.path
-
-
 @dataclass(frozen=True)
-class Part:
-    """Which part of a picture an edit draws anew, as `Vilg.edit` wants it; one of the first three."""
+class Edit:
+    """The picture that is edited, and what of it is drawn anew.
 
-    mask: Image.Image | None
-    first_row: int | None
-    share: float | None
+    Attributes:
+        raw: keep the decoded pixels also where nothing is drawn anew.
+    """
+
+    image: Image.Image
+    part: Part
     raw: bool
 
-    def __post_init__(self) -> None:
-        check_one_part(self.mask, self.first_row, self.share)
-
-    def notes(self, picture: Image.Image) -> dict[str, str]:
+    def notes(self) -> dict[str, str]:
         """Return what the PNG file of an edited picture says of where it comes from."""
-        values = {
-            "picture": _hash(picture),
-            "mask": _hash(self.mask) if self.mask else None,
-            "first_row": self.first_row,
-            "share": self.share,
-            "raw": self.raw or None,
-        }
+        mask = cast(Image.Image | None, self.part.mask)
+        values = {"picture": _hash(self.image)} | vars(self.part) | {"raw": self.raw or None}
+        values["mask"] = _hash(mask) if mask else None
         given = {name: value for name, value in values.items() if value is not None}
         return {"edited": json.dumps(given)}
 
 
-def edit(plan: Plan, jobs: Sequence[Order], picture: Image.Image, part: Part) -> Iterator[Path]:
-    """Edit a picture once a job, whose seeds are consecutive; yield each path when its file is whole."""
-    for chunk, options in _chunks(plan, jobs):
-        edited = plan.model.edit(
-            picture,
-            chunk[0].prompt,
-            len(chunk),
-            mask=part.mask,
-            first_row=part.first_row,
-            share=part.share,
-            raw=part.raw,
-            seed=chunk[0].seed,
-            **options,
-        )
-        for job, result in zip(chunk, edited, strict=True):
-            write(job.path, png(result, plan.notes(job) | part.notes(picture)))
+def draw(plan: Plan, jobs: Sequence[Order], edit: Edit | None = None) -> Iterator[Path]:
+    """Draw and write pictures, or edit one, a job each; yield each path when its file is whole.
+
+    Args:
+        edit: what is edited; then the jobs have one prompt.
+    """
+    if not jobs:
+        return
+    model, notes = plan.model, edit.notes() if edit else {}
+    prompts, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
+    made = edit.part.edit(model.image_tokenizer, edit.image, seeds) if edit else None
+    with Progress() as progress:
+        options = plan.options(progress)
+        each = model.draw_each(prompts, seeds, kept=made.kept if made else None, **options)
+        pictures: Iterator[Image.Image] = chain.from_iterable(map(model.pictures, each))
+        if edit and made and not edit.raw:
+            pictures = made.pasted(pictures)
+        for job, picture in zip(jobs, pictures, strict=True):
+            write(job.path, png(picture, plan.notes(job) | notes))
             yield job.path
 
 

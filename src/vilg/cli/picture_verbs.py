@@ -174,18 +174,20 @@ class Edit(Drawing):
         from vilg.cli import picture_files
         from vilg.cli.output import check_apart
         from vilg.images import BLACK, open_picture
+        from vilg.sampling.edit import Part
 
         check_number(self.n)
         picture = open_picture(self.image)
         mask = open_picture(self.mask, ground=BLACK) if self.mask else None
-        part = picture_files.Part(mask, self.first_row, self.share, self.raw)
+        part = Part(mask, self.first_row, self.share)
         jobs = picture_files.plan([clean(self.prompt)], self.n, self.seed, self.out)
         picture_files.check_preview(self.preview, jobs)
         for path in (self.preview, *(job.path for job in jobs)):
             if path is not None:
                 check_apart(path, (self.image, self.mask))
         plan = self.plan(load(self.model, self.precision), [jobs[0].prompt])
-        for path in picture_files.edit(plan, jobs, picture, part):
+        edit = picture_files.Edit(picture, part, self.raw)
+        for path in picture_files.draw(plan, jobs, edit):
             print(path, flush=True)
 
 

@@ -1,21 +1,15 @@
-"""Many images in batches that memory allows, with the text of a prompt read once for all its images."""
+"""How many images are drawn or scored at once, and which: as many as fill the cores and memory allows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-
-from torch import Tensor
 
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator
 from vilg.model.patterns import decode_window
-from vilg.sampling.images import Drawn, Kept, draw_images
 
 # Images drawn at once: enough to fill the cores. Their caches may take this many bytes.
 LARGEST_BATCH = 32
 CACHE_BYTES = 2 * 2**30
-
-# Called with the images that are finished, and image_ids_Bk of those under way.
-WatchBatch = Callable[[int, Tensor], None]
 
 
 def cache_bytes(generator: Generator) -> int:
@@ -37,61 +31,21 @@ def largest_batch(generator: Generator, settings: SamplingConfig) -> int:
     return max(1, min(LARGEST_BATCH, CACHE_BYTES // (copies * cache_bytes(generator))))
 
 
-def draw_in_batches(
-    generator: Generator,
-    texts: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    settings: SamplingConfig,
-    *,
-    kept: Kept | None = None,
-    watch: WatchBatch | None = None,
-) -> Drawn:
-    """Draw as many images of each text as there are seeds a text.
+def slices(num: int, size: int, first: int = 0) -> list[slice]:
+    """Return the slices of `num` things, from the one at `first` on, at most `size` in each."""
+    last = first + num
+    return [slice(start, min(start + size, last)) for start in range(first, last, size)]
+
+
+def runs_at_once(counts: Sequence[int], size: int) -> Iterator[slice]:
+    """Yield the images of each batch: whole runs of one length, or a part of one.
 
     Args:
-        texts: one a picture; equal neighbours are read once.
-        seeds: as many for every picture, those of the first picture first.
-        kept: tokens that stay, one row a picture.
+        counts: images of each run, such as the neighbours that share a prompt.
     """
-    assert len(seeds) % len(texts) == 0
-    per_picture = len(seeds) // len(texts)
-    # Without kept tokens, pictures of one prompt are one group.
-    runs = [(text, sum(1 for _ in run)) for text, run in groupby(texts, key=list)]
-    if kept is not None:
-        runs = [(list(text), 1) for text in texts]
-    size = largest_batch(generator, settings)
-    drawn: list[Drawn] = []
-    for here, rows in _batches([count * per_picture for _, count in runs], size):
-
-        def watch_batch(image_ids_Bk: Tensor, first: int = rows.start) -> None:
-            if watch:
-                watch(first, image_ids_Bk)
-
-        drawn.append(
-            draw_images(
-                generator,
-                [text for text, _ in runs[here]],
-                seeds[rows],
-                settings,
-                kept=kept and Kept(kept.image_ids_GN[here], kept.keep_GN[here]),
-                watch=watch_batch,
-            )
-        )
-    return Drawn.joined(drawn)
-
-
-def _batches(counts: Sequence[int], size: int) -> Iterator[tuple[slice, slice]]:
-    """Yield the groups and the images of each batch: whole groups of one count, or a part of one.
-
-    Args:
-        counts: images of each group.
-    """
-    first, begin = 0, 0
-    while first < len(counts):
-        count, last = counts[first], first + 1
-        while last < len(counts) and counts[last] == count and (last + 1 - first) * count <= size:
-            last += 1
-        end = begin + (last - first) * count
-        for start in range(begin, end, size):
-            yield slice(first, last), slice(start, min(start + size, end))
-        first, begin = last, end
+    begin = 0
+    for count, same in groupby(counts):
+        num = count * len([*same])
+        for runs in slices(num, max(1, size // count) * count, begin):
+            yield from slices(runs.stop - runs.start, size, runs.start)
+        begin += num

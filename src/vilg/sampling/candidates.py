@@ -4,7 +4,9 @@ Shape letters: G pictures, N candidates, B images (G times N, picture by picture
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
 
 import torch
 from PIL import Image
@@ -14,10 +16,12 @@ from vilg.errors import require
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator
 from vilg.randomness import bits
-from vilg.sampling.batches import LARGEST_BATCH, WatchBatch, draw_in_batches
-from vilg.sampling.images import Drawn, Kept
+from vilg.sampling.batches import largest_batch, runs_at_once, slices
+from vilg.sampling.images import Drawn, Kept, draw_images
 from vilg.sampling.rank import Ranker, caption_scores
 
+# Called with the images that are finished, and image_ids_Bk of those under way.
+WatchBatch = Callable[[int, Tensor], None]
 # Returns the score of every candidate drawn of these pictures, to be compared within a picture.
 Scorer = Callable[[slice, Drawn, Kept | None], Tensor]
 
@@ -26,20 +30,6 @@ def candidate_seeds(seed: int, best_of: int) -> list[int]:
     """Return the seeds of a picture's candidates: its own first, so that best of 1 is the plain picture."""
     others = range(1, best_of)
     return [seed, *(int(bits(seed, "candidate", j)) for j in others)]
-
-
-def draw_candidates(
-    generator: Generator,
-    texts: Sequence[Sequence[int]],
-    seeds: Sequence[int],
-    settings: SamplingConfig,
-    *,
-    kept: Kept | None = None,
-    watch: WatchBatch | None = None,
-) -> Drawn:
-    """Draw `best_of` candidates of each text and seed."""
-    each = [x for seed in seeds for x in candidate_seeds(seed, settings.best_of)]
-    return draw_in_batches(generator, texts, each, settings, kept=kept, watch=watch)
 
 
 def draw_best(
@@ -51,31 +41,38 @@ def draw_best(
     *,
     kept: Kept | None = None,
     watch: WatchBatch | None = None,
-) -> Drawn:
-    """Draw one image a text and seed, the best of its candidates.
+) -> Iterator[Drawn]:
+    """Draw one image a text and seed, the best of its candidates; yield each batch when it is done.
 
-    Of an image's candidates only the best is kept, before the next image's are drawn.
+    Equal neighbours among the texts are read once, unless tokens are kept.
 
     Args:
         watch: told of candidates.
     """
-    N, chosen = settings.best_of, []
-    at_once = len(texts) if N == 1 else max(1, LARGEST_BATCH // N)
-    for first in range(0, len(texts), at_once):
-        part = slice(first, first + at_once)
-        here = kept and Kept(kept.image_ids_GN[part], kept.keep_GN[part])
-
-        def watch_part(finished: int, image_ids_Bk: Tensor, before: int = first * N) -> None:
-            if watch:
-                watch(before + finished, image_ids_Bk)
-
-        drawn = draw_candidates(
-            generator, texts[part], seeds[part], settings, kept=here, watch=watch_part
+    N, size = settings.best_of, largest_batch(generator, settings)
+    counts = (
+        [len([*run]) for _, run in groupby(texts, key=list)] if kept is None else [1] * len(texts)
+    )
+    for part in runs_at_once(counts, max(1, size // N)):
+        groups = (
+            [text for text, _ in groupby(texts[part], key=list)] if kept is None else texts[part]
         )
-        if N > 1:
-            drawn = drawn.chosen(best(score(part, drawn, here).view(-1, N)))
-        chosen.append(drawn)
-    return Drawn.joined(chosen)
+        here = kept and Kept(kept.image_ids_GN[part], kept.keep_GN[part])
+        each = [x for seed in seeds[part] for x in candidate_seeds(seed, N)]
+        drawn = Drawn.joined(
+            [
+                draw_images(
+                    generator,
+                    groups,
+                    each[rows],
+                    settings,
+                    kept=here,
+                    watch=watch and partial(watch, part.start * N + rows.start),
+                )
+                for rows in slices(len(each), size)
+            ]
+        )
+        yield drawn if N == 1 else drawn.chosen(best(score(part, drawn, here).view(-1, N)))
 
 
 def best(scores_GN: Tensor, num: int = 1) -> list[int]:

@@ -16,12 +16,12 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import snapshot_download
 from PIL import Image
 from torch import Tensor
 
 from vilg.errors import VilgError, how_to_install
 from vilg.images import open_picture
+from vilg.sampling.batches import slices
 
 _BATCH = 16
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
@@ -71,6 +71,8 @@ class ClipRanker:
             )
         is_here = Path(name).is_dir()
         try:
+            from huggingface_hub import snapshot_download
+
             # Left to transformers, weights of another format go through a converting service.
             folder = name if is_here else snapshot_download(str(name), allow_patterns=_FILES)
             with _quiet():
@@ -125,8 +127,8 @@ class ClipRanker:
             )
         text_1C = _unit(self.model.get_text_features(**tokens.to(device)))
         scores: list[float] = []
-        for first in range(0, len(pictures), _BATCH):
-            batch = [open_picture(picture) for picture in pictures[first : first + _BATCH]]
+        for part in slices(len(pictures), _BATCH):
+            batch = [open_picture(picture) for picture in pictures[part]]
             inputs = self.image_processor(images=batch, return_tensors="pt").to(device)
             images_BC = _unit(self.model.get_image_features(**inputs))
             scores += (images_BC @ text_1C[0]).tolist()

@@ -3,20 +3,23 @@
 Shape letters: N image tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self, TypedDict
 
+import torch
 from torch import Tensor
 
 from vilg.errors import require
 from vilg.model.defaults import SamplingConfig
+from vilg.model.folder import Model
 from vilg.model.generator import Generator
-from vilg.sampling.batches import LARGEST_BATCH
+from vilg.sampling.batches import LARGEST_BATCH, slices
 from vilg.sampling.candidates import best
-from vilg.sampling.rank import image_scores
+from vilg.sampling.rank import caption_scores, image_scores
 from vilg.sampling.settings import count, number, seeds_from, settings_with, whole_number
 from vilg.sampling.texts import generate_texts, search_text
+from vilg.text import LANGUAGES, TextTokenizer
 
 _BEAM = 4  # captions that are looked for at a time, where several are wanted
 _WIDEST_BEAM = 256  # its caches are copied at every step
@@ -141,38 +144,55 @@ def caption_settings(
     return CaptionSettings(n=n, beam=beam, seeds=seeds, is_ranked=best_of > 1, words=words)
 
 
-def caption_texts(
+def captions(
+    model: Model,
     generator: Generator,
     image_ids_1N: Tensor,
     language_id: int,
     settings: CaptionSettings,
-    foreign_V: Tensor | None = None,
-) -> list[list[int]]:
-    """Return the captions of a picture, in tokens; the likeliest or best first where they are compared.
+    foreign_V: Tensor,
+) -> list[Caption]:
+    """Return the captions of a picture, the likeliest or best first where they are compared.
 
     Args:
+        generator: the model's, made ready for decoding.
         foreign_V: True on tokens that must not be written.
     """
-    n, words = settings.n, settings.words
+    assert model.text_tokenizer is not None
+    n, words, least = settings.n, settings.words, model.believed_from
     if settings.beam is not None:
-        return search_text(
+        texts = search_text(
             generator, image_ids_1N[0], language_id, settings.beam, foreign_V=foreign_V
         )[:n]
-    texts = [
-        text
-        for first in range(0, len(settings.seeds), LARGEST_BATCH)
-        for text in generate_texts(
-            generator,
-            image_ids_1N,
-            [language_id],
-            settings.seeds[first : first + LARGEST_BATCH],
-            temperature=words.temperature,
-            top_k=words.top_k,
-            top_p=words.top_p,
-            foreign_V=foreign_V,
-        )
+    else:
+        texts = [
+            text
+            for part in slices(len(settings.seeds), LARGEST_BATCH)
+            for text in generate_texts(
+                generator,
+                image_ids_1N,
+                [language_id],
+                settings.seeds[part],
+                temperature=words.temperature,
+                top_k=words.top_k,
+                top_p=words.top_p,
+                foreign_V=foreign_V,
+            )
+        ]
+    image_ids_BN = image_ids_1N.expand(len(texts), -1)
+    if settings.is_ranked:
+        texts = [texts[i] for i in best(image_scores(generator, texts, image_ids_BN)[None], n)]
+    scores_B = caption_scores(
+        generator, image_ids_BN[: len(texts)], [language_id] * len(texts), texts
+    )
+    return [
+        Caption(model.text_tokenizer.decode(text), log_prob, least is None or log_prob >= least)
+        for text, log_prob in zip(texts, scores_B.tolist(), strict=True)
     ]
-    if not settings.is_ranked:
-        return texts
-    scores_B = image_scores(generator, texts, image_ids_1N.expand(len(texts), -1))
-    return [texts[i] for i in best(scores_B[None], n)]
+
+
+def foreign_tokens(tokenizer: TextTokenizer, latin_words: Collection[str]) -> dict[str, Tensor]:
+    """Return for each language foreign_V, True on the tokens that no caption in it may have."""
+    ids = torch.arange(len(tokenizer))
+    foreign = {lang: tokenizer.foreign_ids(lang, latin_words) for lang in LANGUAGES}
+    return {lang: torch.isin(ids, torch.tensor(foreign[lang])) for lang in LANGUAGES}

@@ -3,7 +3,8 @@
 Shape letters: G pictures, N image tokens, Y X pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,47 +13,72 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vilg.errors import require
-from vilg.images import BLACK, Picture, open_picture
+from vilg.images import BLACK, Picture, open_picture, square
 from vilg.model.segments import Grid
 from vilg.randomness import uniforms
+from vilg.sampling.images import Kept
+from vilg.sampling.pixels import encode
 from vilg.sampling.settings import number, whole_number
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
 
 
-def check_one_part(mask: object | None, first_row: int | None, share: float | None) -> None:
-    """Refuse an edit that does not say in one way what to draw anew.
+@dataclass(frozen=True)
+class Edit:
+    """What an edit keeps of a picture.
+
+    Attributes:
+        original: the picture at the model's size.
+        masks: on which pixels what is drawn is shown: one mask_YX a seed.
+    """
+
+    original: Image.Image
+    kept: Kept
+    masks: Sequence[NDArray[np.bool_]]
+
+    def pasted(self, pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:
+        """Yield what was drawn under the masks and the original around it."""
+        for drawn, mask_YX in zip(pictures, self.masks, strict=True):
+            yield Image.composite(drawn, self.original, Image.fromarray(mask_YX))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which part of a picture an edit draws anew, said in one of three ways.
 
     Raises:
-        SettingError: none or several of them.
+        SettingError: in none or several of them.
     """
-    given = [part is not None for part in (mask, first_row, share)]
-    require(sum(given) == 1, "say what to draw anew by one of a mask, a first row and a share")
 
+    mask: Picture | None
+    first_row: int | None
+    share: float | None
 
-def redrawn(
-    picture: Image.Image,
-    mask: Picture | None,
-    first_row: int | None,
-    share: float | None,
-    seeds: Sequence[int],
-    grid: Grid,
-    size: int,
-) -> tuple[Tensor, list[NDArray[np.bool_]]]:
-    """Return redraw_GN, and on which pixels what is drawn is shown: one mask_YX a seed.
+    def __post_init__(self) -> None:
+        given = [part is not None for part in vars(self).values()]
+        require(sum(given) == 1, "say what to draw anew by one of a mask, a first row and a share")
 
-    Raises:
-        ImageError: a mask that is no picture.
-        SettingError: not one part, or one outside its range.
-    """
-    check_one_part(mask, first_row, share)
-    if mask is not None:
-        mask_YX = read_mask(open_picture(mask, ground=BLACK), picture, size)
-        return masked_cells(mask_YX, grid).expand(len(seeds), -1), [mask_YX] * len(seeds)
-    if first_row is not None:
-        redraw_GN = cells_below(first_row, grid).expand(len(seeds), -1)
-    else:
-        assert share is not None
-        redraw_GN = share_of_cells(share, seeds, grid)
-    return redraw_GN, [pixels_of_cells(row_N, grid, size) for row_N in redraw_GN]
+    def edit(self, tokenizer: ImageTokenizer, image: Picture, seeds: Sequence[int]) -> Edit:
+        """Prepare an edit, drawn once a seed.
+
+        Raises:
+            ImageError: a picture or a mask that cannot be read.
+            SettingError: a part that is outside its range.
+        """
+        size, picture = tokenizer.config.image_size, open_picture(image)
+        original, num = square(picture, size), len(seeds)
+        grid = Grid(tokenizer.config.grid_size, tokenizer.config.grid_size)
+        if self.mask is not None:
+            mask_YX = read_mask(open_picture(self.mask, ground=BLACK), picture, size)
+            redraw_GN, masks = masked_cells(mask_YX, grid).expand(num, -1), [mask_YX] * num
+        else:
+            if self.first_row is not None:
+                redraw_GN = cells_below(self.first_row, grid).expand(num, -1)
+            else:
+                assert self.share is not None
+                redraw_GN = share_of_cells(self.share, seeds, grid)
+            masks = [pixels_of_cells(row_N, grid, size) for row_N in redraw_GN]
+        kept = Kept(encode(tokenizer, [original]).expand(num, -1), ~redraw_GN)
+        return Edit(original, kept, masks)
 
 
 def masked_cells(mask_YX: NDArray[np.bool_], grid: Grid) -> Tensor:
@@ -128,8 +154,3 @@ def pixels_of_cells(redraw_N: Tensor, grid: Grid, size: int) -> NDArray[np.bool_
     """Return mask_YX, True on the pixels of the cells that are drawn anew."""
     cells_HW = redraw_N.view(grid.height, grid.width).numpy()
     return cells_HW.repeat(size // grid.height, axis=0).repeat(size // grid.width, axis=1)
-
-
-def paste(drawn: Image.Image, original: Image.Image, mask_YX: NDArray[np.bool_]) -> Image.Image:
-    """Return what was drawn under the mask and the original around it."""
-    return Image.composite(drawn, original, Image.fromarray(mask_YX))

@@ -14,7 +14,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from vilg.errors import VilgError
+from vilg.errors import VilgError, require
 from vilg.model.generator import Generator
 
 # How many rows the packed layout is chosen for; other numbers of rows are multiplied as well. At 1, 4 and
@@ -50,17 +50,22 @@ def is_supported(precision: Precision) -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def check_supported(precision: Precision) -> None:
-    """Refuse a precision that nobody would want here.
+def check_supported(precision: Precision | str) -> Precision:
+    """Return a precision, unless nobody would want it here.
 
     Raises:
+        SettingError: an unknown one.
         PrecisionError: bf16 or int8 on a processor, or with a torch, that has nothing for it.
     """
+    known = f"the precision must be {' or '.join(Precision)}, not {precision}"
+    require(precision in [*Precision], known)
+    precision = Precision(precision)
     if not is_supported(precision):
         others = " or ".join(p for p in Precision if is_supported(p))
         raise PrecisionError(
             f"this processor, or this torch on it, has no instructions for {precision}: take {others}"
         )
+    return precision
 
 
 class PackedLinear(nn.Module):

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from vilg.model.generator import Generator, image_to_text_log_probs, text_to_image_log_probs
+from vilg.sampling.batches import LARGEST_BATCH, slices
 
 # Logits of this many numbers at once, half a gigabyte.
 _LOGITS = 2**27
@@ -23,7 +24,7 @@ _LOGITS = 2**27
 def rows_at_once(generator: Generator) -> int:
     """Return how many images are scored at once, for what their logits take."""
     config = generator.config
-    return max(1, min(32, _LOGITS // (config.grid.num_cells * config.num_codes)))
+    return max(1, min(LARGEST_BATCH, _LOGITS // (config.grid.num_cells * config.num_codes)))
 
 
 class Ranker(Protocol):
@@ -40,9 +41,8 @@ def caption_scores(
     texts: Sequence[Sequence[int]],
 ) -> Tensor:
     """Return score_B: the mean log P(t_k | z, t_<k) of each image's text, in nats a token."""
-    scores, rows = [], rows_at_once(generator)
-    for first in range(0, len(texts), rows):
-        part = slice(first, first + rows)
+    scores = []
+    for part in slices(len(texts), rows_at_once(generator)):
         log_probs_BM, valid_BM = image_to_text_log_probs(
             generator, image_ids_BN[part], language_ids[part], texts[part]
         )
@@ -55,10 +55,8 @@ def image_scores(
     generator: Generator, texts: Sequence[Sequence[int]], image_ids_BN: Tensor
 ) -> Tensor:
     """Return score_B: the mean log P(z_k | t, z_<k) of each text's image, in nats a token."""
-    rows = rows_at_once(generator)
-    parts = [slice(first, first + rows) for first in range(0, len(texts), rows)]
     scores = [
         text_to_image_log_probs(generator, texts[part], image_ids_BN[part]).mean(dim=1)
-        for part in parts
+        for part in slices(len(texts), rows_at_once(generator))
     ]
     return torch.cat(scores)

@@ -81,21 +81,19 @@ def score_pair(
 
 @torch.inference_mode()
 def word_gains(
-    generator: Generator, text: Sequence[int], places: Sequence[range], image_ids_N: Tensor
-) -> Tensor:
-    """Return gains_WN: log P(z_k | text, z_<k) less the same with one word hidden, in nats.
+    generator: Generator, tokenizer: TextTokenizer, text: str, image_ids_N: Tensor
+) -> list[tuple[str, list[float]]]:
+    """Return each word with log P(z_k | text, z_<k) less the same with the word hidden, in nats.
 
     A hidden word leaves its place empty, so that the others keep theirs. Positive: the cell is likelier
     for the word, it speaks for it.
-
-    Args:
-        places: where each word stands in the text.
     """
-    M, N = len(text), len(image_ids_N)
+    ids, places = tokenizer.encode(text), tokenizer.words(text)
+    M, N = len(ids), len(image_ids_N)
     valid_WM = torch.ones(len(places) + 1, M, dtype=torch.bool)  # the whole text stands last
     for row_M, place in zip(valid_WM, places, strict=False):
         row_M[list(place)] = False
-    ids_T = torch.cat([torch.tensor([*text, TextTokenizer.boi_id]), image_ids_N])
+    ids_T = torch.cat([torch.tensor([*ids, TextTokenizer.boi_id]), image_ids_N])
     layout, rows = text_to_image_layout(M, generator.config.grid), []
     for valid_BM in valid_WM.split(rows_at_once(generator)):
         B, valid_BT = len(valid_BM), F.pad(valid_BM, (0, 1 + N), value=True)
@@ -103,4 +101,6 @@ def word_gains(
         images_BN = image_ids_N.expand(B, -1).contiguous()
         rows.append(image_token_log_probs(generator, states_BTC[:, M:], images_BN))
     log_probs_WN = torch.cat(rows)
-    return log_probs_WN[-1] - log_probs_WN[:-1]
+    gains_WN = log_probs_WN[-1] - log_probs_WN[:-1]
+    names = [tokenizer.decode(ids[place.start : place.stop]) for place in places]
+    return list(zip(names, gains_WN.tolist(), strict=True))

@@ -1,6 +1,6 @@
 """Sampling settings: what may be asked for, and what holds where nothing is asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from numbers import Integral, Real
 from typing import Any, TypedDict, Unpack
@@ -94,11 +94,40 @@ def seeds_from(seed: object, num: object, what: str) -> range:
     return range(first, first + count(num, what))
 
 
-def settings_with(own: SamplingConfig, **changes: Unpack[Changes]) -> SamplingConfig:
+def check_drawing(
+    prompts: Sequence[str], seeds: Sequence[object], settings: SamplingConfig, **told: object
+) -> list[int]:
+    """Return the seeds of one picture a prompt, as Python's own integers.
+
+    Args:
+        told: the ranker, and who is told of progress.
+
+    Raises:
+        SettingError: no list of prompts, not a seed for each of them, or what cannot be called.
+    """
+    require(not isinstance(prompts, str), "one prompt for every picture: give a list of them")
+    require(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
+    require(
+        len(seeds) == len(prompts),
+        f"a seed for every picture: there are {len(seeds)} for {len(prompts)}",
+    )
+    require(
+        told["rank"] is None or settings.best_of > 1,
+        "a ranker chooses among candidates: set best_of",
+    )
+    for name, function in told.items():
+        message = f"{name} must be a function, not {function!r}"
+        require(function is None or callable(function), message)
+    return [whole_number(seed, "the seed") for seed in seeds]
+
+
+def settings_with(
+    own: SamplingConfig, has_end_to_end: bool = True, **changes: Unpack[Changes]
+) -> SamplingConfig:
     """Return the settings with those replaced that are given.
 
     Raises:
-        SettingError: an unknown setting, or one outside its range.
+        SettingError: an unknown setting, one outside its range, or a decoder that there is not.
     """
     names = [field.name for field in fields(SamplingConfig)]
     for name in changes:
@@ -126,6 +155,10 @@ def settings_with(own: SamplingConfig, **changes: Unpack[Changes]) -> SamplingCo
     require(
         schedule in [*GuidanceSchedule],
         f"the guidance schedule must be {_or(GuidanceSchedule)}, not {schedule}",
+    )
+    require(
+        has_end_to_end or x.decoder == Decoder.TWO_STAGE,
+        "this model has no end-to-end decoder: train one, or take the two-stage decoder",
     )
     return replace(x, decoder=Decoder(x.decoder), guidance_schedule=GuidanceSchedule(schedule))
 

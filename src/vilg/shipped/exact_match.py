@@ -81,7 +81,7 @@ def score_captions(vilg: Vilg, splits: Splits, image_ids: dict[str, Tensor]) -> 
 
 def write_captions(vilg: Vilg, image_ids_SN: Tensor, lang: str, what: str) -> list[str]:
     """Return the likeliest words for each picture, taken one at a time (greedy)."""
-    language_id, foreign_V = vilg.text_tokenizer.language_id(lang), vilg.foreign_tokens(lang)
+    language_id, foreign_V = vilg.text_tokenizer.language_id(lang), vilg.foreign_tokens[lang]
     texts: list[str] = []
     for part in in_batches(len(image_ids_SN), _BATCH, what):
         ids_BN = image_ids_SN[part]

@@ -30,7 +30,8 @@ from vilg.evaluation.judge import Judge
 from vilg.evaluation.likeness import unit
 from vilg.images import to_array
 from vilg.progress import in_batches
-from vilg.sampling.candidates import best, by_model, draw_candidates
+from vilg.sampling.candidates import best, by_model, candidate_seeds, draw_best
+from vilg.sampling.images import Drawn
 from vilg.shipped.likelihoods import shuffle_within
 from vilg.shipped.samples import Splits, encode_captions, positions_by_style
 from vilg.text import LANGUAGES
@@ -160,10 +161,12 @@ def _draw_best(
     texts = encode_captions(samples, lang, vilg.text_tokenizer, max_text)
     languages = [vilg.text_tokenizer.language_id(lang)] * len(texts)
     score = by_model(vilg.generator, texts, languages)
-    settings = dataclasses.replace(vilg.model.sampling, best_of=max(NUM_CANDIDATES))
+    settings = dataclasses.replace(vilg.model.sampling, best_of=1)
     made: dict[int, list[NDArray[np.uint8]]] = {num: [] for num in NUM_CANDIDATES}
     for part in in_batches(len(texts), 1, f"prompts drawn, {what}"):
-        drawn = draw_candidates(vilg.generator, texts[part], [part.start], settings)
+        seeds = candidate_seeds(part.start, max(NUM_CANDIDATES))
+        same = texts[part] * len(seeds)
+        drawn = Drawn.joined([*draw_best(vilg.generator, same, seeds, settings, score)])
         scores_1N = score(part, drawn, None)[None]
         for num in NUM_CANDIDATES:
             (picture,) = vilg.pictures(drawn.chosen(best(scores_1N[:, :num])))

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,9 +19,12 @@ def download(id: str, patterns: list[str]) -> Path:
     Raises:
         SourceError: with what the hub says.
     """
+    # Hub, network, proxy and their settings fail as httpx, hub, Value-, Import- and OSErrors, some of
+    # them while the hub's library is imported.
     try:
+        from huggingface_hub import snapshot_download
+
         return Path(snapshot_download(id, allow_patterns=patterns))
-    # Hub, network, proxy and their settings fail as httpx, hub, Value-, Import- and OSErrors.
     except Exception as error:
         try:
             return Path(snapshot_download(id, allow_patterns=patterns, local_files_only=True))
