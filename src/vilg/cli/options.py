@@ -20,7 +20,11 @@ DataFolder = Annotated[
 ]
 ModelName = Annotated[
     str | None,
-    arg(metavar="FOLDER|HUB_ID", help_behavior_hint="(default: the shipped model)"),
+    arg(
+        metavar="NAME|FOLDER|HUB_ID",
+        help="a shipped model's name, a model folder, or a Hugging Face Hub id",
+        help_behavior_hint="(default: emoji-64)",
+    ),
 ]
 Setting = Annotated[float | None, arg(metavar="X", help_behavior_hint="(default: the model's)")]
 Count = Annotated[int | None, arg(metavar="K", help_behavior_hint="(default: the model's)")]

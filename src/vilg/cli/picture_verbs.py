@@ -51,31 +51,30 @@ class Drawing:
     ] = None
     """a CLIP or Chinese-CLIP that says which candidate is best"""
     temperature: Setting = None
-    """0 takes the likeliest token each time"""
+    """how freely tokens are drawn: 0 takes the likeliest each time, 1 draws as the model has learnt"""
     top_k: Count = None
     """draw among the K likeliest tokens only"""
     top_p: Setting = None
     """draw among the fewest tokens that have this much probability"""
     guidance: Setting = None
-    """how much the prompt counts; 1 is the plain model, 0 does without the prompt"""
+    """how strongly the prompt counts: 1 is the plain model, 0 ignores the prompt"""
     guidance_schedule: Annotated[
         Literal["constant", "rising", "falling"] | None,
-        arg(help_behavior_hint="(default: the model's)"),
+        arg(metavar="constant|rising|falling", help_behavior_hint="(default: the model's)"),
     ] = None
-    """how guidance goes from the first token to the last: from 1, or to 1"""
+    """whether guidance stays, rises from 1 or falls to 1 between the first token and the last"""
     decoder: Annotated[
-        Literal["two-stage", "end-to-end"] | None, arg(help_behavior_hint="(default: the model's)")
+        Literal["two-stage", "end-to-end"] | None,
+        arg(metavar="two-stage|end-to-end", help_behavior_hint="(default: the model's)"),
     ] = None
-    """pixels from the tokens alone, or from the generator's states (models trained end to end)"""
+    """make pixels of the tokens alone, or of the generator's states (models trained end to end)"""
     precision: PrecisionName = "fp32"
-    """how weights are multiplied: bf16 and int8 round them, so pictures are not quite the same, and ask for a
-    processor with instructions for them"""
+    """bf16 and int8 round the weights: faster, where the processor can, and not quite the same pictures"""
     preview: Annotated[Path | None, arg(metavar="FILE.png", help_behavior_hint="")] = None
-    """a file that shows the pictures while they are drawn"""
+    """a file to look at while the pictures are drawn: it shows them as far as they are"""
     out: Out = "out/"
     """a folder, or for one picture a name that ends in .png"""
     model: ModelName = None
-    """a model folder, or a Hugging Face Hub id"""
 
     def settings(self, model: "Vilg") -> "SamplingConfig":
         return model.settings(
@@ -125,7 +124,7 @@ class Generate(Drawing):
     ] = ()
     """what to draw; n pictures of each"""
     prompts: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """a file of prompts, one a line; pictures that are there already are left as they are"""
+    """a file of prompts, one a line, instead of PROMPT; pictures that exist already are kept"""
 
     def run(self) -> None:
         from vilg.cli import picture_files
@@ -150,7 +149,7 @@ class Generate(Drawing):
 @APP.command(name="edit")
 @dataclass(frozen=True, kw_only=True)
 class Edit(Drawing):
-    """Draw part of a picture's middle square anew, at the model's size; the rest keeps its pixels.
+    """Redraw a part of a picture's middle square, at the model's size; the rest keeps its pixels.
 
     Example: vilg edit apple.png "tangerine, 3D render" --mask mask.png -n 4
 
@@ -162,13 +161,13 @@ class Edit(Drawing):
     prompt: Annotated[str, Positional, arg(metavar="PROMPT", help_behavior_hint="")]
     """what the whole picture is to show"""
     mask: Annotated[Path | None, arg(metavar="MASK", help_behavior_hint="")] = None
-    """a picture of the same size, white where to draw anew; a transparent ground counts as black"""
+    """redraw what is white in this picture of the same size; what is transparent counts as black"""
     first_row: Annotated[int | None, arg(metavar="R", help_behavior_hint="")] = None
-    """instead of a mask: draw this row of tokens, counted from 0, and all below it"""
+    """instead of --mask: redraw this row of tokens, counted from 0, and all below it"""
     share: Annotated[float | None, arg(metavar="X", help_behavior_hint="")] = None
-    """instead of a mask: draw this share of the tokens, others for every seed"""
+    """instead of --mask: redraw this share of the tokens, others for every seed"""
     raw: Flag = False
-    """keep the decoded pixels also where nothing is drawn anew"""
+    """decode the whole picture from its tokens, also where nothing is redrawn"""
 
     def run(self) -> None:
         from vilg.cli import picture_files
@@ -194,7 +193,7 @@ class Edit(Drawing):
 @APP.command(name="caption")
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """Describe pictures in Chinese or English, one caption a line; of several pictures, after its name.
+    """Describe pictures in Chinese or English, one caption a line; several pictures by their names.
 
     Example: vilg caption apple.png --lang en
 
@@ -208,22 +207,20 @@ class Caption:
     n: Number = 1
     """captions of each picture"""
     seed: Annotated[int | None, arg(metavar="S", help_behavior_hint="(default: 0)")] = None
-    """of drawn captions: seed of a picture's first one; the next one has S + 1"""
+    """where captions are drawn: seed of a picture's first one; the next one has S + 1"""
     temperature: Annotated[
         float | None, arg(metavar="X", help_behavior_hint="(default: the likeliest captions)")
     ] = None
-    """draw the words instead of looking for the likeliest; 1 as the model has them"""
+    """draw the words instead of looking for the likeliest; 1 draws as the model has learnt"""
     beam: Annotated[int | None, arg(metavar="K", help_behavior_hint="")] = None
-    """how many captions are looked for at a time (default: 1 for one caption, at least 4 for several)"""
+    """how many captions are followed at a time (default: 1 for one caption, at least 4 for several)"""
     best_of: Annotated[int, arg(metavar="K")] = 1
     """draw K captions and keep those that make the picture likeliest"""
     precision: PrecisionName = "fp32"
-    """how weights are multiplied: bf16 and int8 round them, so captions may differ, and ask for a processor with
-    instructions for them"""
+    """bf16 and int8 round the weights: faster, where the processor can; a caption may change"""
     json: Flag = False
-    """print one JSON object a picture"""
+    """print one JSON object for each picture"""
     model: ModelName = None
-    """a model folder, or a Hugging Face Hub id"""
 
     def run(self) -> None:
         from vilg.images import open_picture, square
@@ -282,7 +279,6 @@ class ScorePair:
     html: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """write a page that shows which cells of the picture speak for which word"""
     model: ModelName = None
-    """a model folder, or a Hugging Face Hub id"""
 
     def run(self) -> None:
         from vilg.cli.output import check_apart, check_file, write

@@ -28,7 +28,6 @@ class Demo:
     out: Annotated[Path, arg(metavar="DIR")] = Path("demo")
     """folder to write to"""
     model: ModelName = None
-    """a model folder, or a Hugging Face Hub id"""
     data: DataFolder = EMOJI
     """folder of the emoji data set, for the nearest training pictures"""
 
@@ -119,21 +118,27 @@ class Train:
         print(folder)
 
 
+_SUITES = (
+    "generator: how often captions are right, and how likely picture and text make each other",
+    'tokenizer: how well pictures are rebuilt from their tokens; needs the extra "eval"',
+    'drawing: how often a judge finds what was drawn for a prompt; needs the extra "eval"',
+)
+
+
 @APP.command(name="evaluate")
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a model; the suites are tokenizer, generator and drawing.
+    """Measure a model, by one of three suites.
 
     Example: vilg evaluate generator --limit 100
 
     Example: vilg evaluate tokenizer --splits unseen_concept --refine 60
     """
 
-    suite: Annotated[str, Positional, arg(metavar="SUITE", help_behavior_hint="")]
-    """generator: captions, names and likelihoods; tokenizer: pictures rebuilt from tokens; drawing: whether
-    what is drawn is found again. The last two need the extra "eval" for the judge"""
+    suite: Annotated[
+        str, Positional, arg(metavar="SUITE", help="\n\n".join(_SUITES), help_behavior_hint="")
+    ]
     model: ModelName = None
-    """a model folder, or a Hugging Face Hub id"""
     data: DataFolder = EMOJI
     """folder of a data set"""
     out: Annotated[
@@ -141,15 +146,15 @@ class Evaluate:
     ] = None
     """folder for the numbers and their manifest"""
     limit: Annotated[int | None, arg(metavar="K", help_behavior_hint="")] = None
-    """measure on this many pictures of a split only"""
+    """measure on this many pictures of each split only"""
     groups: Annotated[tuple[str, ...], arg(metavar="GROUP...", help_behavior_hint="")] = ()
-    """measure on these groups of the data only, such as those that the model was trained on"""
+    """measure on these groups of the data only: those that the model was trained on"""
     splits: Annotated[tuple[str, ...], arg(metavar="SPLIT...", help_behavior_hint="")] = ()
     """measure a tokenizer on these splits of the data only"""
     precision: PrecisionName = "fp32"
-    """how the generator's weights are multiplied; bf16 is for --refine too"""
+    """bf16 and int8 measure a generator with rounded weights; bf16 also makes --refine faster"""
     refine: Annotated[int, arg(metavar="STEPS")] = 0
-    """refine a tokenizer's tokens by so many gradient steps; asks for the extra "train" too"""
+    """measure by tokens searched for each picture in so many steps; needs the extra "train" too"""
 
     def run(self) -> None:
         from vilg.cli.output import check_folder
@@ -184,7 +189,7 @@ class Import:
     """
 
     source: Annotated[str, Positional, arg(metavar="SOURCE", help_behavior_hint="")]
-    """file of weights, folder of diffusers, or hub id of such a folder: OWNER/NAME/FOLDER"""
+    """a file of weights, a folder of diffusers, or the hub id of one: OWNER/NAME/FOLDER"""
     kind: Annotated[
         str | None,
         arg(
@@ -192,10 +197,10 @@ class Import:
             help_behavior_hint="(default: what the names of the weights say)",
         ),
     ] = None
-    """VQModel or GumbelVQ of taming, VQ-8 or VQ-16 of LlamaGen, VQModel of diffusers"""
+    """whose weights they are: taming's VQModel or GumbelVQ, LlamaGen's VQ-8 or VQ-16, diffusers' VQModel"""
     config: Annotated[
         Path | None,
-        arg(metavar="FILE", help_behavior_hint="(taming needs it; else: what is published)"),
+        arg(metavar="FILE", help_behavior_hint="(needed for taming; default: as published)"),
     ] = None
     """the settings published beside the weights, as YAML or JSON"""
     image_size: Annotated[
