@@ -153,6 +153,14 @@ BAD_INPUT = {
     "value of another type": ("train emoji_cpu --set generator.width=wide", "generator.width"),
     "setting without a value": ("train emoji_cpu --set generator.width", "key=value"),
     "nothing to resume": ("train emoji_cpu --resume", "nothing to resume"),
+    "larger than memory": (
+        "train emoji_cpu_tiny --set generator.width=1048576",
+        "million weights, whose training takes at least",
+    ),
+    "larger than any memory": (
+        f"train emoji_cpu_tiny --set generator.width={2**50}",
+        "no memory has room",
+    ),
     "file as run folder": ("train emoji_cpu --out taken", "taken"),
     "missing training data": ("data stats folder", "manifest.json"),
     "demo without data": ("demo --model toy --data folder", "--data"),

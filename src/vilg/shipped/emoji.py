@@ -15,7 +15,7 @@ RECIPES = {
         Named(
             name="emoji_cpu_tiny",
             module="vilg.shipped.recipes",
-            summary="tokenizer and generator on 256 pictures of food: a first run, not a good model",
+            summary="tokenizer and generator on 256 pictures of food: a first run, which draws brownish blots",
             time="3 min",
         ),
         Named(

@@ -1,12 +1,21 @@
-"""Keep freed memory in the process while training on a CPU, or searching for tokens.
+"""Memory: whether a network's training fits, and keeping what is freed.
 
 glibc hands large blocks back to the system as soon as they are freed, and the system zeroes their pages
-again when they are next taken. A step of training frees and takes the same gigabytes every time: on two
-cores that was a fifth of it (docs/lab/log.md).
+again when they are next taken. A step of training, or of a search for tokens, frees and takes the same
+gigabytes every time: on two cores that was a fifth of it (docs/lab/log.md).
 """
 
 import ctypes
+import os
+import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vilg.errors import VilgError
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -25,3 +34,47 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+class OutOfMemory(VilgError):
+    """More is asked for than there is."""
+
+
+def check_memory(what: str, build: Callable[[], nn.Module]) -> None:
+    """Refuse to train what cannot fit, before any of it is made.
+
+    Raises:
+        OutOfMemory: weights, gradients, two moments and averages alone need more than is free.
+    """
+    try:
+        with torch.device("meta"):
+            num_weights = sum(weight.numel() for weight in build().parameters())
+    except RuntimeError as error:  # torch counts the bytes of a tensor in 64 bits
+        raise OutOfMemory(f"no memory has room for {what}: make it smaller") from error
+    needed, free = 5 * 4 * num_weights, available_memory()
+    if needed > free:
+        raise OutOfMemory(
+            f"{what} has {num_weights / 1e6:,.0f} million weights, whose training takes at least "
+            f"{needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free: make it smaller, "
+            "or take a larger machine"
+        )
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Return the bytes that the system has left, or that the process's control group allows at all."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    group = re.search(r"^0::/(.*)", _text(root / "proc/self/cgroup"), re.MULTILINE)
+    places = ["", group[1]] if group else [""]
+    for text in (
+        *(_text(root / "sys/fs/cgroup" / place / "memory.max") for place in places),
+        _text(root / "sys/fs/cgroup/memory/memory.limit_in_bytes"),
+    ):
+        if text.strip().isdigit():  # not "max"
+            limits.append(int(text))
+    if found := re.search(r"MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo")):
+        limits.append(1024 * int(found[1]))
+    return min(limits)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""

@@ -28,6 +28,7 @@ from vilg.errors import VilgError
 from vilg.files import write_whole
 from vilg.images import to_pictures
 from vilg.model.folder import Model, find_model, load_model, read_config, save_model, weights_hash
+from vilg.model.generator import Generator
 from vilg.text import TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.tokenizer.perceptual import lite0_loss
@@ -48,6 +49,7 @@ from vilg.training.inputs import (
     stored_tokens,
 )
 from vilg.training.loop import TrainingPrecision, train
+from vilg.training.memory import check_memory
 from vilg.training.picture_loss import check_fits
 from vilg.training.run_folder import RunError, Stage, held, read_recipe
 from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
@@ -132,6 +134,8 @@ def _check_tokenizer(config: TokenizerRun) -> None:
     if config.refine_steps:
         lite0_loss(pooled=True)
     check_fits(config.loss, config.model)
+    if not config.decoder_only:
+        check_memory("the image tokenizer", lambda: ImageTokenizer(config.model))
     if config.init is not None:
         _initial_tokenizer(config.init, config.model)
 
@@ -148,7 +152,8 @@ def _check_generator(recipe: Recipe) -> None:
         if recipe.tokenizer
         else read_config(find_model(config.image_tokenizer)).image_tokenizer
     )
-    config.shape(lent, len(words))
+    shape = config.shape(lent, len(words))
+    check_memory("the generator", lambda: Generator(shape))
     if config.end_to_end is not None:
         check_fits(config.end_to_end.loss, lent)
         config.end_to_end.loss.perceptual_loss()

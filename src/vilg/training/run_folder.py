@@ -44,7 +44,7 @@ def held(out: Path) -> Iterator[None]:
     Raises:
         RunError: another run is at work there.
     """
-    made = not out.exists()
+    made = [place for place in (out, *out.parents) if not place.exists()]
     out.mkdir(parents=True, exist_ok=True)
     path = (
         out / "lock"
@@ -62,8 +62,10 @@ def held(out: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
-            if made and not any(out.iterdir()):
-                out.rmdir()
+            for place in made:
+                if any(place.iterdir()):
+                    break
+                place.rmdir()
 
 
 @dataclass(frozen=True)
