@@ -116,6 +116,24 @@ def test_characters_that_the_model_does_not_know_are_said(run: Run, toy_folder: 
     assert run("generate", "red 苹果", "-o", "out2", "--model", toy_folder).err == ""
 
 
+def test_a_prompt_for_the_shipped_model_without_a_style_gets_one_line(run: Run) -> None:
+    def said(*prompts: str) -> list[str]:
+        result = run("generate", *prompts, "--best-of", "1", "-o", "out/")
+        assert result.status == 0
+        return result.err.splitlines()
+
+    assert said("whale, Flat  style", "鲸鱼，Noto风格") == []
+    zh, en = said("whale", "鲸鱼", "a cat")
+    assert zh == (
+        'no style in "鲸鱼"; this model has learnt 三维风格, 扁平风格, noto风格, 推特风格: '
+        'add one, as in "鲸鱼，扁平风格"'
+    )
+    assert en == (
+        'no style in "whale" and 1 more; this model has learnt 3D render, flat style, '
+        'noto style, Twitter style: add one, as in "whale, flat style"'
+    )
+
+
 def test_picture_i_is_that_of_seed_plus_i_alone(generate: Callable[..., list[Path]]) -> None:
     together = generate("red apple", "banana", "-n", "3", "--seed", "5", "--guidance", "2")
     alone = [

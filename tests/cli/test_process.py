@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,43 @@ def test_ctrl_c_is_one_line_and_leaves_whole_pictures(
     assert paths
     for path in paths:
         Image.open(path).load()
+
+
+def test_ctrl_c_while_a_model_loads_is_one_line(tmp_path: Path, toy_folder: Path) -> None:
+    """Its vocabulary is a pipe, which nobody can read to its end: the signal comes before that."""
+    folder = tmp_path / "model"
+    shutil.copytree(toy_folder, folder)
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+    command = [sys.executable, "-m", "vilg", "generate", "red", "--model", str(folder)]
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process,
+        open(folder / "tokenizer.json", "w"),  # waits until the command opens it too
+    ):
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "vilg: interrupted\n")
+
+
+def test_no_color_is_heard_in_help_on_a_terminal() -> None:
+    def shown(**more: str) -> bytes:
+        master, slave = os.openpty()
+        command = [sys.executable, "-m", "vilg", "data", "stats", "--help"]
+        environment = {**os.environ, "TERM": "xterm", "FORCE_COLOR": "1", **more}
+        with subprocess.Popen(command, stdout=slave, env=environment):
+            os.close(slave)
+            text = b""
+            try:
+                while part := os.read(master, 2**16):
+                    text += part
+            except OSError:  # how Linux says that nobody holds the other end any more
+                pass
+        os.close(master)
+        return text
+
+    plain = shown(NO_COLOR="1")
+    assert b"Example: vilg data stats" in plain and b"\x1b" not in plain
+    assert b"\x1b" in shown(NO_COLOR="")
 
 
 # As a process of its own; buffered, because a full disk or a closed pipe then shows at the exit

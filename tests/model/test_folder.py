@@ -483,6 +483,20 @@ def test_shipped_models_have_names() -> None:
         find_model("emoji")
 
 
+def test_a_hub_whose_address_is_none_is_said_and_shipped_models_load(tmp_path: Path) -> None:
+    settings = {**os.environ, "HF_ENDPOINT": "http://[bad"}
+    command = [sys.executable, "-m", "vilg", "generate", "red, flat style", "-o", "a.png"]
+    for more, status, said in (
+        (["--model", "owner/absent"], 2, "the hub says: Invalid IPv6 URL (HF_ENDPOINT"),
+        (["--best-of", "1"], 0, ""),
+    ):
+        done = subprocess.run(
+            command + more, env=settings, cwd=tmp_path, text=True, capture_output=True, check=False
+        )
+        assert done.returncode == status and said in done.stderr
+        assert done.stderr.count("\n") == bool(said)
+
+
 def test_a_hub_that_cannot_be_asked_is_said_and_its_cache_is_used(
     folder: Path, tmp_path: Path
 ) -> None:

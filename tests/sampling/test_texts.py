@@ -149,9 +149,10 @@ def test_captions_stay_in_their_language(toy_model: Model, lang: str, how: dict[
 
 
 def test_what_is_foreign_is_read_off_the_vocabulary() -> None:
-    words = TextTokenizer("苹果，o1", ["▁apple", "noto", "▁noto", "▁o"])
+    words = TextTokenizer("苹果，,o1", ["▁apple", "noto", "▁noto", "▁o"])
     pieces = words.token_strings(range(len(words)))
     zh = {pieces[i] for i in words.foreign_ids("zh", words.latin_words(["苹果，noto"]))}
     en = {pieces[i] for i in words.foreign_ids("en")}
-    assert {"▁apple", "▁noto"} <= zh and not zh & {"noto", "苹", "，", "o", "▁o", "1", "[EOS]"}
-    assert {"苹", "果", "，"} <= en and not en & {"▁apple", "noto", "▁noto", "o", "1", "[EOS]"}
+    assert {"▁apple", "▁noto", ","} <= zh and not zh & {"noto", "苹", "，", "o", "▁o", "1", "[EOS]"}
+    assert words.latin_words(["苹果,1"]) == (",",)
+    assert {"苹", "果", "，"} <= en and not en & {",", "▁apple", "noto", "▁noto", "o", "1", "[EOS]"}

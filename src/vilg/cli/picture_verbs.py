@@ -94,8 +94,11 @@ class Drawing:
             TextError, PromptError, SettingError, RankerError: something does not fit.
         """
         from vilg.cli import picture_files
+        from vilg.shipped.prompts import style_hints
 
         picture_files.check_prompts(model, prompts, say)
+        for hint in style_hints(self.model, prompts):
+            say(hint)
         settings = self.settings(model)
         ranker = None
         if self.rank is not None:
