@@ -355,6 +355,9 @@ def test_settings_of_pictures_are_not_those_of_captions(model: Model, picture: I
     narrow = Vilg(replace(model, sampling=SamplingConfig(top_k=1, temperature=0.1)))
     drawn = vilg.caption(picture, n=4, temperature=1.0, seed=3)
     assert narrow.caption(picture, n=4, temperature=1.0, seed=3) == drawn
+    for least in ({"top_k": 1}, {"top_p": 1e-6}):
+        assert vilg.caption(picture, temperature=1.0, seed=3, **least) == vilg.caption(picture)
+    assert vilg.caption(picture, temperature=1.0, seed=3) != vilg.caption(picture)
     for settings in ({"top_k": 5}, {"top_p": 0.5}):
         with pytest.raises(SettingError, match="set a temperature"):
             vilg.caption(picture, **settings)

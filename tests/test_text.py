@@ -218,6 +218,14 @@ def test_training_ignores_order_and_keeps_to_its_budget() -> None:
         train_vocabulary(TEXTS, -1)
 
 
+def test_the_commonest_words_are_whole_and_the_others_have_parts() -> None:
+    words = [f"{a}{b}ll{b}{a}" for a in "bcdfg" for b in "aeiou"]
+    texts = [" ".join([word] * (30 - i)) for i, word in enumerate(words)]
+    pieces = train_vocabulary(texts, 20).token_strings(range(len(train_vocabulary(texts, 20))))
+    assert pieces[-20:-5] == [f"{SPACE}{word}" for word in words[:15]]
+    assert not {*pieces[-5:]} & {f"{SPACE}{word}" for word in words}
+
+
 def test_training_on_nothing_still_encodes_everything() -> None:
     bare = train_vocabulary([])
     text = "grinning 脸 ñ \U0001f600"

@@ -168,13 +168,21 @@ def test_a_png_name_is_the_file_and_holds_its_own_story(
 
 
 def test_settings_change_the_picture(generate: Callable[..., list[Path]]) -> None:
-    changes = [[], ["--temperature", "0"], ["--guidance", "4"], ["--top-k", "1"], ["--seed", "9"]]
+    changes = [
+        [],
+        ["--temperature", "0"],
+        ["--guidance", "4"],
+        ["--top-k", "1"],
+        ["--seed", "9"],
+        ["--guidance", "4", "--guidance-schedule", "rising"],
+        ["--top-p", "0.000001"],
+    ]
     drawn = [
         Image.open(generate("red apple", *change, "-o", f"{i}.png")[0]).tobytes()
         for i, change in enumerate(changes)
     ]
-    assert drawn[1] == drawn[3]  # the likeliest token, said in two ways
-    assert len(set(drawn)) == len(changes) - 1
+    assert drawn[1] == drawn[3] == drawn[6]  # the likeliest token, said in three ways
+    assert len(set(drawn)) == len(changes) - 2
 
 
 def test_a_file_of_prompts_is_resumed_and_says_so(run: Run, toy_folder: Path) -> None:

@@ -37,6 +37,20 @@ def test_edits_differ_and_a_second_run_writes_the_same_bytes(
     assert set(edited) == {"picture", part[0].strip("-").replace("-", "_")}
 
 
+def test_edit_i_is_that_of_seed_plus_i_alone_and_raw_is_what_was_decoded(
+    run: Run, picture: Path, toy_folder: Path
+) -> None:
+    """Twenty candidates of each fill a batch, so every picture has its own."""
+    command = ("edit", picture, "red", "--first-row", "3", "--best-of", "20", "--model", toy_folder)
+    both = run(*command, "-n", "2", "--seed", "4").out.split()
+    alone = run(*command, "--seed", "5", "-o", "alone.png").out.split()
+    assert Path(both[1]).read_bytes() == Path(alone[0]).read_bytes()
+    raw = run(*command, "--seed", "5", "--raw", "-o", "raw.png").out.split()
+    edited, decoded = (to_array(open_picture(path)) for path in (alone[0], raw[0]))
+    assert np.array_equal(edited[24:], decoded[24:])
+    assert not np.array_equal(edited[:24], decoded[:24])
+
+
 def test_a_page_shows_every_word_and_needs_nothing_else(
     run: Run, picture: Path, toy_folder: Path
 ) -> None:
@@ -67,6 +81,14 @@ def test_orange_lies_where_a_word_helps_and_blue_where_it_harms(
     strong_HW = np.abs(gains_HW) > 0.1 * np.abs(gains_HW).max()
     assert np.array_equal(np.sign(tint_HW)[strong_HW], np.sign(gains_HW)[strong_HW])
     assert np.abs(tint_HW).argmax() == np.abs(gains_HW).argmax()  # the strongest is the most opaque
+
+
+def test_captions_are_drawn_as_asked_for(run: Run, picture: Path, toy_folder: Path) -> None:
+    how = ("--lang", "en", "-n", "3", "--temperature", "2", "--seed", "7")
+    result = run("caption", picture, *how, "--model", toy_folder)
+    captions = Vilg.from_pretrained(toy_folder).caption(picture, "en", 3, temperature=2, seed=7)
+    assert result.out.splitlines() == [" ".join(caption.split()) for caption in captions]
+    assert len(set(captions)) == 3
 
 
 @pytest.mark.parametrize("how", [["--beam", "3"], ["--best-of", "5"]])
@@ -166,10 +188,12 @@ def test_evaluate_writes_where_it_is_told(
     run: Run, toy_folder: Path, toy_data: Path, suite: str
 ) -> None:
     options = ("--model", toy_folder, "--data", toy_data, "--out", "numbers", "--limit", "3")
-    result = run("evaluate", suite, *options)
+    result = run("evaluate", suite, *options, "--groups", "symbols")
     assert result.status == 0, result.err
     report = json.loads(Path(f"numbers/{suite}.json").read_text(encoding="utf-8"))
     assert {"scores", "manifest"} <= report.keys()
+    settings = report["manifest"]["settings"]
+    assert (settings["limit"], settings["groups"]) == (3, ["symbols"])
 
 
 def test_measuring_without_the_extra_is_one_line(

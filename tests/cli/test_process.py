@@ -235,7 +235,15 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path, save_every: i
     changes = [f"tokenizer.{setting}" for setting in settings + every]
     command = [VILG, "train", "picture_tokenizer", "--set", *changes]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        # What a shell starts in the background, these tests for one, ignores Ctrl-C and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("step 2/"):

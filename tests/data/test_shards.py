@@ -232,3 +232,9 @@ def test_an_id_in_two_shards_is_an_error(tmp_path: Path) -> None:
     folder = write_data_set(tmp_path / "two", [shard, shard], [1, 1])
     with pytest.raises(DataError, match=r"toy-0001\.tar: the id noto-1F34E occurs twice"):
         load_samples(folder)
+
+
+def test_a_shard_with_more_than_the_manifest_says_is_an_error(tmp_path: Path) -> None:
+    content = pack(members_of("noto-1F34E") + members_of("noto-2B50"))
+    with pytest.raises(DataError, match=r"has 2 samples, manifest\.json says 1"):
+        read_one_shard(tmp_path, content, count=1)

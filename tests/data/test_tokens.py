@@ -85,3 +85,9 @@ def test_an_array_of_another_kind_is_refused(store: Path, wrong: NDArray[np.gene
     np.save(store / "tokens.npy", wrong)
     with pytest.raises(DataError, match=r"are damaged.*delete the folder"):
         load_tokens(store, IDS, BY)
+
+
+def test_rows_that_are_missing_are_noticed(store: Path, tokens_SN: NDArray[np.uint16]) -> None:
+    np.save(store / "tokens.npy", tokens_SN[:2])
+    with pytest.raises(DataError, match="tokens of other samples"):
+        load_tokens(store, IDS, BY)

@@ -17,6 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vilg.api import Vilg
+from vilg.cli.picture_files import Order, Plan
 from vilg.errors import VilgError
 from vilg.randomness import uniforms
 from vilg.sampling.clip import ClipRanker, RankerError
@@ -220,6 +222,20 @@ def test_a_hub_id_is_read_from_the_cache(
     images = pictures(3)
     scores = ClipRanker.from_pretrained("owner/name")("红苹果", images)
     assert scores == ClipRanker.from_pretrained(folder)("红苹果", images)
+
+
+def test_a_picture_notes_who_ranked_it(folder: Path, toy_folder: Path) -> None:
+    model, order = Vilg.from_pretrained(toy_folder), Order("apple", 3, Path("a.png"))
+    ranker = ClipRanker.from_pretrained(folder)
+    noted = [
+        json.loads(Plan(model, model.settings(), "fp32", judge, None).notes(order)["settings"])
+        for judge in (ranker, None)
+    ]
+    assert noted[0] == noted[1] | {"ranker": ranker.fingerprint}
+    weights = load_file(folder / "model.safetensors")
+    weights["visual_projection.weight"][0] += 1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert ClipRanker.from_pretrained(folder).fingerprint != ranker.fingerprint
 
 
 # --- Errors -----------------------------------------------------------------------------------

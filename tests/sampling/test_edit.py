@@ -49,6 +49,14 @@ def test_a_thin_stroke_on_a_large_picture_counts() -> None:
     assert found[:, 6].all() and found.sum() == 64
 
 
+def test_white_begins_at_mid_grey() -> None:
+    mask = Image.new("L", (16, 16))
+    mask.paste(127, (0, 0, 4, 16))
+    mask.paste(128, (8, 0, 12, 16))
+    found = read_mask(mask, Image.new("RGB", (16, 16)), 16)
+    assert found.any(axis=0).nonzero()[0].tolist() == [8, 9, 10, 11]
+
+
 def test_rows_below() -> None:
     assert cells_below(0, GRID).tolist() == [True] * 16
     assert cells_below(3, GRID).tolist() == [False] * 12 + [True] * 4

@@ -57,18 +57,18 @@ def test_kept_tokens_stay_and_the_others_are_drawn_as_if_they_had_been(
 def test_the_rank_of_an_edit_is_the_likelihood_of_what_was_kept_behind_it() -> None:
     """Rows that are kept at the top are given, not scored: they are the same for all candidates."""
     generator = toy_generator()
-    image_ids = toy_images(generator, 1)
-    keep_N = MASKS["a row and some"]
+    image_ids = toy_images(generator, 2)
+    keep_GN = torch.stack([kept(0, 1, 2, 3, 5, 9), kept(0, 1, 2, 3, 8)])
     drawn = draw_images(
         generator,
-        PROMPTS[:1],
-        range(5),
+        PROMPTS[:2],
+        range(6),
         SamplingConfig(guidance=2.0),
-        kept=Kept(image_ids, keep_N[None]),
+        kept=Kept(image_ids, keep_GN),
     )
-    log_probs = text_to_image_log_probs(generator, PROMPTS[:1] * 5, drawn.image_ids_BN)
-    counted = keep_N & (torch.arange(12) >= 4)
-    expected = (log_probs * counted).sum(dim=1)
+    prompts = [PROMPTS[0]] * 3 + [PROMPTS[1]] * 3
+    log_probs = text_to_image_log_probs(generator, prompts, drawn.image_ids_BN)
+    expected = torch.cat([log_probs[:3, [5, 9]].sum(dim=1), log_probs[3:, 8]])
     assert drawn.kept_log_prob_B is not None
     torch.testing.assert_close(drawn.kept_log_prob_B, expected, rtol=0, atol=1e-4)
     assert draw_images(generator, PROMPTS[:1], [0], PLAIN).kept_log_prob_B is None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.training.conftest import (
     JOBS,
@@ -247,4 +247,17 @@ def test_a_checkpoint_without_its_own_state_is_refused(
         content = {"0.0.exp_avg": torch.zeros(2)}
     save_file(content, tmp_path / "step-00000003" / f"{part}.safetensors")
     with pytest.raises(CheckpointError, match=r"step-00000003 (has the averages|lacks the opt)"):
+        restore(tmp_path, state)
+
+
+def test_moments_of_another_shape_are_refused(
+    saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path
+) -> None:
+    _, state = saved("generator")
+    path = tmp_path / "step-00000003" / "optimizer.safetensors"
+    moments = load_file(path)
+    for name in ("exp_avg", "exp_avg_sq"):
+        moments[f"0.0.{name}"] = moments[f"0.0.{name}"].flatten()[:-1].clone()
+    save_file(moments, path)
+    with pytest.raises(CheckpointError, match="step-00000003 lacks the optimizer's state"):
         restore(tmp_path, state)

@@ -315,6 +315,43 @@ def test_gradients_are_clipped_to_the_norm_and_logged_as_they_were(tmp_path: Pat
     assert seen.norm() == pytest.approx(OPTIM.clip_norm, rel=1e-4)
 
 
+class TwoSlopes(Slope):
+    """A job of two turns, each with a network of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        one, other = nn.Linear(2, 1), nn.Linear(2, 1)
+        self.module = nn.ModuleDict({"one": one, "other": other})  # type: ignore[assignment]
+        self.turns = [
+            Turn(name, part, lambda step, part=part: (50 * part.bias.sum(), {}))
+            for name, part in (("", one), ("other", other))
+        ]
+
+
+def test_each_turn_has_its_own_rate_and_norm(tmp_path: Path) -> None:
+    job, plain = TwoSlopes(), replace(OPTIM, weight_decay=0.0, ema_decay=0.0)
+    optims = [plain, replace(plain, peak_lr=3e-2, final_lr=3e-2, warmup_steps=0, clip_norm=4.0)]
+    before = [turn.module.bias.item() for turn in job.turns]
+    state = train(job, LOOP, optims, tmp_path, out=io.StringIO())
+    # Under one gradient for ever AdamW moves by just its rate.
+    moved = [old - turn.module.bias.item() for old, turn in zip(before, job.turns, strict=True)]
+    expected = [sum(learning_rate(plain, step, 10) for step in range(10)), 10 * 3e-2]
+    assert moved == pytest.approx(expected, rel=1e-3)
+    for optim, optimizer in zip(optims, state.optimizers, strict=True):
+        moments = [part["exp_avg"] for part in optimizer.state_dict()["state"].values()]
+        largest = max(float(moment.abs().max()) for moment in moments)
+        assert largest / (1 - optim.betas[0] ** 10) == pytest.approx(optim.clip_norm, rel=1e-4)
+
+
+def test_a_run_computes_in_the_precision_of_its_settings(tmp_path: Path) -> None:
+    losses = []
+    for precision in TrainingPrecision:
+        loop = replace(LOOP, num_steps=1, precision=precision)
+        finish("generator", loop, tmp_path / precision)
+        losses.append(log_records(tmp_path / precision)[0]["loss"])
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
 def test_gradients_do_not_pile_up_over_steps(tmp_path: Path) -> None:
     train(Slope(), replace(LOOP, num_steps=4), [OPTIM], tmp_path, out=io.StringIO())
     norms = [record["grad_norm"] for record in log_records(tmp_path)]

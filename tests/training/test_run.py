@@ -27,6 +27,7 @@ from tests.training.conftest import (
 )
 from vilg.api import Vilg
 from vilg.config import from_dict, override, to_json
+from vilg.data.order import permute
 from vilg.data.pictures import load_pictures
 from vilg.data.shards import DataError, load_samples
 from vilg.errors import SettingError, VilgError
@@ -86,7 +87,7 @@ def write_data_set(folder: Path) -> Path:
                     "group": "flags" if name in FLAGS else "food-drink",
                     "subgroup": "toy",
                     "names": {"zh": f"果{number}", "en": name},
-                    "captions": {"zh": [f"果{number}，风格"], "en": [f"{name}, {style} style"]},
+                    "captions": {"zh": [f"果{number}，{style}"], "en": [f"{name}, {style} style"]},
                     "keywords": {"zh": ["水果"], "en": []},
                 }
                 add(f"{key}.png", picture.getvalue())
@@ -124,7 +125,7 @@ class Finished:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Train both stages on the fruit."""
     root = tmp_path_factory.mktemp("run")
-    TextTokenizer("果水，风格", []).save(root / "words.json")
+    TextTokenizer("果水，风格", ["noto"]).save(root / "words.json")
     data = DataConfig(folder=write_data_set(root / "data"), groups=("food-drink",))
     loop = LoopConfig(num_steps=6, batch_size=4, log_every=1, show_every=3, save_every=2)
     recipe = Recipe(
@@ -179,6 +180,7 @@ def test_a_recipe_ends_with_a_model_that_works(finished: Finished) -> None:
     model = load_model(finished.model)
     assert model.generator is not None and model.text_tokenizer is not None
     assert model.sampling == SamplingConfig(guidance=2.0)
+    assert model.latin_words == ("noto",)  # of Chinese captions; "flat" is spelled in letters
     assert model.generator.config.grid_height == model.generator.config.grid_width == 4
     words = model.text_tokenizer
     drawn_BN = draw_images(
@@ -443,6 +445,33 @@ def test_a_run_with_shared_codes_broken_off_ends_as_if_it_had_not_been(
     assert not torch.equal(found["image_head.weight"], plain["image_head.weight"])
 
 
+@pytest.mark.parametrize("stage", ["tokenizer", "generator"])
+def test_the_discriminator_has_settings_of_its_own(
+    finished: Finished, tmp_path: Path, stage: str
+) -> None:
+    recipe = end_to_end(finished)
+    if stage == "tokenizer":
+        loss = replace(recipe.generator.end_to_end.loss, adversarial_from=0)
+        recipe = Recipe(tokenizer=replace(finished.recipe.tokenizer, loss=loss))
+    settings = replace(
+        getattr(recipe, stage),
+        loop=LoopConfig(num_steps=4, batch_size=2, save_every=1),
+        discriminator_optim=OptimConfig(peak_lr=0.0, final_lr=0.0),
+    )
+    quietly(replace(recipe, **{stage: settings}), tmp_path)
+    before, after = (
+        load(path.read_bytes())
+        for path in sorted((tmp_path / stage / "checkpoints").glob("*/weights.safetensors"))
+    )
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"learner"} and any(name.startswith("discriminator") for name in before)
+
+
+def test_samples_show_pictures_that_are_held_out(finished: Finished) -> None:
+    data = replace(finished.recipe.tokenizer.data, groups=None)
+    assert [sample.id for sample in read_pictures(data).shown] == ["flat-1F344"]  # a lime
+
+
 def test_what_fails_before_anything_is_saved_leaves_the_folder_free(
     finished: Finished, tmp_path: Path
 ) -> None:
@@ -530,7 +559,7 @@ def other_codes(model: Model) -> Model:
 
 
 def other_words(model: Model) -> Model:
-    return replace(model, text_tokenizer=TextTokenizer("果水，风梨", []))  # as many
+    return replace(model, text_tokenizer=TextTokenizer("果水，风梨", ["noto"]))  # as many
 
 
 def no_generator(model: Model) -> Model:
@@ -590,7 +619,7 @@ def test_refined_tokens_are_made_once_and_resume_exactly(
         finished,
         refine_steps=3,
         refine_pictures=3,
-        loop=LoopConfig(num_steps=4, batch_size=2, save_every=2),
+        loop=LoopConfig(num_steps=4, batch_size=2, save_every=2, seed=5),
         optim=OptimConfig(peak_lr=1e-3, warmup_steps=1),
     )
     model = quietly(Recipe(tokenizer=tokenizer), tmp_path / "out")
@@ -600,7 +629,8 @@ def test_refined_tokens_are_made_once_and_resume_exactly(
     record = json.loads((store / "tokens.json").read_text())
     chosen = [int(name) for name in record["ids"]]
     pictures = read_pictures(tokenizer.data).training
-    assert len(set(chosen)) == 3 and chosen != [0, 1, 2]  # styles come one after the other
+    assert chosen != [0, 1, 2]  # styles come one after the other
+    assert chosen == permute(np.arange(3), 8, 5, epoch=0).tolist()
     arrays = load_pictures([pictures[i] for i in chosen], before.config.image_size)
     tokens_RN = np.load(store / "tokens.npy")
     assert np.array_equal(tokens_RN, refined_tokens(before, arrays, 3, bf16=False))

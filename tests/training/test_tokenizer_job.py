@@ -117,6 +117,25 @@ def test_the_adaptive_weight_has_the_limit_of_the_settings() -> None:
     assert float(job.loss(1)[1]["adaptive_weight"]) == pytest.approx(limit)
 
 
+def test_the_discriminator_tells_real_pictures_from_made_ones() -> None:
+    job = tokenizer_job("adversarial")
+    job.loss(1)
+    ids = batch_ids(0, 1, 4, 7)
+    with torch.no_grad():
+        pixels = to_pixels(augment(job.pictures_NYX3[ids], 0, 1, ids, job.augmentation))
+        codes, _, _ = job.tokenizer.quantizer(job.tokenizer.encoder(pixels))
+        assert job.picture_loss.discriminator is not None
+        real, made = (
+            job.picture_loss.discriminator(x) for x in (pixels, job.tokenizer.decoder(codes))
+        )
+    expected = ((1 - real).clamp_min(0).mean() + (1 + made).clamp_min(0).mean()) / 2
+    total, values = job.picture_loss.discriminator_loss(1) or pytest.fail("it has begun")
+    assert float(total.detach()) == pytest.approx(float(expected), rel=1e-5)
+    assert float(values["scores_real"]) == pytest.approx(float(real.mean()), rel=1e-4)
+    assert float(values["scores_made"]) == pytest.approx(float(made.mean()), rel=1e-4)
+    assert abs(float(values["scores_real"] - values["scores_made"])) > 1e-3
+
+
 def test_the_discriminator_pays_for_its_slope_at_real_pictures() -> None:
     job = tokenizer_job("adversarial")
     loss = job.picture_loss
