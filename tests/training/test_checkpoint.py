@@ -11,12 +11,17 @@ from safetensors.torch import load_file, save_file
 from tests.training.conftest import (
     JOBS,
     OPTIM,
+    SMALL_GENERATOR,
     SMALL_VQGAN,
+    VOCABULARY,
     assert_equal_states,
+    draw_tokens,
     make_job,
     tensors,
+    toy_pairs,
 )
 from vilg.training.checkpoint import CheckpointError, TrainState, restore, save
+from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig
 from vilg.training.loop import Job, LoopConfig, take_turn
 from vilg.training.optim import build_optimizer, update_ema
 from vilg.training.tokenizer_job import TokenizerJob
@@ -261,3 +266,36 @@ def test_moments_of_another_shape_are_refused(
     save_file(moments, path)
     with pytest.raises(CheckpointError, match="step-00000003 lacks the optimizer's state"):
         restore(tmp_path, state)
+
+
+@pytest.mark.parametrize("kind", ["generator", "adversarial"])
+def test_moments_of_only_some_weights_are_refused(
+    saved: Callable[[str], tuple[Job, TrainState]], tmp_path: Path, kind: str
+) -> None:
+    _, state = saved(kind)
+    path = tmp_path / "step-00000003" / "optimizer.safetensors"
+    moments = load_file(path)
+    last = len(state.optimizers) - 1
+    dropped = {
+        "one weight": f"{last}.1.",
+        "one moment": f"{last}.1.exp_avg_sq",
+        "the last turn": f"{last}.",
+    }
+    for prefix in dropped.values():
+        save_file({k: v for k, v in moments.items() if not k.startswith(prefix)}, path)
+        with pytest.raises(CheckpointError, match=r"step-00000003 lacks the optimizer's state"):
+            restore(tmp_path, state)
+    save_file(moments | {f"{last}.one.step": torch.zeros(())}, path)  # of no weight
+    with pytest.raises(CheckpointError, match=r"step-00000003 lacks the optimizer's state"):
+        restore(tmp_path, state)
+
+
+def test_weights_that_no_gradient_reaches_have_no_moments(tmp_path: Path) -> None:
+    loss = GeneratorLossConfig(image_to_text_share=0.0)
+    job = GeneratorJob(SMALL_GENERATOR, loss, LOOP, toy_pairs(7), VOCABULARY, draw_tokens)
+    state = fresh_state(job)
+    advance(job, state, 2)
+    save(tmp_path, state)
+    found = fresh_state(job)
+    restore(tmp_path, found)
+    assert_equal_states(found, state)

@@ -22,6 +22,7 @@ from torch import Tensor
 from vilg.errors import VilgError, how_to_install
 from vilg.images import open_picture
 from vilg.sampling.batches import slices
+from vilg.tokenizer.sources import download
 
 _BATCH = 16
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
@@ -71,10 +72,8 @@ class ClipRanker:
             )
         is_here = Path(name).is_dir()
         try:
-            from huggingface_hub import snapshot_download
-
             # Left to transformers, weights of another format go through a converting service.
-            folder = name if is_here else snapshot_download(str(name), allow_patterns=_FILES)
+            folder = name if is_here else download(str(name), _FILES)
             with _quiet():
                 ranker = cls._load(Path(folder))
                 # What does not fit together should say so now, not after an hour of drawing.

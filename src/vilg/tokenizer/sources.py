@@ -8,6 +8,9 @@ from torch import Tensor
 
 from vilg.errors import VilgError
 
+# Files that are missing, damaged or larger than memory; and what the hub and its settings fail with too.
+_FAILURES = (OSError, ValueError, TypeError, ImportError, MemoryError, RuntimeError, SystemError)
+
 
 class SourceError(VilgError):
     """Weights that cannot be read, or that nobody has."""
@@ -19,18 +22,24 @@ def download(id: str, patterns: list[str]) -> Path:
     Raises:
         SourceError: with what the hub says.
     """
-    # Hub, network, proxy and their settings fail as httpx, hub, Value-, Import- and OSErrors, some of
-    # them while the hub's library is imported.
-    try:
+    try:  # some of its settings are read, and refused, as it is imported
         from huggingface_hub import snapshot_download
-
+        from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+    except _FAILURES as error:
+        raise _as_said(error) from error
+    failures = (*_FAILURES, httpx.HTTPError, httpx.InvalidURL)
+    try:
         return Path(snapshot_download(id, allow_patterns=patterns))
-    except Exception as error:
+    except failures as error:
         try:
             return Path(snapshot_download(id, allow_patterns=patterns, local_files_only=True))
-        except Exception:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise SourceError(f"the hub says: {reason} (HF_ENDPOINT, proxy, network?)") from error
+        except failures:
+            raise _as_said(error) from error
+
+
+def _as_said(error: Exception) -> SourceError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return SourceError(f"the hub says: {reason} (HF_ENDPOINT, proxy, network?)")
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -41,10 +50,8 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         return load_file(path)
-    except Exception as error:  # a damaged header can fail as anything
+    except (SafetensorError, *_FAILURES) as error:
         # Ctrl-C inside of it comes out as an error of its own that names it.
         if "KeyboardInterrupt" in f"{error!r} {error.__cause__!r} {error.__context__!r}":
             raise KeyboardInterrupt from error
-        if not isinstance(error, OSError | SafetensorError | ValueError | TypeError | MemoryError):
-            raise
         raise SourceError(f"cannot read {path}: {error}") from error

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vilg.errors import VilgError
+from vilg.tokenizer.sources import SourceError, read_safetensors
 
 _NAME = re.compile(r"step-(\d{8})")
 _KEEP = 2
@@ -97,9 +98,10 @@ def restore(folder: Path, state: TrainState) -> None:
     step, path = found[-1]
     try:
         weights, averages, moments = (
-            load_file(path / f"{part}.safetensors") for part in ("weights", "averages", "optimizer")
+            read_safetensors(path / f"{part}.safetensors")
+            for part in ("weights", "averages", "optimizer")
         )
-    except (OSError, SafetensorError) as error:
+    except SourceError as error:
         raise CheckpointError(
             f"{path} is damaged ({error}): delete it to use the last one"
         ) from error
@@ -115,32 +117,36 @@ def restore(folder: Path, state: TrainState) -> None:
         )
     for name, value in averages.items():
         state.averages[name].copy_(value)
+    names = {id(weight): name for name, weight in state.module.named_parameters()}
     for turn, optimizer in enumerate(state.optimizers):
-        prefix = f"{turn}."
-        own = {key.removeprefix(prefix): v for key, v in moments.items() if key.startswith(prefix)}
-        _restore_optimizer(optimizer, own, path, may_be_empty=turn > 0)
+        parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+        # A weight that no gradient has reached is its own average, and has no moments.
+        moved = {
+            index
+            for index, parameter in enumerate(parameters)
+            if not torch.equal(parameter, state.averages[names[id(parameter)]])
+        }
+        own = {key: value for key, value in moments.items() if key.startswith(f"{turn}.")}
+        shapes = {key: value.shape for key, value in own.items()}
+        has_moments = {index for index in range(len(parameters)) if f"{turn}.{index}.step" in own}
+        expected = {
+            f"{turn}.{index}.{name}": torch.Size() if name == "step" else parameters[index].shape
+            for index in has_moments
+            for name in ("step", "exp_avg", "exp_avg_sq")
+        }
+        if shapes != expected or not moved <= has_moments or not (own or turn > 0):
+            raise CheckpointError(
+                f"{path} lacks the optimizer's state of this model: delete it, go on from before"
+            )
+        _restore_optimizer(optimizer, own)
     state.step = step
 
 
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], path: Path, *, may_be_empty: bool
-) -> None:
-    """Take over the moments of every weight; only a turn that has not begun may have none."""
+def _restore_optimizer(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
     saved: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():
-        index, name = key.split(".", 1)
+        _, index, name = key.split(".")
         saved.setdefault(int(index), {})[name] = value
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    fits = all(
-        0 <= index < len(weights) and own["exp_avg"].shape == weights[index].shape
-        for index, own in saved.items()
-        if "exp_avg" in own
-    )
-    complete = all({"exp_avg", "exp_avg_sq", "step"} <= own.keys() for own in saved.values())
-    if not (fits and complete and (saved or may_be_empty)):
-        raise CheckpointError(
-            f"{path} lacks the optimizer's state of this model: delete it, go on from before"
-        )
     values = optimizer.state_dict()
     values["state"] = saved
     optimizer.load_state_dict(values)
