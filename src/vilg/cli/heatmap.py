@@ -6,7 +6,6 @@ likelier, and the text as the picture has it, word by word, beside the captions 
 
 import base64
 import html
-import io
 from pathlib import Path
 from string import Template
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 import vilg
 from vilg.api import Score, Vilg
+from vilg.cli.output import png
 from vilg.text import LANGUAGES, guess_language
 
 _PAGE = Path(__file__).parents[1] / "assets" / "score.html"
@@ -48,9 +48,6 @@ def heatmap_page(model: Vilg, image: Image.Image, text: str, lang: str | None, s
         )
         for word, gains in by_word
     ]
-    captions = [
-        (language, " ".join(model.caption(image, language)[0].split())) for language in LANGUAGES
-    ]
     return Template(_PAGE.read_text(encoding="utf-8")).substitute(
         model=html.escape(str(model.weights_hash)),
         version=vilg.__version__,
@@ -65,8 +62,8 @@ def heatmap_page(model: Vilg, image: Image.Image, text: str, lang: str | None, s
             for token, value in zip(score.text_tokens, score.text_log_probs, strict=True)
         ),
         captions="\n".join(
-            f'<dt>{language}</dt><dd lang="{language}">{html.escape(caption)}</dd>'
-            for language, caption in captions
+            f'<dt>{x}</dt><dd lang="{x}">{html.escape(model.caption(image, x)[0])}</dd>'
+            for x in LANGUAGES
         ),
     )
 
@@ -87,9 +84,7 @@ def _overlaid(picture: Image.Image, gains_HW: np.ndarray) -> Image.Image:
 
 
 def _figure(picture: Image.Image, title: str, sum_of_gains: str) -> str:
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG")
-    content = base64.b64encode(stream.getvalue()).decode("ascii")
+    content = base64.b64encode(png(picture, {})).decode("ascii")
     title = html.escape(title)
     caption = f"<strong>{title}</strong> {sum_of_gains}".strip()
     return (

@@ -16,7 +16,7 @@ from typing import cast
 from PIL import Image
 
 import vilg
-from vilg.api import DrawOptions, Vilg
+from vilg.api import Vilg
 from vilg.cli.output import (
     OutputError,
     check_file,
@@ -32,6 +32,7 @@ from vilg.model.defaults import SamplingConfig
 from vilg.progress import Progress
 from vilg.sampling.clip import ClipRanker
 from vilg.sampling.edit import Part
+from vilg.sampling.settings import Changes
 from vilg.text import TextError
 
 OTHER_PICTURES = frozenset(
@@ -141,15 +142,14 @@ class Plan:
 
     model: Vilg
     settings: SamplingConfig
-    precision: str
     ranker: ClipRanker | None
     preview: Path | None
 
     def notes(self, job: Order) -> dict[str, str]:
         """Return what a picture's PNG file says about it: all that its pixels depend on."""
         settings = dataclasses.asdict(self.settings)
-        if self.precision != "fp32":
-            settings["precision"] = self.precision
+        if self.model.precision != "fp32":
+            settings["precision"] = self.model.precision
         if self.ranker:
             settings["ranker"] = self.ranker.fingerprint
         return {
@@ -159,15 +159,6 @@ class Plan:
             "settings": json.dumps(settings),
             "Software": f"vilg {vilg.__version__}",
         }
-
-    def options(self, progress: Progress) -> DrawOptions:
-        options = {
-            "rank": self.ranker,
-            "progress": progress,
-            "preview": self.show if self.preview else None,
-            **dataclasses.asdict(self.settings),
-        }
-        return cast(DrawOptions, options)
 
     def show(self, pictures: list[Image.Image]) -> None:
         """Write the pictures under way, up to eight in a row."""
@@ -231,8 +222,15 @@ def draw(plan: Plan, jobs: Sequence[Order], edit: Edit | None = None) -> Iterato
     prompts, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
     made = edit.part.edit(model.image_tokenizer, edit.image, seeds) if edit else None
     with Progress() as progress:
-        options = plan.options(progress)
-        each = model.draw_each(prompts, seeds, kept=made.kept if made else None, **options)
+        each = model.draw_each(
+            prompts,
+            seeds,
+            kept=made.kept if made else None,
+            rank=plan.ranker,
+            progress=progress,
+            preview=plan.show if plan.preview else None,
+            **cast(Changes, dataclasses.asdict(plan.settings)),
+        )
         pictures: Iterator[Image.Image] = chain.from_iterable(map(model.pictures, each))
         if edit and made and not edit.raw:
             pictures = made.pasted(pictures)

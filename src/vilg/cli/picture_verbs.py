@@ -77,15 +77,9 @@ class Drawing:
     model: ModelName = None
 
     def settings(self, model: "Vilg") -> "SamplingConfig":
-        return model.settings(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            guidance=self.guidance,
-            guidance_schedule=self.guidance_schedule,
-            decoder=self.decoder,
-            best_of=self.best_of,
-        )
+        from vilg.sampling.settings import Changes
+
+        return model.settings(**{name: getattr(self, name) for name in Changes.__annotations__})
 
     def plan(self, model: "Vilg", prompts: Sequence[str]) -> "Plan":
         """Check settings and prompts, and load the ranker.
@@ -109,7 +103,7 @@ class Drawing:
             ranker = ClipRanker.from_pretrained(self.rank)
             for prompt in prompts:
                 ranker.check(prompt)
-        return picture_files.Plan(model, settings, self.precision, ranker, self.preview)
+        return picture_files.Plan(model, settings, ranker, self.preview)
 
 
 @APP.command(name="generate")
@@ -245,20 +239,18 @@ class Caption:
                 beam=self.beam,
                 best_of=self.best_of,
             )
-            # A model may write any byte, a line break too.
-            texts = [" ".join(caption.split()) for caption in captions]
             if self.json:
-                values = {"log_probs": [c.log_prob for c in captions]}
-                believed = {"believed": [c.is_believed for c in captions]}
-                about = {"image": str(path), "lang": self.lang, "captions": texts}
+                about = {"image": str(path), "lang": self.lang, "captions": captions}
+                values = {"log_probs": [caption.log_prob for caption in captions]}
+                believed = {"believed": [caption.is_believed for caption in captions]}
                 print_json(about | values | believed)
                 continue
             name = f"{path}\t" if len(self.image) > 1 else ""
-            print(*(name + text for text in texts), sep="\n", flush=True)
-            for caption, text in zip(captions, texts, strict=True):
+            print(*(name + caption for caption in captions), sep="\n", flush=True)
+            for caption in captions:
                 if not caption.is_believed:
                     say(
-                        f"{path}: a guess, this model is not sure of {text!r} "
+                        f"{path}: a guess, this model is not sure of {caption!r} "
                         f"({caption.log_prob:.2f} nats a token, sure from {model.model.believed_from})"
                     )
 

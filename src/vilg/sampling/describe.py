@@ -26,7 +26,7 @@ _WIDEST_BEAM = 256  # its caches are copied at every step
 
 
 class Caption(str):
-    """A caption, and how likely its model finds it.
+    """A caption of one line, and how likely its model finds it.
 
     Attributes:
         log_prob: mean log P(t_k | z, t_<k) of its tokens, the end token among them, in nats.
@@ -185,9 +185,11 @@ def captions(
     scores_B = caption_scores(
         generator, image_ids_BN[: len(texts)], [language_id] * len(texts), texts
     )
+    # A model may write any byte, a line break too.
+    lines = [" ".join(model.text_tokenizer.decode(text).split()) for text in texts]
     return [
-        Caption(model.text_tokenizer.decode(text), log_prob, least is None or log_prob >= least)
-        for text, log_prob in zip(texts, scores_B.tolist(), strict=True)
+        Caption(line, log_prob, least is None or log_prob >= least)
+        for line, log_prob in zip(lines, scores_B.tolist(), strict=True)
     ]
 
 

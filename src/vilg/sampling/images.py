@@ -5,7 +5,7 @@ tokens, T positions, C width, K codes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -67,21 +67,14 @@ class Drawn:
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Put batches below one another."""
-        return cls(*[_joined([getattr(part, name) for part in parts]) for name in cls._names()])
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        joined: list[Any] = [None if xs[0] is None else torch.cat(xs) for xs in columns]
+        return cls(*joined)
 
     def chosen(self, rows: Sequence[int]) -> Self:
         """Return some of the images, in this order."""
-        columns: list[Any] = [getattr(self, name) for name in self._names()]
-        chosen: list[Any] = [None if x is None else x[list(rows)] for x in columns]
+        chosen: list[Any] = [None if x is None else x[list(rows)] for x in vars(self).values()]
         return type(self)(*chosen)
-
-    @classmethod
-    def _names(cls) -> list[str]:
-        return [field.name for field in fields(cls)]
-
-
-def _joined(tensors: Sequence[Any]) -> Any:
-    return None if tensors[0] is None else torch.cat(list(tensors))
 
 
 @torch.inference_mode()

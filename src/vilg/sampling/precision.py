@@ -124,13 +124,9 @@ def prepared(generator: Generator, precision: Precision) -> Generator:
         return generator  # torch was built without oneDNN: the plain product is all there is
     shared = {id(x): x for x in (*generator.parameters(), *generator.buffers())}
     twin = copy.deepcopy(generator, shared)
+    dtype = torch.bfloat16 if precision is Precision.BF16 else torch.float32
     for name, part in list(twin.named_modules()):
         if isinstance(part, nn.Linear):
-            twin.set_submodule(name, _replacement(part, precision))
+            is_int8 = precision is Precision.INT8
+            twin.set_submodule(name, Int8Linear(part) if is_int8 else PackedLinear(part, dtype))
     return twin
-
-
-def _replacement(linear: nn.Linear, precision: Precision) -> nn.Module:
-    if precision is Precision.INT8:
-        return Int8Linear(linear)
-    return PackedLinear(linear, torch.bfloat16 if precision is Precision.BF16 else torch.float32)

@@ -150,18 +150,12 @@ def settings_with(
     )
     require(x.best_of >= 1, f"best-of must be at least 1, not {x.best_of}")
     require(x.best_of <= _MOST, f"best-of must be at most {_MOST}, not {x.best_of}")
-    require(x.decoder in [*Decoder], f"the decoder must be {_or(Decoder)}, not {x.decoder}")
-    schedule = x.guidance_schedule
-    require(
-        schedule in [*GuidanceSchedule],
-        f"the guidance schedule must be {_or(GuidanceSchedule)}, not {schedule}",
-    )
+    for name, choices in (("decoder", Decoder), ("guidance_schedule", GuidanceSchedule)):
+        value, title = getattr(x, name), name.replace("_", " ")
+        require(value in [*choices], f"the {title} must be {' or '.join(choices)}, not {value}")
     require(
         has_end_to_end or x.decoder == Decoder.TWO_STAGE,
         "this model has no end-to-end decoder: train one, or take the two-stage decoder",
     )
-    return replace(x, decoder=Decoder(x.decoder), guidance_schedule=GuidanceSchedule(schedule))
-
-
-def _or(names: type[Decoder] | type[GuidanceSchedule]) -> str:
-    return " or ".join(names)
+    schedule = GuidanceSchedule(x.guidance_schedule)
+    return replace(x, decoder=Decoder(x.decoder), guidance_schedule=schedule)

@@ -146,7 +146,7 @@ def _find(samples: Mapping[str, Sample], data: Path, id: str) -> Sample:
 
 
 def _captions(model: Vilg, picture: Image.Image) -> dict[str, str]:
-    return {lang: " ".join(model.caption(picture, lang)[0].split()) for lang in LANGUAGES}
+    return {lang: model.caption(picture, lang)[0] for lang in LANGUAGES}
 
 
 def nearest(
