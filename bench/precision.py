@@ -19,6 +19,7 @@ from torch import Tensor
 from bench.measure import machine, publish, table
 from vilg.api import Vilg
 from vilg.data.shards import Sample
+from vilg.model.defaults import SamplingConfig
 from vilg.model.folder import Model, find_model, load_model
 from vilg.model.generator import text_to_image_states
 from vilg.progress import in_batches
@@ -54,7 +55,7 @@ def drawn_tokens(vilg: Vilg, texts: list[list[int]], image_ids_SN: Tensor) -> Te
     for part in in_batches(S, BATCH, "tokens drawn"):
         states_SNC = text_to_image_states(vilg.generator, texts[part], image_ids_SN[part])[:, :N]
         logits = vilg.generator.image_logits(states_SNC).float().flatten(0, 1)
-        rows.append(draw(logits, uniforms_SN[part].flatten()).view(-1, N))
+        rows.append(draw(logits, uniforms_SN[part].flatten(), SamplingConfig()).view(-1, N))
     return torch.cat(rows)
 
 

@@ -319,7 +319,7 @@ def test_the_best_captions_make_the_picture_likeliest(model: Model, picture: Ima
         ids[:1],
         [vilg.text_tokenizer.language_id("en")],
         range(2, 8),
-        temperature=1,
+        words=SamplingConfig(temperature=1),
         foreign_V=vilg.foreign_tokens["en"],
     )
     log_probs_BN = text_to_image_log_probs(vilg.generator, texts, ids)

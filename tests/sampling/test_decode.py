@@ -382,7 +382,12 @@ def test_drawn_captions_follow_their_numbers() -> None:
     images = toy_images(generator, 8)
     seeds = [7, 7, 8, 9, 10, 11, 12, 13]
     texts = generate_texts(
-        generator, images, [ZH, EN] * 4, seeds, temperature=0.8, top_k=6, max_length=5
+        generator,
+        images,
+        [ZH, EN] * 4,
+        seeds,
+        words=SamplingConfig(temperature=0.8, top_k=6),
+        max_length=5,
     )
     for b, text in enumerate(texts):
         written = text if len(text) == 5 else [*text, EOS]
@@ -417,11 +422,17 @@ def test_a_batch_mate_never_changes_a_caption(temperature: float) -> None:
     generator.text_head.bias[EOS] += 3
     images = toy_images(generator, 10)
     languages = [ZH, EN] * 5
-    together = generate_texts(generator, images, languages, range(10), temperature=temperature)
+    together = generate_texts(
+        generator, images, languages, range(10), words=SamplingConfig(temperature=temperature)
+    )
     assert len({len(text) for text in together}) >= 3
     for b in range(10):
         (alone,) = generate_texts(
-            generator, images[b : b + 1], [languages[b]], [b], temperature=temperature
+            generator,
+            images[b : b + 1],
+            [languages[b]],
+            [b],
+            words=SamplingConfig(temperature=temperature),
         )
         assert alone == together[b]
 
@@ -430,6 +441,8 @@ def test_caption_depends_on_image_and_seed() -> None:
     generator = toy_generator()
     generator.text_head.bias[EOS] = -1000
     images = toy_images(generator, 2)[[0, 0, 1]]
-    one, seeded, other = generate_texts(generator, images, [ZH] * 3, [1, 2, 1], temperature=1)
+    one, seeded, other = generate_texts(
+        generator, images, [ZH] * 3, [1, 2, 1], words=SamplingConfig(temperature=1)
+    )
     assert one != seeded
     assert one != other

@@ -1,16 +1,24 @@
 """Drawing one token: the distribution, the filters, and numbers that know no batch."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from vilg.model.defaults import SamplingConfig
 from vilg.randomness import uniforms
-from vilg.sampling.noise import draw, draw_uniforms, keep_top_k
+from vilg.sampling import noise
+from vilg.sampling.noise import draw_uniforms, keep_top_k
 
 LOGITS = torch.tensor([0.3, -1.0, 2.0, 0.9, -4.0, 1.9])
 ORDER = [2, 5, 3, 0, 1, 4]  # likeliest first
 ALMOST_ONE = 1 - 2.0**-53  # the largest number that `uniforms` can return
+
+
+def draw(logits: Tensor, numbers: Tensor, **settings: Any) -> Tensor:
+    return noise.draw(logits, numbers, SamplingConfig(**settings))
 
 
 def frequencies(

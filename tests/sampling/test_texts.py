@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.sampling.test_decode import EN, EOS, ZH, V, text_logits, toy_generator, toy_images
 from vilg.api import Vilg
+from vilg.model.defaults import SamplingConfig
 from vilg.model.folder import Model
 from vilg.model.generator import Generator, image_to_text_log_probs, text_to_image_log_probs
 from vilg.sampling.rank import caption_scores, image_scores
@@ -109,9 +110,15 @@ def test_captions_of_one_image_are_drawn_as_if_it_were_read_for_each() -> None:
     generator = sharp()
     images = toy_images(generator, 2)
     seeds = [3, 1, 4, 1, 5, 9]
-    together = generate_texts(generator, images, [ZH, EN], seeds, temperature=1)
+    together = generate_texts(
+        generator, images, [ZH, EN], seeds, words=SamplingConfig(temperature=1)
+    )
     each = generate_texts(
-        generator, images.repeat_interleave(3, 0), [ZH] * 3 + [EN] * 3, seeds, temperature=1
+        generator,
+        images.repeat_interleave(3, 0),
+        [ZH] * 3 + [EN] * 3,
+        seeds,
+        words=SamplingConfig(temperature=1),
     )
     assert together == each
 

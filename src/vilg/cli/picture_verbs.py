@@ -294,11 +294,8 @@ class ScorePair:
             write(self.html, heatmap_page(model, picture, text, self.lang, score).encode())
             print(self.html)
         elif self.json:
-            means = {
-                "text_given_image": score.text_given_image,
-                "image_given_text": score.image_given_text,
-                "gain": score.gain,
-            }
+            names = ("text_given_image", "image_given_text", "gain")
+            means = {name: getattr(score, name) for name in names}
             about = {"image": str(self.image), "text": text}
             print_json(about | means | dataclasses.asdict(score))
         else:

@@ -90,8 +90,8 @@ def by_ranker(
     def score(part: slice, drawn: Drawn, kept: Kept | None) -> Tensor:
         shown, here = pictures(drawn), prompts[part]
         count = len(shown) // len(here)
-        groups = [shown[i : i + count] for i in range(0, len(shown), count)]
-        scores = [rank(prompt, group) for prompt, group in zip(here, groups, strict=True)]
+        groups = slices(len(shown), count)
+        scores = [rank(prompt, shown[group]) for prompt, group in zip(here, groups, strict=True)]
         require(
             all(len(row) == count and all(map(math.isfinite, row)) for row in scores),
             f"a ranker must give every one of {count} pictures a finite score",

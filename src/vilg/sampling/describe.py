@@ -159,7 +159,7 @@ def captions(
         foreign_V: True on tokens that must not be written.
     """
     assert model.text_tokenizer is not None
-    n, words, least = settings.n, settings.words, model.believed_from
+    n, least = settings.n, model.believed_from
     if settings.beam is not None:
         texts = search_text(
             generator, image_ids_1N[0], language_id, settings.beam, foreign_V=foreign_V
@@ -173,9 +173,7 @@ def captions(
                 image_ids_1N,
                 [language_id],
                 settings.seeds[part],
-                temperature=words.temperature,
-                top_k=words.top_k,
-                top_p=words.top_p,
+                settings.words,
                 foreign_V=foreign_V,
             )
         ]

@@ -122,9 +122,7 @@ def draw_images(
         drawn_B = draw(
             guide(logits_XK, guidance_at(settings, k, N)) if copies > 1 else logits_XK,
             uniforms_BN[:, k],
-            temperature=settings.temperature,
-            top_k=settings.top_k,
-            top_p=settings.top_p,
+            settings,
         )
         image_ids_BN[:, k] = torch.where(keep_BN[:, k], image_ids_BN[:, k], drawn_B)
         if watch:

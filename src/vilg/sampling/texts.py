@@ -9,10 +9,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator, image_to_text_layout
 from vilg.sampling.decode import DecodeState, decode_step, prefill
 from vilg.sampling.noise import draw, draw_uniforms
 from vilg.text import TextTokenizer
+
+GREEDY = SamplingConfig(temperature=0.0)
 
 
 @torch.inference_mode()
@@ -21,16 +24,15 @@ def generate_texts(
     image_ids_GN: Tensor,
     language_ids: Sequence[int],
     seeds: Sequence[int],
+    words: SamplingConfig = GREEDY,
     *,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
     max_length: int | None = None,
     foreign_V: Tensor | None = None,
 ) -> list[list[int]]:
-    """Write texts of images, without language and end tokens; greedy unless a temperature is set.
+    """Write texts of images, without language and end tokens.
 
     Args:
+        words: how they are drawn.
         foreign_V: True on tokens that must not be written (`TextTokenizer.foreign_ids`).
         seeds: as many for every image, those of the first image first.
         max_length: tokens after which a text is cut off; None, and at most, the longest text that the
@@ -45,13 +47,8 @@ def generate_texts(
     written_BM = torch.full((B, length), TextTokenizer.eos_id, device=device)
     ended_B = torch.zeros(B, dtype=torch.bool, device=device)
     for k in range(length):
-        ids_B = draw(
-            _native(generator.text_logits(states_BC).float(), foreign_V),
-            uniforms_BM[:, k],
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-        )
+        logits_BV = _native(generator.text_logits(states_BC).float(), foreign_V)
+        ids_B = draw(logits_BV, uniforms_BM[:, k], words)
         written_BM[:, k] = torch.where(ended_B, TextTokenizer.eos_id, ids_B)
         ended_B |= ids_B == TextTokenizer.eos_id
         if bool(ended_B.all()) or k + 1 == length:
