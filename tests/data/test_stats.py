@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vilg.data.shards import Sample
-from vilg.data.stats import describe, is_chinese
+from vilg.data.stats import describe
 
 
 def sample(id: str, **changes: object) -> Sample:
@@ -60,4 +60,5 @@ def test_no_samples_give_zeros_and_json_can_hold_the_result() -> None:
     [("桃", True), ("㐀", True), ("\U00020000", True), ("，", False), ("a", False), ("ア", False)],
 )
 def test_chinese_characters_are_ideographs(character: str, expected: bool) -> None:
-    assert is_chinese(character) is expected
+    counts = describe([sample("noto-A", captions={"zh": (character,)}, keywords={})])
+    assert counts["chinese_characters"] == expected

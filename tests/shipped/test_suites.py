@@ -19,8 +19,12 @@ from vilg.evaluation.extra import PACKAGES
 from vilg.model.folder import ModelError, weights_hash
 from vilg.sampling.precision import Precision
 from vilg.shipped import retrieval, suites
-from vilg.shipped.suites import evaluate
+from vilg.shipped.samples import Settings
 from vilg.tokenizer.refine import refining_encoder
+
+
+def evaluate(suite: str, model: str | None, data: Path, out: Path, **settings: Any) -> None:
+    suites.evaluate(suite, model, data, out, Settings(**settings))
 
 
 @pytest.mark.parametrize(("suite", "limit"), [("tokenizer", 4), ("generator", 4), ("drawing", 2)])
@@ -37,7 +41,7 @@ def test_a_second_run_writes_the_same_bytes(
     written = []
     for name in ("first", "second"):
         out = tmp_path / name / "scores"
-        evaluate(suite, str(toy_folder), square_data, out, limit, groups=("food-drink",))
+        evaluate(suite, str(toy_folder), square_data, out, limit=limit, groups=("food-drink",))
         written.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
     assert written[0] == written[1]
     assert set(written[0]) - {"tokenizer.png"} == {f"{suite}.json"}
@@ -232,5 +236,5 @@ def test_an_image_tokenizer_alone_has_no_generator_to_measure(
     config["generator"] = config["text_tokenizer_fingerprint"] = None
     (folder / "config.json").write_text(json.dumps(config))
     evaluate("tokenizer", str(folder), square_data, tmp_path / "out", limit=1)
-    with pytest.raises(ModelError, match="image tokenizer only"):
+    with pytest.raises(ModelError, match="draws nothing: train a generator"):
         evaluate("generator", str(folder), square_data, tmp_path / "out")

@@ -159,25 +159,21 @@ class Evaluate:
     def run(self) -> None:
         from vilg.cli.output import check_folder
         from vilg.sampling.precision import Precision
+        from vilg.shipped.samples import Settings
         from vilg.shipped.suites import evaluate
         from vilg.training.memory import keep_freed_memory
 
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit must be at least 1, not {self.limit}")
         out = self.out or Path("out/evaluation") / self.suite
         check_folder(out)
         keep_freed_memory()  # a search for tokens runs through the decoder as training does
-        evaluate(
-            self.suite,
-            self.model,
-            self.data,
-            out,
-            self.limit,
+        settings = Settings(
+            limit=self.limit,
             groups=self.groups or None,
             splits=self.splits or None,
             precision=Precision(self.precision),
             refine_steps=self.refine,
         )
+        evaluate(self.suite, self.model, self.data, out, settings)
 
 
 @APP.command(name="import")

@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 from vilg.data.shards import Sample
+from vilg.text import IDEOGRAPH
 
 
 def describe(
@@ -50,26 +51,9 @@ def describe(
             language: len(set().union(*texts[language])) for language in languages
         },
         "chinese_characters": len(
-            {
-                character
-                for language in languages
-                for text in texts[language]
-                for character in text
-                if is_chinese(character)
-            }
+            {found for some in texts.values() for text in some for found in IDEOGRAPH.findall(text)}
         ),
     }
-
-
-def is_chinese(character: str) -> bool:
-    """Tell whether a character is a Chinese one: a CJK ideograph of any Unicode block."""
-    point = ord(character)
-    return (
-        0x4E00 <= point <= 0x9FFF  # unified ideographs
-        or 0x3400 <= point <= 0x4DBF  # extension A
-        or 0xF900 <= point <= 0xFAFF  # compatibility ideographs
-        or 0x20000 <= point <= 0x3FFFF  # the two planes of rare ones
-    )
 
 
 def _texts(samples: Iterable[Sample], language: str) -> Iterable[str]:

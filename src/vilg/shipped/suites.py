@@ -34,21 +34,10 @@ _DIGITS = 6  # what is written; the last digits of a float depend on the number 
 
 
 class EvaluationError(VilgError):
-    """An unknown suite, a senseless limit, or scores that cannot be written."""
+    """An unknown suite, settings that it has no use for, or a folder that cannot be written."""
 
 
-def evaluate(
-    suite: str,
-    model: str | None,
-    data: Path,
-    out: Path,
-    limit: int | None = None,
-    *,
-    groups: tuple[str, ...] | None = None,
-    splits: tuple[str, ...] | None = None,
-    precision: Precision = Precision.FP32,
-    refine_steps: int = 0,
-) -> None:
+def evaluate(suite: str, model: str | None, data: Path, out: Path, settings: Settings) -> None:
     """Run a suite, write OUT/SUITE.json and print its tables.
 
     The file holds a manifest and scores, neither time nor path: a second run writes the same bytes.
@@ -58,53 +47,39 @@ def evaluate(
         suite: "tokenizer", "generator" or "drawing".
         model: folder or hub id; None is the shipped model.
         data: folder of a data set.
-        limit: at most this many pictures a split for every score; None takes `Settings`' numbers.
-        groups: names of the groups to measure on, which for a generator should be those it was
-            trained on; None takes all.
-        splits: names of the splits that a tokenizer is measured on; None takes all.
-        precision: how the generator's weights are multiplied; bf16 is for the search of refined tokens too,
-            which is faster then. Whatever is measured of a tokenizer is decoded in fp32.
-        refine_steps: of a tokenizer's tokens (`vilg.tokenizer.refine`); 0 measures the encoder's.
 
     Raises:
-        EvaluationError: an unknown suite, a limit under 1, a precision for a tokenizer whose tokens are not
-            refined, tokens to be refined or splits chosen for another suite, a negative number of steps, or an
-            output that cannot be written.
+        EvaluationError: an unknown suite, settings that it has no use for, or a folder that cannot be made.
         SettingError: tokens to be refined of a tokenizer without nearest codes.
         PrecisionError: bf16 or int8 on a processor that has no instructions for it.
         ModelError, DataError: from reading the model and the data.
         PerceptualError: tokens to be refined, without the packages of the extra `train`.
         MissingExtra: a suite with the judge, without the packages of the extra `eval`.
     """
-    _check(suite, limit, splits, precision, refine_steps)
-    settings = Settings(
-        groups=groups, splits=splits, limit=limit, precision=precision, refine_steps=refine_steps
-    )
+    _check(suite, settings)
     folder = find_model(model)
     loaded = load_model(folder)
     weights = weights_hash(folder)
+    precision = settings.precision
     # Before the data is read: a missing generator, or a missing package, is said at once.
     vilg = Vilg(loaded, weights, precision) if suite != "tokenizer" else None
     judge = load_judge() if suite != "generator" else None
-    bf16 = precision is Precision.BF16
-    encode = refining_encoder(loaded.image_tokenizer, refine_steps, bf16=bf16)
+    encode = refining_encoder(
+        loaded.image_tokenizer, settings.refine_steps, bf16=precision is Precision.BF16
+    )
     measured = read_splits(data, settings)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EvaluationError(f"cannot write to {out}: {error.strerror}") from error
-
     if vilg is None:
         assert judge
         scores = score_tokenizer(
             loaded.image_tokenizer, encode, judge, measured, settings.subset_seed
         )
         text = tokenizer_tables(scores)
-        sheet = out / "tokenizer.png"
-        try:
-            reconstruction_sheet(loaded.image_tokenizer, encode, measured).save(sheet)
-        except OSError as error:
-            raise EvaluationError(f"cannot write {sheet}: {error.strerror}") from error
+        sheet = reconstruction_sheet(loaded.image_tokenizer, encode, measured)
+        sheet.save(out / "tokenizer.png")
     elif judge:
         num_prompts = settings.limit or settings.num_drawn
         scores = score_drawing(vilg, judge, measured, num_prompts, settings.shuffle_seed)
@@ -113,34 +88,30 @@ def evaluate(
         scores = score_generator(vilg, measured, settings)
         text = generator_tables(scores)
     about = manifest(suite, loaded, weights, judge, data, measured, settings)
-    _write(out / f"{suite}.json", {"manifest": about, "scores": _rounded(scores)})
+    content = {"manifest": about, "scores": _rounded(scores)}
+    write_whole(out / f"{suite}.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     print(text, end="")
 
 
-def _check(
-    suite: str,
-    limit: int | None,
-    splits: tuple[str, ...] | None,
-    precision: Precision,
-    refine_steps: int,
-) -> None:
+def _check(suite: str, settings: Settings) -> None:
     """Refuse what does not go together, before anything is read."""
+    steps, precision = settings.refine_steps, settings.precision
     if suite not in SUITES:
         raise EvaluationError(f"no suite is called {suite!r}; the suites are {', '.join(SUITES)}")
-    if limit is not None and limit < 1:
-        raise EvaluationError(f"the limit must be at least 1 picture, not {limit}")
+    if settings.limit is not None and settings.limit < 1:
+        raise EvaluationError(f"--limit must be at least 1 picture, not {settings.limit}")
     if suite == "tokenizer" and precision is not Precision.FP32:
-        if precision is Precision.INT8 or not refine_steps:
+        if precision is Precision.INT8 or not steps:
             raise EvaluationError(
                 "a tokenizer is measured in fp32: leave the precision out (bf16 is for refined tokens)"
             )
         check_supported(precision)
-    if splits and suite != "tokenizer":
+    if settings.splits and suite != "tokenizer":
         raise EvaluationError(f"the suite {suite} compares splits: leave splits out")
-    if refine_steps and suite != "tokenizer":
+    if steps and suite != "tokenizer":
         raise EvaluationError(f"the suite {suite} refines no tokens: leave refine out")
-    if refine_steps < 0:
-        raise EvaluationError(f"refine must be 0 or more steps, not {refine_steps}")
+    if steps < 0:
+        raise EvaluationError(f"refine must be 0 or more steps, not {steps}")
 
 
 def score_generator(vilg: Vilg, splits: Splits, settings: Settings) -> dict[str, Any]:
@@ -167,10 +138,3 @@ def _rounded(scores: Any) -> Any:
     if isinstance(scores, dict):
         return {name: _rounded(value) for name, value in scores.items()}
     return round(scores, _DIGITS) if isinstance(scores, float) else scores
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    try:
-        write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise EvaluationError(f"cannot write {path}: {error.strerror}") from error
