@@ -264,6 +264,16 @@ def test_an_override_that_cannot_be_names_its_key(assignment: str, words: list[s
         ("generator.data.groups=[]", "groups must name one"),
         ("tokenizer.model.norm_groups=3", "norm_groups 3 must divide every width"),
         ("tokenizer.model.image_size=60", "image_size must be a multiple of 8"),
+        ("tokenizer.model.image_size=1073741824", "image_size must be at most 8192"),
+        ("tokenizer.model.num_res_blocks=1000000000", "num_res_blocks must be at most 100"),
+        (
+            "tokenizer.model.channel_multipliers=[1, 1000000000]",
+            "multipliers must be at most 65536",
+        ),
+        (f"tokenizer.model.channel_multipliers={[1] * 99_999}", "must have from 1 to 16 numbers"),
+        ("tokenizer.loss.discriminator.num_layers=1000000000", "num_layers must be at most 16"),
+        ("tokenizer.augmentation.max_shift=1000000", "max_shift must be from 0 to 256"),
+        ("generator.loop.batch_size=1000000000", "batch_size must be at most 1048576"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(assignment: str, said: str) -> None:

@@ -22,6 +22,8 @@ Config = TypeVar("Config")
 _ATTRIBUTE = re.compile(r"^    ([a-z]\w*(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
 _LARGEST = 2**63 - 1  # what a tensor's size, a seed and a step can be
 
+_LONGEST = 16  # numbers in a list of counts; the paper's networks have 4 levels
+
 
 def later_key(default: Any) -> Any:
     """Declare a key that came after files were written without it.
@@ -30,6 +32,20 @@ def later_key(default: Any) -> Any:
     them stay as they were (docs/lab/decisions/0005).
     """
     return dataclasses.field(default=default, metadata={"later": True})
+
+
+def check_counts(config: Any, **largest: int) -> None:
+    """Refuse counts, or lists of them, outside 1 to a largest one: what else is built of them never ends.
+
+    Raises:
+        SettingError: names the key.
+    """
+    for name, most in largest.items():
+        value = getattr(config, name)
+        counts = value if isinstance(value, tuple) else (value,)
+        require(1 <= len(counts) <= _LONGEST, f"{name} must have from 1 to {_LONGEST} numbers")
+        require(min(counts) >= 1, f"{name} must be at least 1")
+        require(max(counts) <= most, f"{name} must be at most {most}")
 
 
 def to_json(config: Any) -> str:

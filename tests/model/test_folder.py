@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -366,7 +365,7 @@ def test_a_model_is_found_by_folder_or_is_the_shipped_one(folder: Path) -> None:
 def test_names_of_nothing_are_said(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     (folder / "config.json").unlink()
     strange = ["", "missing", "./mis/sing", "~/missing", "/mis/sing", "a/b/c", "owner/na me"]
@@ -474,6 +473,25 @@ def test_a_number_that_no_tensor_has_is_said(folder: Path) -> None:
 
     edit_config(folder, huge)
     assert "latent_channels must be a number from -2^63 to 2^63" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("image_tokenizer", "num_res_blocks", 10**9),
+        ("image_tokenizer", "image_size", 2**30),
+        ("image_tokenizer", "channel_multipliers", [10**9]),
+        ("generator", "width", 2**40),
+        ("generator", "grid_height", 10**9),
+        ("generator", "max_text", 10**9),
+        ("generator", "patterns", ["row"] * 10_000),
+    ],
+)
+def test_a_network_without_end_is_not_built(
+    folder: Path, part: str, key: str, value: object
+) -> None:
+    edit_config(folder, lambda values: values[part].update({key: value}))
+    assert f"{key} must be at most" in refusal(folder)
 
 
 def test_shipped_models_have_names() -> None:

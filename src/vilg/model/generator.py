@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vilg.config import later_key, require
+from vilg.config import check_counts, later_key, require
 from vilg.model.attend import FEWEST_CELLS, Read, attend, attend_dense
 from vilg.model.patterns import Pattern
 from vilg.model.segments import Grid, Layout, Modality, Role, Segment
@@ -44,12 +44,13 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.patterns), "patterns must name at least one layer")
+        require(len(self.patterns) <= 1000, "patterns must be at most 1000 layers")
+        check_counts(self, width=2**20, num_heads=2**20, grid_height=2**13, grid_width=2**13)
+        check_counts(self, num_codes=2**16, vocabulary_size=2**24, max_text=2**16)
         require(
-            self.num_heads >= 1 and self.width >= 1 and self.width % self.num_heads == 0,
+            self.width % self.num_heads == 0,
             f"num_heads {self.num_heads} must divide the width {self.width}",
         )
-        for name in ("grid_height", "grid_width", "num_codes", "vocabulary_size"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1")
         require(self.max_text >= 2, "max_text must be at least 2: a language token and a word")
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vilg.config import require
+from vilg.config import check_counts, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +27,9 @@ class DiscriminatorConfig:
     norm_groups: int = 32
 
     def __post_init__(self) -> None:
-        require(self.num_layers >= 1, "num_layers must be at least 1")
-        require(self.norm_groups >= 1, "norm_groups must be at least 1")
+        check_counts(self, channels=2**16, num_layers=16, norm_groups=2**16)
         require(
-            self.channels >= 1 and 2 * self.channels % self.norm_groups == 0,
+            2 * self.channels % self.norm_groups == 0,
             f"norm_groups {self.norm_groups} must divide twice the channels, {2 * self.channels}",
         )
 

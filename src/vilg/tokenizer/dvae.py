@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from vilg.config import require
+from vilg.config import check_counts, require
 from vilg.tokenizer.losses import from_unit_interval
 from vilg.tokenizer.quantizers import GumbelQuantizer, Quantizer
 
@@ -41,7 +41,8 @@ class DVAEConfig:
 
     def __post_init__(self) -> None:
         require(self.kind == "dvae", "kind must be dvae for these settings")
-        require(bool(self.channel_multipliers), "channel_multipliers must not be empty")
+        check_counts(self, num_blocks=100, num_codes=2**16, code_dim=2**16)
+        check_counts(self, channel_multipliers=2**16, channels=2**16, image_size=2**13)
         factor = 2 ** (len(self.channel_multipliers) - 1)
         require(
             self.image_size >= factor and self.image_size % factor == 0,
@@ -51,8 +52,6 @@ class DVAEConfig:
             all(width >= 4 and width % 4 == 0 for width in self.widths),
             f"every width must be a multiple of 4, the bottleneck: {self.widths}",
         )
-        for name in ("num_blocks", "num_codes", "code_dim"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1")
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vilg.config import later_key, require
+from vilg.config import check_counts, later_key, require
 from vilg.tokenizer.quantizers import GumbelQuantizer, Quantizer, QuantizerKind, VectorQuantizer
 
 
@@ -62,24 +62,18 @@ class VQGANConfig:
 
     def __post_init__(self) -> None:
         require(self.kind == "vqgan", "kind must be vqgan for these settings")
-        require(bool(self.channel_multipliers), "channel_multipliers must not be empty")
-        require(self.patch >= 1, "patch must be at least 1")
+        check_counts(self, channel_multipliers=2**16, channels=2**16, image_size=2**13)
+        check_counts(self, num_res_blocks=100, latent_channels=2**16, code_dim=2**16)
+        # Token stores keep ids in 16 bits.
+        check_counts(self, num_codes=2**16, norm_groups=2**16, patch=2**13)
         require(
             self.image_size >= self.reduction and self.image_size % self.reduction == 0,
             f"image_size must be a multiple of {self.reduction}, which these levels reduce it by",
         )
-        require(self.norm_groups >= 1, "norm_groups must be at least 1")
-        # Token stores keep ids in 16 bits.
-        require(self.num_codes <= 2**16, "num_codes must be at most 65536")
         require(
-            all(
-                width > 0 and width % self.norm_groups == 0
-                for width in (*self.widths, self.channels)
-            ),
+            all(width % self.norm_groups == 0 for width in (*self.widths, self.channels)),
             f"norm_groups {self.norm_groups} must divide every width: {self.widths}",
         )
-        for name in ("num_res_blocks", "latent_channels", "num_codes", "code_dim"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1")
 
     @property
     def widths(self) -> tuple[int, ...]:

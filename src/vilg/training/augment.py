@@ -35,9 +35,9 @@ class AugmentConfig:
     noise: int = 0
 
     def __post_init__(self) -> None:
-        require(self.max_shift >= 0, "max_shift must be 0 or more")
+        require(0 <= self.max_shift <= 256, "max_shift must be from 0 to 256")
         require(0 <= self.recolour <= 1, "recolour must be from 0 to 1")
-        require(self.zoom >= 0, "zoom must be 0 or more")
+        require(0 <= self.zoom <= 10, "zoom must be from 0 to 10")
         require(0 <= self.noise <= 255, "noise must be from 0 to 255")
 
 

@@ -13,7 +13,7 @@ from typing import Protocol, TextIO
 import torch
 from torch import Tensor, nn
 
-from vilg.config import require
+from vilg.config import check_counts, require
 from vilg.parallel import mean_over_processes
 from vilg.training.checkpoint import TrainState, restore, save
 from vilg.training.optim import OptimConfig, build_optimizer, learning_rate, update_ema
@@ -55,8 +55,7 @@ class LoopConfig:
     precision: TrainingPrecision = TrainingPrecision.FP32
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "log_every", "save_every"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        check_counts(self, batch_size=2**20, num_steps=2**40, log_every=2**40, save_every=2**40)
         require(0 <= self.seed < 2**63, "seed must be from 0 to 2^63 - 1")
         require(self.show_every >= 0, "show_every must be 0 or more")
 
