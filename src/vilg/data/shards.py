@@ -53,12 +53,6 @@ class _Shard:
     num_samples: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Manifest:
-    content_sha256: str
-    shards: tuple[_Shard, ...]
-
-
 def load_samples(
     folder: Path, split: str | None = None, groups: Collection[str] | None = None
 ) -> list[Sample]:
@@ -72,7 +66,8 @@ def load_samples(
         groups: Only samples of these groups; None for all.
     """
     samples: dict[str, Sample] = {}
-    for shard in _read_manifest(folder).shards:
+    _, shards = _read_manifest(folder)
+    for shard in shards:
         for sample in _read_shard(shard):
             if sample.id in samples:
                 raise DataError(f"{shard.path}: the id {sample.id} occurs twice in the data set")
@@ -133,14 +128,16 @@ def fingerprint(folder: Path) -> str:
     Two builds of a data set that training cannot tell apart have the same one, however their
     files were packed.
     """
-    return _read_manifest(folder).content_sha256
+    content_sha256, _ = _read_manifest(folder)
+    return content_sha256
 
 
 def _split_path(folder: Path, split: str) -> Path:
     return folder / "splits" / f"{split}.txt"
 
 
-def _read_manifest(folder: Path) -> _Manifest:
+def _read_manifest(folder: Path) -> tuple[str, list[_Shard]]:
+    """Return the hash of all content, and the shards."""
     path = folder / "manifest.json"
     if not path.is_file():
         raise DataError(
@@ -148,17 +145,15 @@ def _read_manifest(folder: Path) -> _Manifest:
             "such as datasets/emoji in a clone of vilg"
         )
     content = _parse_json(path.read_bytes(), str(path))
-    shards = tuple(
+    shards = [
         _Shard(
             path=folder / "shards" / _field(shard, "file", str, str(path)),
             sha256=_field(shard, "sha256", str, str(path)),
             num_samples=_field(shard, "samples", int, str(path)),
         )
         for shard in _field(content, "shards", list, str(path))
-    )
-    return _Manifest(
-        content_sha256=_field(content, "content_sha256", str, str(path)), shards=shards
-    )
+    ]
+    return _field(content, "content_sha256", str, str(path)), shards
 
 
 def _read_shard(shard: _Shard) -> Iterator[Sample]:

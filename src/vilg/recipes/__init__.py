@@ -42,7 +42,7 @@ OWN_AND_PAPER = (
         name="picture_tokenizer",
         module="vilg.recipes.own",
         summary="an image tokenizer of your own pictures, at 64x64",
-        time="50 min with bf16",
+        time="50 min on one core with bf16",
     ),
     Named(
         name="vqgan_f8_8192",
@@ -59,7 +59,7 @@ OWN_AND_PAPER = (
     Named(
         name="base_10b",
         module="vilg.recipes.paper",
-        summary="the paper's main model: 48 layers, 10 B parameters; more than one process holds",
+        summary="the paper's main model: 48 layers, 10 B parameters; one machine seldom holds it",
         needs_gpu=True,
     ),
 )

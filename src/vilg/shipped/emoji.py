@@ -28,13 +28,13 @@ RECIPES = {
             name="emoji_tokenizer",
             module="vilg.shipped.recipes",
             summary="the shipped image tokenizer's first stage; runs/emoji_cpu.sh has the others",
-            time="50 min with bf16",
+            time="50 min on one core with bf16",
         ),
         Named(
             name="emoji_cpu",
             module="vilg.shipped.recipes",
             summary="the shipped generator's first stage; runs/emoji_cpu.sh has the others",
-            time="100 min with bf16",
+            time="100 min on one core with bf16",
         ),
         *OWN_AND_PAPER,
     )
