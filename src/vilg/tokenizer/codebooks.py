@@ -145,9 +145,16 @@ class CodeUse(nn.Module):
         vectors[here] = batch_rows(z_BDHW)[(sample // N * H * W + cell)[here]]
         return sum_over_processes(vectors)
 
-    def dead(self, ids_BHW: Tensor) -> Tensor:
-        """Take in a batch; return the ids of dead codes, as many as its positions can revive."""
-        return self.count(ids_BHW).nonzero()[: ids_BHW.numel() * num_processes(), 0]
+    def restarts(
+        self, quantizer: VectorQuantizer, z_BDHW: Tensor, ids_BHW: Tensor, seed: int, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Take in a batch; return the ids of dead codes, as many as it can revive, and their new vectors."""
+        dead_R = self.count(ids_BHW).nonzero()[: ids_BHW.numel() * num_processes(), 0]
+        if not len(dead_R):
+            return dead_R, z_BDHW.new_empty(0, z_BDHW.shape[1])
+        self.counts_K[dead_R] = 1.0 / len(self.counts_K)
+        error_BHW = (z_BDHW - quantizer.lookup(ids_BHW)).square().sum(dim=1)
+        return dead_R, self.restart_vectors(z_BDHW, error_BHW, len(dead_R), seed, step)
 
     def values(self, num_restarts: int) -> dict[str, float]:
         """Return usage (share of codes used enough to live), perplexity of the use (codes), restarts."""
@@ -177,20 +184,15 @@ class CodebookAverages(CodeUse):
         """Move the codes towards the vectors that chose them and restart the dead ones."""
         K = len(self.sums_KD)
         z_BDHW = quantizer.normalise(z_BDHW.float(), dim=1)
-        error_BHW = (z_BDHW - quantizer.lookup(ids_BHW)).square().sum(dim=1)
         sums_KD = torch.zeros_like(self.sums_KD)
         sums_KD.index_add_(0, ids_BHW.flatten(), batch_rows(z_BDHW))
         total = ids_BHW.numel() * num_processes()
         self.sums_KD.lerp_(sum_over_processes(sums_KD) / total, 1 - self.decay)
-
-        dead = self.dead(ids_BHW)
-        if len(dead):
-            vectors = self.restart_vectors(z_BDHW, error_BHW, len(dead), seed, step)
-            self.sums_KD[dead] = vectors / K
-            self.counts_K[dead] = 1.0 / K
+        dead_R, vectors_RD = self.restarts(quantizer, z_BDHW, ids_BHW, seed, step)
+        self.sums_KD[dead_R] = vectors_RD / K
         means_KD = self.sums_KD / self.counts_K[:, None].clamp_min(1e-12)
         quantizer.codebook_KD.copy_(quantizer.normalise(means_KD, dim=-1))
-        return self.values(len(dead))
+        return self.values(len(dead_R))
 
 
 class CodebookGradients(CodeUse):
@@ -212,15 +214,11 @@ class CodebookGradients(CodeUse):
     ) -> dict[str, float]:
         """Hand the moved weights to the quantizer and restart the dead ones."""
         z_BDHW = quantizer.normalise(z_BDHW.float(), dim=1)
-        error_BHW = (z_BDHW - quantizer.lookup(ids_BHW)).square().sum(dim=1)
-        dead = self.dead(ids_BHW)
-        if len(dead):
-            vectors = self.restart_vectors(z_BDHW, error_BHW, len(dead), seed, step)
-            self.weight_KD[dead] = vectors
-            self.counts_K[dead] = 1.0 / len(self.counts_K)
+        dead_R, vectors_RD = self.restarts(quantizer, z_BDHW, ids_BHW, seed, step)
+        self.weight_KD[dead_R] = vectors_RD
         self.weight_KD.copy_(quantizer.normalise(self.weight_KD, dim=-1))
         quantizer.codebook_KD.copy_(self.weight_KD)
-        return self.values(len(dead))
+        return self.values(len(dead_R))
 
 
 def gumbel_noise(

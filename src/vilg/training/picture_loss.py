@@ -138,14 +138,6 @@ def discriminator_alarm(values: dict[str, float]) -> str | None:
     )
 
 
-@dataclass(frozen=True)
-class _Reconstructed:
-    """What a step's first turn leaves to its second."""
-
-    pixels_B3YX: Tensor
-    made_B3YX: Tensor
-
-
 class PictureLoss:
     """The loss of the settings, with the networks that it needs.
 
@@ -163,7 +155,8 @@ class PictureLoss:
             PatchDiscriminator(config.discriminator) if config.adversarial > 0 else None
         )
         self.perceptual = config.perceptual_loss()
-        self._reconstructed: _Reconstructed | None = None
+        # What a step's first turn leaves to its second: real pixels, and those made of them.
+        self._last: tuple[Tensor, Tensor] | None = None
 
     @property
     def turns(self) -> list[Turn]:
@@ -182,7 +175,7 @@ class PictureLoss:
             raw: the decoder's output, and `made` the pixels_B3YX it stands for.
             decoder: whose last convolution is where the adversarial term is balanced.
         """
-        self._reconstructed = _Reconstructed(pixels, made.detach())
+        self._last = (pixels, made.detach())
         total, values = self._reconstruction(raw, made, pixels)
         if self._is_adversarial(step):
             term, more = self._adversarial_term(total, made, decoder)
@@ -234,11 +227,12 @@ class PictureLoss:
         """Return what the discriminator minimises on the pictures of the step's first turn."""
         if not self._is_adversarial(step):
             return None
-        assert self.discriminator is not None and self._reconstructed is not None
+        assert self.discriminator is not None and self._last is not None
+        pixels_B3YX, made_B3YX = self._last
         penalised = self.config.r1_penalty > 0
-        pixels_B3YX = self._reconstructed.pixels_B3YX.detach().requires_grad_(penalised)
+        pixels_B3YX = pixels_B3YX.detach().requires_grad_(penalised)
         real_BP = self.discriminator(pixels_B3YX).float()
-        made_BP = self.discriminator(self._reconstructed.made_B3YX).float()
+        made_BP = self.discriminator(made_B3YX).float()
         total = discriminator_hinge_loss(real_BP, made_BP)
         values = {"scores_real": real_BP.detach().mean(), "scores_made": made_BP.detach().mean()}
         if penalised:

@@ -274,7 +274,5 @@ def diffusers(
 
 def _config(image_size: int, attention_levels: list[int], **rest: Any) -> VQGANConfig:
     sides = tuple(image_size >> level for level in attention_levels)
-    try:
-        return VQGANConfig(image_size=image_size, attention_resolutions=sides, **rest)
-    except (SettingError, ZeroDivisionError) as error:
-        raise ImporterError(f"cannot import a network of these settings: {error}") from error
+    shape = {"image_size": image_size, "attention_resolutions": sides, **rest}
+    return _read(VQGANConfig, shape)
