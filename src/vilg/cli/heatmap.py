@@ -30,9 +30,6 @@ def heatmap_page(model: Vilg, image: Image.Image, text: str, lang: str | None, s
 
     Args:
         lang: as `Vilg.score` has it.
-
-    Raises:
-        ImageError, TextError: as `Vilg.score` does.
     """
     by_word = model.word_map(image, text)
     picture = model.decode(model.encode([image]))[0].resize(

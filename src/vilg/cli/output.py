@@ -1,4 +1,7 @@
-"""Files that the verbs write: their names, what is written in them, and how."""
+"""Files that the verbs write: their names, what is written in them, and how.
+
+What cannot be written is an `OutputError`, found before any work where it can be.
+"""
 
 import io
 import os
@@ -32,11 +35,7 @@ def picture_name(index: int, prompt: str, seed: int) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Find out before any work whether a folder can be written, without making it.
-
-    Raises:
-        OutputError: it is a file, lies in one, or may not be written.
-    """
+    """Find out before any work whether a folder can be written, without making it."""
     place = folder.absolute()
     while not os.path.lexists(place):
         place = place.parent
@@ -47,33 +46,21 @@ def check_folder(folder: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Find out before any work whether a file can be written.
-
-    Raises:
-        OutputError: it is a folder, or its folder cannot be written.
-    """
+    """Find out before any work whether a file can be written."""
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder; name a file")
     check_folder(path.parent)
 
 
 def check_apart(path: Path, inputs: Sequence[Path | None]) -> None:
-    """Refuse to write a result over what it is made from.
-
-    Raises:
-        OutputError: the file is one of the inputs.
-    """
+    """Refuse to write a result over what it is made from."""
     for source in inputs:
         if source is not None and path.exists() and source.exists() and path.samefile(source):
             raise OutputError(f"{path} is what is read: name another file for the result")
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a whole file or none, and the folder it lies in.
-
-    Raises:
-        OutputError: says why not; what was there before is untouched.
-    """
+    """Write a whole file or none, and the folder it lies in; on an error the old file stays."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)

@@ -1,6 +1,7 @@
 """The work of `vilg generate` and `edit`: which picture goes where, and drawing them in batches.
 
-Every picture is planned and checked before the first one is drawn.
+Every picture is planned and checked before the first one is drawn: prompts by `PromptError`, places by
+`OutputError`.
 """
 
 import dataclasses
@@ -55,11 +56,7 @@ class Order:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Read prompts, one a line; empty lines don't count.
-
-    Raises:
-        PromptError: a file that is missing, not UTF-8 or empty.
-    """
+    """Read prompts, one a line; empty lines don't count."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -73,12 +70,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def plan(prompts: Sequence[str], n: int, seed: int, out: str) -> list[Order]:
-    """Say where every picture goes: a file "*.png" for one picture, else a folder.
-
-    Raises:
-        OutputError: one file for several pictures, another kind of picture, or a place that cannot be
-            written.
-    """
+    """Say where every picture goes: a file "*.png" for one picture, else a folder."""
     if out in ("", "-"):
         raise OutputError(f"pictures go to files: name a folder or FILE.png, not {out!r}")
     is_folder = out.endswith("/") or Path(out).is_dir()
@@ -104,9 +96,6 @@ def check_prompts(model: Vilg, prompts: Sequence[str], say: Callable[[str], None
     """Encode all prompts, so that a bad one is found before another one is drawn.
 
     Characters that the model knows by their bytes alone are said: it has not learnt what they mean.
-
-    Raises:
-        TextError, PromptError: an empty or too long prompt.
     """
     for i, prompt in enumerate(prompts):
         try:
@@ -120,11 +109,7 @@ def check_prompts(model: Vilg, prompts: Sequence[str], say: Callable[[str], None
 
 
 def check_preview(path: Path | None, jobs: Sequence[Order]) -> None:
-    """Find out before any drawing whether a preview can be written, and harms no result.
-
-    Raises:
-        OutputError: it cannot, or is no PNG file, or is one of the results.
-    """
+    """Find out before any drawing whether a preview can be written, and harms no result."""
     if path is None:
         return
     check_file(path)
@@ -168,11 +153,7 @@ class Plan:
 
 
 def left_to_do(plan: Plan, jobs: Sequence[Order], say: Callable[[str], None]) -> list[Order]:
-    """Return the jobs whose picture isn't there yet, and say how many are.
-
-    Raises:
-        OutputError: a file of that name is another picture, which must not pass for this one.
-    """
+    """Return the jobs whose picture isn't there yet, and say how many are."""
     left = []
     for job in jobs:
         if not job.path.exists():

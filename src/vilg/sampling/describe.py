@@ -95,11 +95,7 @@ def caption_settings(
     beam: int | None = None,
     best_of: int = 1,
 ) -> CaptionSettings:
-    """Return what the options of `Vilg.caption` ask for together.
-
-    Raises:
-        SettingError: one outside its range, or some that make no sense together.
-    """
+    """Return what the options of `Vilg.caption` ask for together."""
     n, best_of = count(n, "captions"), count(best_of, "candidates")
     if temperature is not None:
         temperature = number(temperature, "temperature")

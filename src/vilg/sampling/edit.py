@@ -1,5 +1,7 @@
 """Which cells of a picture an edit draws anew: those under a mask, those below a row, a share of them.
 
+A part outside the picture or its range is a `SettingError`.
+
 Shape letters: G pictures, N image tokens, Y X pixels.
 """
 
@@ -43,11 +45,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Part:
-    """Which part of a picture an edit draws anew, said in one of three ways.
-
-    Raises:
-        SettingError: in none or several of them.
-    """
+    """Which part of a picture an edit draws anew, said in one of three ways."""
 
     mask: Picture | None
     first_row: int | None
@@ -58,12 +56,7 @@ class Part:
         require(sum(given) == 1, "say what to draw anew by one of a mask, a first row and a share")
 
     def edit(self, tokenizer: ImageTokenizer, image: Picture, seeds: Sequence[int]) -> Edit:
-        """Prepare an edit, drawn once a seed.
-
-        Raises:
-            ImageError: a picture or a mask that cannot be read.
-            SettingError: a part that is outside its range.
-        """
+        """Prepare an edit, drawn once a seed."""
         size, picture = tokenizer.config.image_size, open_picture(image)
         original, num = square(picture, size), len(seeds)
         grid = Grid(tokenizer.config.grid_size, tokenizer.config.grid_size)
@@ -94,11 +87,7 @@ def masked_cells(mask_YX: NDArray[np.bool_], grid: Grid) -> Tensor:
 
 
 def cells_below(first_row: int, grid: Grid) -> Tensor:
-    """Return redraw_N: the cells of token row `first_row` and below, counted from 0.
-
-    Raises:
-        SettingError: no such row.
-    """
+    """Return redraw_N: the cells of token row `first_row` and below, counted from 0."""
     first_row = whole_number(first_row, "the first row to draw")
     require(
         0 <= first_row < grid.height,
@@ -108,11 +97,7 @@ def cells_below(first_row: int, grid: Grid) -> Tensor:
 
 
 def share_of_cells(share: float, seeds: Sequence[int], grid: Grid) -> Tensor:
-    """Return redraw_GN: of each picture this share of the cells, at least one; its seed decides which.
-
-    Raises:
-        SettingError: a share outside its range.
-    """
+    """Return redraw_GN: of each picture this share of the cells, at least one; its seed decides which."""
     share = number(share, "the share of cells to draw anew")
     require(
         0 < share <= 1, f"the share of cells to draw anew must be above 0, at most 1, not {share}"
@@ -123,12 +108,7 @@ def share_of_cells(share: float, seeds: Sequence[int], grid: Grid) -> Tensor:
 
 
 def read_mask(mask: Image.Image, picture: Image.Image, size: int) -> NDArray[np.bool_]:
-    """Return mask_YX over the picture as the model sees it, True where any white is.
-
-    Raises:
-        SettingError: a mask of another size than the picture, all black, or all of whose white lies
-            outside the square that the model sees.
-    """
+    """Return mask_YX over the picture as the model sees it, True where any white is."""
     require(
         mask.size == picture.size,
         f"the mask has {mask.width} x {mask.height} pixels and the picture {picture.width} x "

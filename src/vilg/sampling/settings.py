@@ -1,4 +1,7 @@
-"""Sampling settings: what may be asked for, and what holds where nothing is asked."""
+"""Sampling settings: what may be asked for, and what holds where nothing is asked.
+
+Whatever else is asked for is a `SettingError`.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -50,22 +53,14 @@ class DrawOptions(Changes, total=False):
 
 
 def whole_number(value: object, what: str) -> int:
-    """Return an integer, NumPy's too, as Python's own; True and 2.0 are none.
-
-    Raises:
-        SettingError: anything else.
-    """
+    """Return an integer, NumPy's too, as Python's own; True and 2.0 are none."""
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     require(is_whole, f"{what} must be a whole number, not {value!r}")
     return int(value)  # type: ignore[call-overload]
 
 
 def number(value: object, what: str) -> float:
-    """Return a number as Python's own; True is none, nor is infinity.
-
-    Raises:
-        SettingError: anything else.
-    """
+    """Return a number as Python's own; True is none, nor is infinity."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     is_number = is_number and not abs(value) > 1e300  # type: ignore[arg-type]
     require(is_number, f"{what} must be a number, not {value!r}")
@@ -73,11 +68,7 @@ def number(value: object, what: str) -> float:
 
 
 def count(value: object, what: str) -> int:
-    """Return how many of something are wanted.
-
-    Raises:
-        SettingError: no whole number, or one outside 1 to a million.
-    """
+    """Return how many of something are wanted."""
     found = whole_number(value, f"the number of {what}")
     require(found >= 1, f"the number of {what} must be at least 1, not {found}")
     require(found <= _MOST, f"the number of {what} must be at most {_MOST}, not {found}")
@@ -85,11 +76,7 @@ def count(value: object, what: str) -> int:
 
 
 def seeds_from(seed: object, num: object, what: str) -> range:
-    """Return the seeds of so many results, one after the other.
-
-    Raises:
-        SettingError: none at all, or what is no whole number.
-    """
+    """Return the seeds of so many results, one after the other."""
     first = whole_number(seed, "the seed")
     return range(first, first + count(num, what))
 
@@ -101,9 +88,6 @@ def check_drawing(
 
     Args:
         told: the ranker, and who is told of progress.
-
-    Raises:
-        SettingError: no list of prompts, not a seed for each of them, or what cannot be called.
     """
     require(not isinstance(prompts, str), "one prompt for every picture: give a list of them")
     require(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
@@ -124,11 +108,7 @@ def check_drawing(
 def settings_with(
     own: SamplingConfig, has_end_to_end: bool = True, **changes: Unpack[Changes]
 ) -> SamplingConfig:
-    """Return the settings with those replaced that are given.
-
-    Raises:
-        SettingError: an unknown setting, one outside its range, or a decoder that there is not.
-    """
+    """Return the settings with those replaced that are given."""
     names = [field.name for field in fields(SamplingConfig)]
     for name in changes:
         others = (
