@@ -228,7 +228,7 @@ def test_a_picture_notes_who_ranked_it(folder: Path, toy_folder: Path) -> None:
     model, order = Vilg.from_pretrained(toy_folder), Order("apple", 3, Path("a.png"))
     ranker = ClipRanker.from_pretrained(folder)
     noted = [
-        json.loads(Plan(model, model.settings(), "fp32", judge, None).notes(order)["settings"])
+        json.loads(Plan(model, model.settings(), judge, None).notes(order)["settings"])
         for judge in (ranker, None)
     ]
     assert noted[0] == noted[1] | {"ranker": ranker.fingerprint}
