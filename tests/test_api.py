@@ -328,6 +328,21 @@ def test_the_best_captions_make_the_picture_likeliest(model: Model, picture: Ima
     assert vilg.caption(picture, "en", 6, seed=2, best_of=6) == [drawn[i] for i in order]
 
 
+def test_a_caption_carries_the_mean_of_its_log_probabilities(
+    model: Model, picture: Image.Image
+) -> None:
+    vilg = Vilg(model)
+    caption = vilg.caption(picture, "en")[0]
+    language = vilg.text_tokenizer.language_id("en")
+    (found,) = generate_texts(
+        vilg.generator, vilg.encode([picture]), [language], [0], foreign_V=vilg.foreign_tokens["en"]
+    )
+    log_probs, _ = image_to_text_log_probs(
+        vilg.generator, vilg.encode([picture]), [language], [found]
+    )
+    assert caption.log_prob == pytest.approx(float(log_probs.mean()), rel=1e-4)
+
+
 def test_drawn_captions_are_the_same_in_several_batches(model: Model, picture: Image.Image) -> None:
     vilg = Vilg(model)
     many = vilg.caption(picture, n=LARGEST_BATCH + 2, seed=3, temperature=1)
