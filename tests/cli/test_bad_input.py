@@ -159,7 +159,7 @@ BAD_INPUT = {
     ),
     "larger than any memory": (
         f"train emoji_cpu_tiny --set generator.width={2**50}",
-        "no memory has room",
+        "width must be at most 1048576",
     ),
     "file as run folder": ("train emoji_cpu --out taken", "taken"),
     "missing training data": ("data stats folder", "manifest.json"),
