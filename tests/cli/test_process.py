@@ -68,6 +68,11 @@ def test_ctrl_c_is_one_line_and_leaves_whole_pictures(
         Image.open(path).load()
 
 
+def hear_ctrl_c() -> None:
+    """Undo what a shell hands on to all that it starts in the background, these tests for one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_while_a_model_loads_is_one_line(tmp_path: Path, toy_folder: Path) -> None:
     """Its vocabulary is a pipe, which nobody can read to its end: the signal comes before that."""
     folder = tmp_path / "model"
@@ -76,7 +81,9 @@ def test_ctrl_c_while_a_model_loads_is_one_line(tmp_path: Path, toy_folder: Path
     os.mkfifo(folder / "tokenizer.json")
     command = [sys.executable, "-m", "vilg", "generate", "red", "--model", str(folder)]
     with (
-        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process,
+        subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, preexec_fn=hear_ctrl_c
+        ) as process,
         open(folder / "tokenizer.json", "w"),  # waits until the command opens it too
     ):
         process.send_signal(signal.SIGINT)
@@ -241,8 +248,7 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path, save_every: i
         stdout=pipe,
         stderr=pipe,
         text=True,
-        # What a shell starts in the background, these tests for one, ignores Ctrl-C and hands that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_ctrl_c,
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
