@@ -333,3 +333,36 @@ def test_the_kind_decides_which_keys_there_are() -> None:
         from_dict(Drawing, {"shape": 3})
     changed = override(Drawing(shape=Square(side=2)), ["shape.side=5"])
     assert changed == Drawing(shape=Square(side=5))
+
+
+# --- Values that somebody else wrote ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"name": "a", "inner": "x" * 10**5}, "inner must be an object"),
+        ({"name": "a", "inner": {"size": ["x"] * 10**5}}, "inner.size must be of type int"),
+        ({"name": "a", "inner": {"size": 1}, "colour": "x" * 10**5}, "colour must be one of red"),
+        ({"name": "a", "inner": {"size": 1}, "sizes": "x" * 10**5}, "sizes must be a list"),
+        ({"name": "a", "inner": {"size": 1}, "x" * 10**5: 1}, "unknown key x"),
+    ],
+)
+def test_a_long_value_is_shortened_in_the_message(values: Any, said: str) -> None:
+    with pytest.raises(SettingError, match=said) as refused:
+        from_dict(Outer, values)
+    assert len(str(refused.value)) < 250
+
+
+def test_a_kind_that_is_no_name_is_refused() -> None:
+    with pytest.raises(
+        SettingError, match=r"tokenizer.model.kind must be one of vqgan, dvae, not \[\]"
+    ):
+        override(RECIPES["emoji_cpu_tiny"].recipe(), ['tokenizer.model={"kind": []}'])
+
+
+@pytest.mark.parametrize("text", ["1" * 5000, "[" * 50_000])
+def test_an_override_that_json_gives_up_on_is_one_sentence(text: str) -> None:
+    with pytest.raises(SettingError, match="cannot read 'inner.size=") as refused:
+        override(OUTER, [f"inner.size={text}"])
+    assert len(str(refused.value)) < 300

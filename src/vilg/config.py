@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import json
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Iterator
@@ -80,6 +81,11 @@ def explain(config: Any, where: str = "") -> Iterator[tuple[str, str]]:
             yield f"{where}{field.name}={text}", meanings.get(field.name, "")
 
 
+def _shown(value: Any) -> str:
+    """Return a value of somebody's file as a message shows it."""
+    return reprlib.repr(value).replace("\n", " ")
+
+
 def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
     """Build a (nested) dataclass; every key must be known and every required key present.
 
@@ -88,13 +94,15 @@ def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
     """
     assert dataclasses.is_dataclass(cls)
     if not isinstance(values, dict):
-        raise SettingError(f"{where.rstrip('.') or cls.__name__} must be an object, not {values!r}")
+        raise SettingError(
+            f"{where.rstrip('.') or cls.__name__} must be an object, not {_shown(values)}"
+        )
     types_by_name = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     unknown = sorted(set(values) - set(names))
     if unknown:
         raise SettingError(
-            f"unknown key {where}{unknown[0]!s}: the keys here are {', '.join(names)}"
+            f"unknown key {where}{unknown[0]!s:.60}: the keys here are {', '.join(names)}"
         )
     built = {
         name: _convert(types_by_name[name], value, f"{where}{name}")
@@ -123,7 +131,7 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         return from_dict(typing.cast(type[Any], kind), value, f"{key}.")
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise SettingError(f"{key} must be a list, not {value!r}")
+            raise SettingError(f"{key} must be a list, not {_shown(value)}")
         return tuple(_convert(arguments[0], item, key) for item in value)
     if isinstance(value, int | float) and not -_LARGEST <= value <= _LARGEST:  # NaN too
         raise SettingError(f"{key} must be a number from -2^63 to 2^63")
@@ -131,15 +139,17 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         return float(value)
     if isinstance(kind, type) and issubclass(kind, Enum):
         if value not in list(kind):
-            raise SettingError(f"{key} must be one of {', '.join(kind)}, not {value!r}")
+            raise SettingError(f"{key} must be one of {', '.join(kind)}, not {_shown(value)}")
         return kind(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
     if isinstance(kind, type) and (type(value) is kind or isinstance(value, kind)):
         if kind is int and isinstance(value, bool):
-            raise SettingError(f"{key} must be a whole number, not {value!r}")
+            raise SettingError(f"{key} must be a whole number, not {_shown(value)}")
         return value
-    raise SettingError(f"{key} must be of type {getattr(kind, '__name__', kind)}, not {value!r}")
+    raise SettingError(
+        f"{key} must be of type {getattr(kind, '__name__', kind)}, not {_shown(value)}"
+    )
 
 
 def _choose(kinds: list[Any], value: Any, key: str) -> Any:
@@ -148,8 +158,8 @@ def _choose(kinds: list[Any], value: Any, key: str) -> Any:
         return kinds[0]
     by_name: dict[str, Any] = {kind.kind: kind for kind in kinds}  # the default is on the class
     name = value.get("kind", next(iter(by_name))) if isinstance(value, dict) else None
-    if name not in by_name:
-        raise SettingError(f"{key}.kind must be one of {', '.join(by_name)}, not {name!r}")
+    if not isinstance(name, str) or name not in by_name:
+        raise SettingError(f"{key}.kind must be one of {', '.join(by_name)}, not {_shown(name)}")
     return by_name[name]
 
 
@@ -163,21 +173,26 @@ def override(config: Config, assignments: list[str]) -> Config:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise SettingError(f"cannot read {assignment!r}: write key=value")
+            raise SettingError(f"cannot read {_shown(assignment)}: write key=value")
         *parents, last = key.strip().split(".")
         place = values
         for parent in parents:
             if parent not in place:
                 raise SettingError(
-                    f"unknown key {parent} in {key.strip()}: the keys here are {', '.join(place)}"
+                    f"unknown key {parent:.60} in {key.strip():.60}: the keys here are {', '.join(place)}"
                 )
             if not isinstance(place[parent], dict):
                 raise SettingError(
-                    f"unknown key {key.strip()}: {parent} is {place[parent]!r} and has no keys"
+                    f"unknown key {key.strip():.60}: {parent} is {_shown(place[parent])} and has no keys"
                 )
             place = place[parent]
         try:
             place[last] = json.loads(text)
         except json.JSONDecodeError:
             place[last] = text  # bare text: a path or a name
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # a number of 5,000 digits, brackets in brackets
+            raise SettingError(f"cannot read {_shown(assignment)}: {error}") from error
     return from_dict(type(config), values)
