@@ -363,6 +363,6 @@ def test_a_kind_that_is_no_name_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["1" * 5000, "[" * 50_000])
 def test_an_override_that_json_gives_up_on_is_one_sentence(text: str) -> None:
-    with pytest.raises(SettingError, match="cannot read 'inner.size=") as refused:
+    with pytest.raises(SettingError, match=r"cannot read 'inner.size=") as refused:
         override(OUTER, [f"inner.size={text}"])
     assert len(str(refused.value)) < 300
