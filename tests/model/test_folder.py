@@ -454,7 +454,9 @@ def test_a_weight_that_cannot_be_stored_is_said_before_anything_is_written(
     assert model.generator is not None
     with torch.no_grad():
         model.generator.image_head.bias[0] = value
-    with pytest.raises(ModelError, match=r"image_head\.bias .* reaches .*lower optim\.peak_lr"):
+    with pytest.raises(
+        ModelError, match=r"image_head\.bias .* reaches .* anew with a lower optim\.peak_lr"
+    ):
         save_model(tmp_path / "new", model)
     assert not (tmp_path / "new").exists()
 

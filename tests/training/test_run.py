@@ -838,6 +838,11 @@ def test_a_tokenizer_is_trained_on_any_folder_of_pictures(
         ("generator.optim.weight_decay=-1", "weight_decay must be 0 or more"),
         ("tokenizer.loop.seed=99999999999999999999", "from -2^63 to 2^63"),
         ("generator.width=100000000000000000000", "from -2^63 to 2^63"),
+        ("generator.init=emoji-64", "no generator of this recipe's shape"),
+        ("generator.loss.caption_drop=-1", "caption_drop must be from 0 to 1"),
+        ("generator.loss.keyword_share=2", "keyword_share must be from 0 to 1"),
+        ("generator.sampling.best_of=-1", "best-of must be at least 1"),
+        ("generator.sampling.temperature=-1", "temperature must be 0 or more"),
     ],
 )
 def test_all_stages_are_checked_before_any_work(

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vilg.config import later_key
+from vilg.config import later_key, require
+
+LARGEST_GUIDANCE = 100  # far beyond use, far from where logits overflow
+MOST = 10**6  # pictures, candidates, captions: more are a slip of the keyboard
 
 
 class Decoder(StrEnum):
@@ -42,3 +45,19 @@ class SamplingConfig:
     top_p: float | None = later_key(None)
     guidance_schedule: GuidanceSchedule = later_key(GuidanceSchedule.CONSTANT)
     best_of: int = later_key(1)
+
+    def __post_init__(self) -> None:
+        require(self.temperature >= 0, f"the temperature must be 0 or more, not {self.temperature}")
+        require(
+            self.top_k is None or self.top_k >= 1, f"top-k must be at least 1, not {self.top_k}"
+        )
+        require(
+            self.top_p is None or 0 < self.top_p <= 1,
+            f"top-p must be above 0, at most 1, not {self.top_p}",
+        )
+        require(
+            0 <= self.guidance <= LARGEST_GUIDANCE,
+            f"the guidance must be 0 to {LARGEST_GUIDANCE}, not {self.guidance}",
+        )
+        require(self.best_of >= 1, f"best-of must be at least 1, not {self.best_of}")
+        require(self.best_of <= MOST, f"best-of must be at most {MOST}, not {self.best_of}")

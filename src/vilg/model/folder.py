@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import TypeVar
 
 import torch
@@ -148,7 +149,7 @@ def load_model(folder: Path) -> Model:
     if found != config.image_tokenizer_fingerprint:
         raise ModelError(
             f"{folder}: the image tokenizer's fingerprint is {found}, config.json says "
-            f"{config.image_tokenizer_fingerprint}: files of two models are mixed here"
+            f"{config.image_tokenizer_fingerprint:.40}: files of two models are mixed here"
         )
     if config.generator is None:
         return Model(image_tokenizer, sampling=config.sampling)
@@ -216,7 +217,8 @@ def _load(
         module.load_state_dict(state, assign=True)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
-        raise ModelError(f"{path} does not fit its config.json: {' '.join(lines[1:3])}") from error
+        reason = shorten(" ".join(lines[1:3]), 300)
+        raise ModelError(f"{path} does not fit its config.json: {reason}") from error
     # Only convolutions have weights that this changes; they are twice as fast so on a CPU.
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     single = any(value.dtype == torch.float32 for value in weights.values())
@@ -282,7 +284,7 @@ def _packed(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
             raise ModelError(
                 f"{name} of the {type(module).__name__} reaches {float(state[name].abs().max()):g} and is "
                 f"stored as numbers up to {torch.finfo(dtype).max:g}: "
-                "go on from an earlier checkpoint with a lower optim.peak_lr"
+                "train anew with a lower optim.peak_lr, in another --out"
             )
     return weights
 

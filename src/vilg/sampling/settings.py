@@ -11,16 +11,14 @@ from typing import Any, TypedDict, Unpack
 from PIL import Image
 
 from vilg.errors import require
-from vilg.model.defaults import Decoder, GuidanceSchedule, SamplingConfig
+from vilg.model.defaults import MOST, Decoder, GuidanceSchedule, SamplingConfig
 from vilg.sampling.rank import Ranker
 
 Progress = Callable[[int, int], None]  # called with (tokens done, tokens in all)
 Preview = Callable[[list[Image.Image]], None]  # called with the pictures under way
 
-LARGEST_GUIDANCE = 100  # far beyond use, far from where logits overflow
 _NUMBERS = {"temperature", "top_p", "guidance"}
 _COUNTS = {"top_k", "best_of"}
-_MOST = 10**6  # pictures, candidates, captions: more are a slip of the keyboard
 
 
 class Changes(TypedDict, total=False):
@@ -71,7 +69,7 @@ def count(value: object, what: str) -> int:
     """Return how many of something are wanted."""
     found = whole_number(value, f"the number of {what}")
     require(found >= 1, f"the number of {what} must be at least 1, not {found}")
-    require(found <= _MOST, f"the number of {what} must be at most {_MOST}, not {found}")
+    require(found <= MOST, f"the number of {what} must be at most {MOST}, not {found}")
     return found
 
 
@@ -121,15 +119,6 @@ def settings_with(
     for kind, those in ((number, _NUMBERS), (whole_number, _COUNTS)):
         given |= {name: kind(given[name], name) for name in those & given.keys()}
     x = replace(own, **given)
-    require(x.temperature >= 0, f"the temperature must be 0 or more, not {x.temperature}")
-    require(x.top_k is None or x.top_k >= 1, f"top-k must be at least 1, not {x.top_k}")
-    require(x.top_p is None or 0 < x.top_p <= 1, f"top-p must be above 0, at most 1, not {x.top_p}")
-    require(
-        0 <= x.guidance <= LARGEST_GUIDANCE,
-        f"the guidance must be 0 to {LARGEST_GUIDANCE}, not {x.guidance}",
-    )
-    require(x.best_of >= 1, f"best-of must be at least 1, not {x.best_of}")
-    require(x.best_of <= _MOST, f"best-of must be at most {_MOST}, not {x.best_of}")
     for name, choices in (("decoder", Decoder), ("guidance_schedule", GuidanceSchedule)):
         value, title = getattr(x, name), name.replace("_", " ")
         require(value in [*choices], f"the {title} must be {' or '.join(choices)}, not {value}")

@@ -70,7 +70,8 @@ class GeneratorLossConfig:
             1 <= self.texts_per_picture <= len(LANGUAGES),
             f"texts_per_picture must be from 1 to {len(LANGUAGES)}, the number of languages",
         )
-        require(0 <= self.disturbed <= 1, "disturbed must be from 0 to 1")
+        for name in ("caption_drop", "keyword_share", "disturbed"):
+            require(0 <= getattr(self, name) <= 1, f"{name} must be from 0 to 1")
 
 
 def check_end_to_end(loss: GeneratorLossConfig) -> None:

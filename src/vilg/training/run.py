@@ -27,8 +27,16 @@ from vilg.data.shards import load_samples
 from vilg.errors import VilgError
 from vilg.files import write_whole
 from vilg.images import to_pictures
-from vilg.model.folder import Model, find_model, load_model, read_config, save_model, weights_hash
-from vilg.model.generator import Generator
+from vilg.model.folder import (
+    Model,
+    ModelConfig,
+    find_model,
+    load_model,
+    read_config,
+    save_model,
+    weights_hash,
+)
+from vilg.model.generator import Generator, GeneratorConfig
 from vilg.text import TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.tokenizer.perceptual import lite0_loss
@@ -158,7 +166,7 @@ def _check_generator(recipe: Recipe) -> None:
         check_fits(config.end_to_end.loss, lent)
         config.end_to_end.loss.perceptual_loss()
     if config.init is not None:
-        read_config(find_model(config.init))
+        _check_start(find_model(config.init), shape, words)
 
 
 def _train_tokenizer(config: TokenizerRun, stage: Stage, log: TextIO) -> None:
@@ -285,18 +293,25 @@ def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: Text
     save_model(stage.model, model)
 
 
+def _check_start(folder: Path, shape: GeneratorConfig, words: TextTokenizer) -> ModelConfig:
+    """Refuse an earlier stage whose weights would not fit, or whose words mean something else."""
+    config = read_config(folder)
+    if config.generator != shape:
+        raise RunError(f"{folder} has no generator of this recipe's shape to start from")
+    if config.text_tokenizer_fingerprint != words.fingerprint:
+        raise RunError(f"{folder} was trained on another vocabulary")
+    return config
+
+
 def _start_from(
     folder: Path, job: GeneratorJob, image_tokenizer: ImageTokenizer, log: TextIO
 ) -> None:
     """Take over the weights of an earlier stage; its codes and words must mean the same."""
-    config = read_config(folder)
+    config = _check_start(folder, job.generator.config, job.tokenizer)
     earlier = load_model(folder)
-    if earlier.generator is None or config.generator != job.generator.config:
-        raise RunError(f"{folder} has no generator of this recipe's shape to start from")
     if config.image_tokenizer_fingerprint != image_tokenizer.fingerprint():
         raise RunError(f"{folder} was trained on the codes of another image tokenizer")
-    if config.text_tokenizer_fingerprint != job.tokenizer.fingerprint:
-        raise RunError(f"{folder} was trained on another vocabulary")
+    assert earlier.generator is not None  # `_check_start` has seen its shape
     with torch.no_grad():
         job.generator.load_state_dict(earlier.generator.state_dict())
         if job.end_to_end is None:
