@@ -56,9 +56,9 @@ def held(out: Path) -> Iterator[None]:
             raise RunError(
                 f"another run is at work in {out}: wait for its end, or choose another --out"
             ) from error
+        if os.fstat(lock.fileno()).st_nlink == 0:  # and the path may be a third run's by now
+            raise RunError(f"another run has just ended in {out}: try again")
         try:
-            if os.fstat(lock.fileno()).st_nlink == 0:
-                raise RunError(f"another run has just ended in {out}: try again")
             yield
         finally:
             path.unlink(missing_ok=True)
