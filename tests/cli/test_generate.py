@@ -122,7 +122,7 @@ def test_a_prompt_for_the_shipped_model_without_a_style_gets_one_line(run: Run) 
         assert result.status == 0
         return result.err.splitlines()
 
-    assert said("whale, Flat  style", "鲸鱼，Noto风格") == []
+    assert said("whale, Flat  style", "鲸鱼，Noto风格", "鯨魚,三維風格") == []
     zh, en = said("whale", "鲸鱼", "a cat")
     assert zh == (
         'no style in "鲸鱼"; this model has learnt 三维风格, 扁平风格, noto风格, 推特风格: '

@@ -91,7 +91,8 @@ class Drawing:
         from vilg.shipped.prompts import style_hints
 
         picture_files.check_prompts(model, prompts, say)
-        for hint in style_hints(self.model, prompts):
+        tidied = [model.text_tokenizer.tidy(prompt) for prompt in prompts]
+        for hint in style_hints(self.model, tidied):
             say(hint)
         settings = self.settings(model)
         ranker = None
