@@ -274,3 +274,11 @@ def test_a_damaged_picture_has_no_notes(tmp_path: Path) -> None:
     for place in range(60, 120):  # some are RuntimeErrors of the decoder
         path.write_bytes(whole[:place] + b"\0" + whole[place + 1 :])
         assert read_notes(path) == {}
+
+
+def test_more_pictures_than_anybody_draws_are_refused_at_once(run: Run) -> None:
+    result = run("generate", "red", "-n", "1000000000", "-o", "out/")
+    assert (result.status, result.err) == (
+        2,
+        "vilg: error: -n must be at most 1000000, not 1000000000\n",
+    )

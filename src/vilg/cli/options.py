@@ -9,6 +9,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from tyro.extras import SubcommandApp
 
 from vilg.errors import VilgError
+from vilg.model.defaults import MOST
 
 if TYPE_CHECKING:
     from vilg.api import Vilg
@@ -49,6 +50,8 @@ def load(name: str | None, precision: str = "fp32") -> "Vilg":
 def check_number(n: int) -> None:
     if n < 1:
         raise UsageError(f"-n must be at least 1, not {n}")
+    if n > MOST:
+        raise UsageError(f"-n must be at most {MOST}, not {n}")
 
 
 def clean(text: str) -> str:
