@@ -1,5 +1,6 @@
 """Reading any picture safely, and pixels to arrays and back."""
 
+import ctypes
 import io
 import struct
 import zlib
@@ -265,6 +266,7 @@ def peak_of(job: Callable[[], object]) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed would be taken again, and not counted
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now
     before = status("VmRSS")
     job()
@@ -272,15 +274,40 @@ def peak_of(job: Callable[[], object]) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize("size", [(2000, 2000), (2, 2_000_000)], ids=str)
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [("I;16", "PNG"), ("LA", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("CMYK", "TIFF")],
 )
-def test_reading_takes_eight_bytes_a_pixel(mode: str, kind: str) -> None:
-    side, exif = 2000, Image.Exif()
+def test_reading_takes_eight_bytes_a_pixel(mode: str, kind: str, size: tuple[int, int]) -> None:
+    exif, (width, height) = Image.Exif(), size
     exif[0x0112] = 6
-    stored = encoded(Image.new(mode, (side, side)), kind, exif=exif)
-    assert peak_of(lambda: open_picture(stored)) < 8 * side**2 + 2**23  # 8 MiB for the bands
+    stored = encoded(Image.new(mode, size), kind, exif=exif)
+    peak = peak_of(lambda: open_picture(stored))
+    # 8 MiB for the bands, and what Pillow holds of where rows begin.
+    assert peak < 8 * width * height + 16 * (width + height) + 2**23
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+@pytest.mark.parametrize("mode", ["I;16", "LA"])
+def test_a_long_row_is_converted_in_bands_too(mode: str) -> None:
+    num = 4_000_000
+    stored = encoded(Image.new(mode, (num, 1)))
+    assert peak_of(lambda: open_picture(stored)) < 12 * num + 2**23
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(130_000_000, 1), (1, 130_000_000)], ids=str)
+def test_one_row_or_column_that_would_fill_the_memory_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match=f"has {size[0]} x {size[1]} pixels, .* 1024 MiB to read"):
+        open_picture(png(size, depth=16, colour=6, rows=b""))
+
+
+def test_a_picture_of_several_bands_in_both_directions_is_whole() -> None:
+    for shape in ((3, 2**18 + 5), (2**18 + 5, 3), (600, 601)):
+        levels = noise(*shape, channels=1)[..., 0]
+        seen = to_array(open_picture(Image.fromarray(levels.astype(np.uint16) * 257)))
+        assert np.array_equal(seen, np.repeat(levels[..., None], 3, axis=-1))
 
 
 def test_broken_files_are_one_line_that_names_them(tmp_path: Path) -> None:

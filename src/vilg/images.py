@@ -5,6 +5,7 @@ Shape letters: B batch, Y X pixels.
 
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from textwrap import shorten
 from typing import cast
@@ -26,8 +27,10 @@ BLACK = (0, 0, 0)
 MOST_BYTES = 2**30
 # As decoded (4 in the largest mode) and as RGB (4 in Pillow), and what these libraries hold besides.
 _PIXEL_BYTES, _BUFFER_BYTES = 8, 12
+# A PNG's decoder holds two rows of up to 8 bytes a pixel, and both copies a pointer to every row.
+_EDGE_BYTES = 16
 _BUFFERED = ("WEBP", "AVIF", "JPEG2000")
-_BAND = 2**18  # pixels converted at once
+_BAND = 2**18  # pixels converted at once, whatever the shape
 # EXIF 2.3: where row 0 and column 0 of the file belong.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -77,6 +80,7 @@ def open_picture(
         picture.load()
         _check(picture, name)  # an ICO may hold a larger picture than it says
         flat, turn = _lay_on(picture, ground), _turn(picture)
+        del picture  # or a turn would be the third copy
         return flat if turn is None else flat.transpose(turn)
     except ImageError:
         raise
@@ -94,9 +98,10 @@ def _check(picture: Image.Image, name: str) -> None:
     if picture.mode == "F":
         raise ImageError(f"{name} holds floats, of no agreed range: convert it to mode RGB or L")
     pixel = _PIXEL_BYTES + (_BUFFER_BYTES if picture.format in _BUFFERED else 0)
-    if picture.width * picture.height * pixel > MOST_BYTES:
+    width, height = picture.size
+    if width * height * pixel + (width + height) * _EDGE_BYTES > MOST_BYTES:
         raise ImageError(
-            f"{name} has {picture.width} x {picture.height} pixels, which take over "
+            f"{name} has {width} x {height} pixels, which take over "
             f"{MOST_BYTES >> 20} MiB to read: make it smaller first"
         )
 
@@ -119,16 +124,18 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
 
 
 def _lay_on(picture: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
-    """Return RGB, made in bands of rows: a second copy of all pixels is the only one."""
+    """Return RGB, made in bands: a second copy of all pixels is the only one."""
     flat = Image.new("RGB", picture.size)
     # Pillow's own conversion cuts off at 255. Plain "I" may also hold 8 bits' levels.
     is_deep = picture.mode.startswith("I;") or (
         picture.mode == "I" and cast(tuple[int, int], picture.getextrema())[1] > 255
     )
-    num_rows = -(-_BAND // picture.width)
-    for top in range(0, picture.height, num_rows):
-        bottom = min(top + num_rows, picture.height)
-        band = picture.crop((0, top, picture.width, bottom))
+    width = min(picture.width, _BAND)
+    height = _BAND // width
+    corners = product(range(0, picture.width, width), range(0, picture.height, height))
+    for left, top in corners:
+        right, bottom = min(left + width, picture.width), min(top + height, picture.height)
+        band = picture.crop((left, top, right, bottom))
         if is_deep:
             levels = np.asarray(band)
             eight_bits = (levels / 257).round().clip(0, 255).astype(np.uint8)
@@ -139,7 +146,7 @@ def _lay_on(picture: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
             layer = (band.convert("LA") if band.mode == "La" else band).convert("RGBA")
             band = Image.new("RGBA", layer.size, (*ground, 255))
             band.alpha_composite(layer)
-        flat.paste(band.convert("RGB"), (0, top))
+        flat.paste(band.convert("RGB"), (left, top))
     return flat
 
 
