@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from vilg.api import SettingError, Vilg
 from vilg.errors import VilgWarning
 from vilg.images import ImageError, to_array, to_pictures
 from vilg.model.defaults import Decoder, SamplingConfig
-from vilg.model.folder import Model
+from vilg.model.folder import Model, ModelError
 from vilg.model.generator import (
     Generator,
     image_to_text_log_probs,
@@ -581,9 +582,59 @@ def test_arguments_of_other_kinds_are_said(model: Model, picture: Image.Image) -
         (lambda: vilg.score(picture, "a", lang=""), TextError, "language '' is unknown"),
         (lambda: vilg.caption(picture, temperature="1"), SettingError, "must be a number"),
         (lambda: vilg.caption(picture, beam=True), SettingError, "must be a whole number"),
+        (lambda: vilg.draw((x for x in "ab"), [1, 2]), SettingError, "a list of them"),
+        (lambda: vilg.draw(["a"], 3), SettingError, "a seed for every picture: give a list, not 3"),
+        (lambda: vilg.encode(picture), SettingError, "from a list of them"),
+        (lambda: vilg.encode(3), SettingError, "from a list of them"),
+        (lambda: Vilg.from_pretrained(3), ModelError, "3 names no model"),
     ):
         with pytest.raises(error, match=said):
             call()
+
+
+@pytest.mark.parametrize("said", [None, "ab", ["1", "2"], [None, 1], [[1], [2]], [1, math.inf]])
+def test_a_ranker_that_gives_no_scores_is_said(model: Model, said: object) -> None:
+    with pytest.raises(SettingError, match="every one of 2 pictures a finite score"):
+        Vilg(model).generate(PROMPT, best_of=2, rank=lambda prompt, pictures: said)
+
+
+def test_scores_of_a_ranker_may_be_an_array(model: Model) -> None:
+    for kind in (list, np.array, torch.tensor, lambda row: np.array(row, dtype=np.float16)):
+        found = Vilg(model).generate(PROMPT, best_of=2, rank=lambda prompt, x: kind([0.0, 1.0]))  # noqa: B023
+        expected = Vilg(model).generate(PROMPT, seed=candidate_seeds(0, 2)[1])
+        assert np.array_equal(arrays(found), arrays(expected))
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [[0] * 9],
+        torch.zeros(9, dtype=torch.int64),
+        torch.zeros(1, 8, dtype=torch.int64),
+        torch.zeros(1, 9),
+        torch.zeros(1, 9, dtype=torch.bool),
+        torch.full((1, 9), 12),
+        torch.full((1, 9), -1),
+    ],
+)
+def test_tokens_that_no_picture_has_are_said(model: Model, ids: Any) -> None:
+    with pytest.raises(SettingError, match="whole numbers below 12, 9 in a row of a tensor"):
+        Vilg(model).decode(ids)
+
+
+def test_tokens_of_any_integers_are_decoded_and_of_no_pictures_none(model: Model) -> None:
+    vilg, ids = Vilg(model), torch.arange(9)[None]
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert np.array_equal(arrays(vilg.decode(ids.to(dtype))), arrays(vilg.decode(ids)))
+    none = vilg.encode([])
+    assert none.shape == (0, 9) and vilg.decode(none) == []
+
+
+def test_numpy_floats_are_floats(model: Model, picture: Image.Image) -> None:
+    for kind in (np.float16, np.float32, np.float64):
+        found = Vilg(model).edit(picture, PROMPT, share=kind(0.5), temperature=kind(1))
+        expected = Vilg(model).edit(picture, PROMPT, share=0.5, temperature=1)
+        assert np.array_equal(arrays(found), arrays(expected))
 
 
 def test_another_default_of_torch_changes_nothing(model: Model, picture: Image.Image) -> None:

@@ -1,12 +1,15 @@
 """Progress speaks only when there is time to read it."""
 
 import io
+import os
+import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 import pytest
 
 from vilg import progress
-from vilg.progress import Progress, in_batches
+from vilg.progress import Progress, abandon, in_batches, say
 
 
 class Terminal(io.StringIO):
@@ -62,3 +65,26 @@ def test_a_terminal_gets_a_bar_that_goes_away() -> None:
         report(16, 64)
         report(32, 64)
     assert "32/64" in stream.getvalue()
+
+
+def broken_pipe() -> TextIO:
+    read, write = os.pipe()
+    os.close(read)
+    return open(write, "w")
+
+
+def test_a_stderr_whose_reader_has_gone_ends_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    with broken_pipe() as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with Progress(patience=0, interval=0) as report:
+            report(1, 2)
+            report(2, 2)
+        say("done")
+
+
+def test_another_stream_whose_reader_has_gone_is_told_of() -> None:
+    stream = broken_pipe()
+    with pytest.raises(BrokenPipeError):
+        say("done", stream)
+    abandon(stream)
+    stream.close()

@@ -1,5 +1,6 @@
 """How far a long job is, on stderr: a bar on a terminal, plain lines in a log."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,25 @@ if TYPE_CHECKING:
 # Seconds. Whoever waits less wants no progress, and a log wants few lines.
 PATIENCE = 3.0
 INTERVAL = 10.0
+
+
+def say(message: str, stream: TextIO | None = None) -> None:
+    """Print a line, on stderr unless told otherwise; a reader of stderr that has gone ends no work."""
+    stream = stream or sys.stderr
+    try:
+        print(message, file=stream, flush=True)
+    except BrokenPipeError:
+        if stream is not sys.stderr:
+            raise
+        abandon(stream)
+
+
+def abandon(stream: TextIO) -> None:
+    """Drop what a stream could not write, or Python would try again, loudly, at its exit."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Progress:
@@ -62,10 +82,9 @@ class Progress:
             return
         self._next = now + self._interval
         left = (total - done) / max(1e-9, rate)
-        print(
+        say(
             f"{self._what}{done}/{total} {self._unit}  {_of(rate)} {self._unit}/s  {left:.0f} s left",
-            file=self._stream,
-            flush=True,
+            self._stream,
         )
 
     def _show(self, done: int, total: int, rate: float) -> None:

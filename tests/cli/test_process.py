@@ -220,6 +220,31 @@ def test_a_closed_stream_loses_no_picture(closed: str, tmp_path: Path, toy_folde
     Image.open(tmp_path / "a.png").load()
 
 
+@pytest.mark.parametrize(("prompt", "status"), [("red 🍎", 0), ("🍎", 2)])
+def test_a_stderr_whose_reader_has_gone_loses_no_picture(
+    tmp_path: Path, toy_folder: Path, prompt: str, status: int
+) -> None:
+    command = [str(VILG), "generate", prompt, "-o", "a.png", "--model", str(toy_folder)]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=write, check=False, text=True
+    )
+    os.close(write)
+    assert (done.returncode, done.stdout) == (status, "" if status else "a.png\n")
+    assert (tmp_path / "a.png").exists() == (status == 0)
+
+
+def test_a_large_picture_is_read_without_a_word(
+    run: Run, picture: Path, toy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 1500
+    )  # of 2000; Pillow warns up to twice as many
+    result = run("caption", picture, "--model", toy_folder)
+    assert (result.status, result.err) == (0, "")
+
+
 def test_prompts_are_split_at_line_ends_only(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes("red\u2028apple\r\n\nblue\x85\x0csquare\n".encode())
@@ -233,14 +258,16 @@ def test_the_help_of_evaluate_says_what_each_suite_measures(run: Run) -> None:
         assert re.search(rf"{suite}: \w+", shown)
 
 
-@pytest.mark.parametrize("save_every", [1, 1000])
-def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path, save_every: int) -> None:
+@pytest.mark.parametrize(("save_every", "out"), [(1, "my run"), (1000, "run")])
+def test_an_interrupted_training_says_how_to_go_on(
+    tmp_path: Path, save_every: int, out: str
+) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (9, 9), "red").save(tmp_path / "photos" / "red.png")
     settings = ("data.folder=photos", "loop.num_steps=100000", "loop.batch_size=1")
     every = ("loop.log_every=1", f"loop.save_every={save_every}")
     changes = [f"tokenizer.{setting}" for setting in settings + every]
-    command = [VILG, "train", "picture_tokenizer", "--set", *changes]
+    command = [VILG, "train", "picture_tokenizer", "--out", out, "--set", *changes]
     pipe = subprocess.PIPE
     with subprocess.Popen(
         command,
@@ -258,9 +285,8 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path, save_every: i
         said = process.stderr.read()
         assert process.wait() == 130
     assert said.splitlines()[-1] == "vilg: interrupted"
-    run = Path("runs/picture_tokenizer")
     if save_every == 1:
-        assert f"vilg train picture_tokenizer --resume --out {run}\n" in said
+        assert f"vilg train picture_tokenizer --resume --out '{out}'\n" in said
     else:
-        assert f"{run} is free" in said
-    assert (tmp_path / run / "config.json").exists() == (save_every == 1)
+        assert f"{out} is free" in said
+    assert (tmp_path / out / "config.json").exists() == (save_every == 1)

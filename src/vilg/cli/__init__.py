@@ -10,10 +10,10 @@ import io
 import os
 import sys
 import warnings
-from typing import TextIO
 
 from vilg import __version__
 from vilg.errors import VilgError, VilgWarning
+from vilg.progress import abandon, say
 
 _SUMMARY = """\
 Words to pictures and pictures to words, in Chinese and English, with one model.
@@ -35,18 +35,18 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        _abandon(sys.stdout)
+        abandon(sys.stdout)
         return 128 + 13  # SIGPIPE, as a shell counts
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("vilg: interrupted")
         return 128 + 2  # SIGINT
     except VilgError as error:
-        _say(f"error: {error}")
+        say(" ".join(f"vilg: error: {error}".split()))
         return 2
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _say(f"error: {place}{error.strerror or error}")
-        _abandon(sys.stdout)
+        say(" ".join(f"vilg: error: {place}{error.strerror or error}".split()))
+        abandon(sys.stdout)
         return 2
 
 
@@ -65,18 +65,8 @@ def _run(argv: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VilgWarning)  # the verbs say it in their own words
+        # Pillow's, from 89 million pixels on; what is too large for us is an `ImageError`.
+        warnings.filterwarnings("ignore", ".*decompression bomb", RuntimeWarning)
         # Not inside tyro: it takes a ValueError, which every VilgError is, for a bad argument.
         verb.run()
     return 0
-
-
-def _say(message: str) -> None:
-    print("vilg:", " ".join(message.split()), file=sys.stderr)
-
-
-def _abandon(stream: TextIO) -> None:
-    """Drop what a stream could not write, or Python would try again, loudly, at its exit."""
-    try:
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,4 +1,4 @@
-"""What verbs share: the app they register with, types of options, and a line to stderr."""
+"""What verbs share: the app they register with, types of options, and JSON."""
 
 import json
 import sys
@@ -57,10 +57,6 @@ def check_number(n: int) -> None:
 def clean(text: str) -> str:
     """Return an argument without lone surrogates, which stand for bytes that are no UTF-8."""
     return text.encode("utf-8", "replace").decode()
-
-
-def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -24,8 +24,8 @@ from vilg.cli.options import (
     clean,
     load,
     print_json,
-    say,
 )
+from vilg.progress import say
 
 if TYPE_CHECKING:
     from vilg.api import Vilg

@@ -13,7 +13,8 @@ from typing import Annotated
 from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
-from vilg.cli.options import APP, DataFolder, Flag, ModelName, PrecisionName, UsageError, load, say
+from vilg.cli.options import APP, DataFolder, Flag, ModelName, PrecisionName, UsageError, load
+from vilg.progress import say
 from vilg.shipped.emoji import EMOJI, RECIPES
 
 
@@ -108,9 +109,8 @@ class Train:
             folder = run(recipe, out, resume=self.resume, log=sys.stderr)
         except KeyboardInterrupt:
             if (out / "config.json").exists():
-                say(
-                    f"go on from the last checkpoint: vilg train {self.recipe} --resume --out {out}"
-                )
+                resume = f"vilg train {self.recipe} --resume --out {shlex.quote(str(out))}"
+                say(f"go on from the last checkpoint: {resume}")
             else:
                 say(f"nothing was saved yet: {out} is free for the next run")
             raise

@@ -17,6 +17,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from textwrap import shorten
 from typing import TypeVar
@@ -93,6 +94,8 @@ def find_model(model: str | Path | None) -> Path:
     """
     if model is None:
         return SHIPPED
+    if not isinstance(model, str | PathLike):
+        raise ModelError(f"{model!r} names no model: give a folder, a hub id or a shipped name")
     if (Path(model) / "config.json").is_file():
         return Path(model)
     shipped = sorted(path.parent.name for path in SHIPPED.parent.glob("*/config.json"))

@@ -3,7 +3,6 @@
 Shape letters: G pictures, N candidates, B images (G times N, picture by picture).
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vilg.errors import require
+from vilg.errors import SettingError, require
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator
 from vilg.randomness import bits
@@ -92,11 +91,14 @@ def by_ranker(
         count = len(shown) // len(here)
         groups = slices(len(shown), count)
         scores = [rank(prompt, shown[group]) for prompt, group in zip(here, groups, strict=True)]
-        require(
-            all(len(row) == count and all(map(math.isfinite, row)) for row in scores),
-            f"a ranker must give every one of {count} pictures a finite score",
-        )
-        return torch.tensor(scores, dtype=torch.float64).flatten()
+        message = f"a ranker must give every one of {count} pictures a finite score"
+        try:
+            rows_N = [torch.as_tensor(row, dtype=torch.float64) for row in scores]
+        except Exception as error:  # torch has many words for what is no row of numbers
+            raise SettingError(message) from error
+        are_finite = [row_N.shape == (count,) and bool(row_N.isfinite().all()) for row_N in rows_N]
+        require(all(are_finite), message)
+        return torch.cat(rows_N)
 
     return score
 

@@ -3,12 +3,13 @@
 Convolutions may round differently in a batch, and a picture must not depend on the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from vilg.errors import require
 from vilg.images import Picture, open_picture, square, to_array, to_pictures, to_pixels
 from vilg.model.folder import Model
 from vilg.model.segments import Grid
@@ -20,15 +21,23 @@ from vilg.tokenizer.image_tokenizer import ImageTokenizer
 
 def encode(tokenizer: ImageTokenizer, images: Sequence[Picture]) -> Tensor:
     """Return image_ids_BN of pictures, centre-cropped and resized to the tokenizer's size."""
-    size = tokenizer.config.image_size
+    is_many = isinstance(images, Iterable) and not isinstance(images, Picture)
+    require(is_many, "pictures are encoded from a list of them, also a single one")
+    size, side = tokenizer.config.image_size, tokenizer.config.grid_size
     arrays = [to_array(square(open_picture(image), size)) for image in images]
-    return torch.cat([tokenizer.encode(to_pixels(array[None])).flatten(1) for array in arrays])
+    ids_1N = [tokenizer.encode(to_pixels(array[None])).flatten(1) for array in arrays]
+    return torch.cat([torch.empty(0, side**2, dtype=torch.int64), *ids_1N])
 
 
 def decode(tokenizer: ImageTokenizer, image_ids_BN: Tensor) -> list[Image.Image]:
     """Return the pictures of token rows."""
-    side = tokenizer.config.grid_size
-    ids_B1HW = image_ids_BN.view(-1, 1, side, side)
+    side, num_codes = tokenizer.config.grid_size, tokenizer.config.num_codes
+    message = f"image tokens are whole numbers below {num_codes}, {side**2} in a row of a tensor"
+    require(isinstance(image_ids_BN, Tensor) and image_ids_BN.shape[1:] == (side**2,), message)
+    is_whole = torch.can_cast(image_ids_BN.dtype, torch.int64) and image_ids_BN.dtype != torch.bool
+    ids_BN = image_ids_BN.long()
+    require(is_whole and bool(((ids_BN >= 0) & (ids_BN < num_codes)).all()), message)
+    ids_B1HW = ids_BN.reshape(-1, 1, side, side)
     return [to_pictures(tokenizer.decode(ids_1HW))[0] for ids_1HW in ids_B1HW]
 
 

@@ -3,9 +3,9 @@
 Whatever else is asked for is a `SettingError`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import fields, replace
-from numbers import Integral, Real
+from numbers import Integral, Rational, Real
 from typing import Any, TypedDict, Unpack
 
 from PIL import Image
@@ -60,9 +60,10 @@ def whole_number(value: object, what: str) -> int:
 def number(value: object, what: str) -> float:
     """Return a number as Python's own; True is none, nor is infinity."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    is_number = is_number and not abs(value) > 1e300  # type: ignore[arg-type]
-    require(is_number, f"{what} must be a number, not {value!r}")
-    return float(value)  # type: ignore[arg-type]
+    # NumPy's smaller floats know no 1e300, and Python's no whole number beyond them.
+    x: Any = float(value) if is_number and not isinstance(value, Rational) else value  # type: ignore[arg-type]
+    require(is_number and not (x > 1e300 or x < -1e300), f"{what} must be a number, not {value!r}")
+    return float(x)
 
 
 def count(value: object, what: str) -> int:
@@ -87,8 +88,10 @@ def check_drawing(
     Args:
         told: the ranker, and who is told of progress.
     """
-    require(not isinstance(prompts, str), "one prompt for every picture: give a list of them")
+    is_list = isinstance(prompts, Sized) and not isinstance(prompts, str)
+    require(is_list, "one prompt for every picture: give a list of them")
     require(len(prompts) > 0, f"the number of pictures must be at least 1, not {len(prompts)}")
+    require(isinstance(seeds, Sized), f"a seed for every picture: give a list, not {seeds!r}")
     require(
         len(seeds) == len(prompts),
         f"a seed for every picture: there are {len(seeds)} for {len(prompts)}",

@@ -37,6 +37,7 @@ from vilg.model.folder import (
     weights_hash,
 )
 from vilg.model.generator import Generator, GeneratorConfig
+from vilg.progress import say
 from vilg.text import TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.tokenizer.perceptual import lite0_loss
@@ -79,7 +80,7 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunError("several processes cannot train one run yet: start one, without torchrun")
     if torch.cuda.is_available():
-        print("training on the CPU: this version does not use a GPU", file=log, flush=True)
+        say("training on the CPU: this version does not use a GPU", log)
     if resume:
         read_recipe(out)
     with held(out):
@@ -172,10 +173,10 @@ def _check_generator(recipe: Recipe) -> None:
 def _train_tokenizer(config: TokenizerRun, stage: Stage, log: TextIO) -> None:
     pictures = read_pictures(config.data)
     stage.begin(config, pictures.digest)
-    print(f"tokenizer: {len(pictures.training)} pictures", file=log, flush=True)
+    say(f"tokenizer: {len(pictures.training)} pictures", log)
     if pictures.left_out:
         left_out = tell(pictures.left_out)
-        print(f"left out, not pictures by their names: {left_out}", file=log, flush=True)
+        say(f"left out, not pictures by their names: {left_out}", log)
     resume = stage.has_checkpoint
     # Encoder and codes that stay are in no checkpoint.
     starts_from_model = config.init is not None and (config.decoder_only or not resume)
@@ -239,7 +240,7 @@ def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: Text
         image_tokenizer.fingerprint(),
         partial(tokenise, image_tokenizer, samples),
     )
-    print(f"generator: {len(samples)} pairs", file=log, flush=True)
+    say(f"generator: {len(samples)} pairs", log)
     grid = image_tokenizer.config.grid_size
     shape = config.shape(image_tokenizer.config, len(text_tokenizer))
 
@@ -319,8 +320,7 @@ def _start_from(
         if earlier.reconstructor is not None:
             job.end_to_end.reconstructor.load_state_dict(earlier.reconstructor.state_dict())
         else:
-            print(
+            say(
                 f"{folder} has no reconstructor, which so begins as the image tokenizer's decoder",
-                file=log,
-                flush=True,
+                log,
             )

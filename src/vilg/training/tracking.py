@@ -8,6 +8,7 @@ from typing import TextIO
 
 from vilg.errors import VilgError
 from vilg.files import write_whole
+from vilg.progress import say
 
 
 class NonFiniteLoss(VilgError):
@@ -46,16 +47,15 @@ class Tracker:
         record = {"step": step, **values, "time": {"pairs_per_s": pairs_a_second}}
         if alarm is not None:
             record["alarm"] = alarm
-            print(alarm, file=self.out, flush=True)
+            say(alarm, self.out)
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         left = (self.num_steps - step) / steps_a_second if steps_a_second else math.inf
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        print(
+        say(
             f"step {step}/{self.num_steps}  {shown}  "
             f"{pairs_a_second:.1f} pairs/s  {left / 60:.1f} min left",
-            file=self.out,
-            flush=True,
+            self.out,
         )
 
 
