@@ -30,7 +30,7 @@ endif
 	if [ -s .venv/torch-override ]; \
 	then sed '/^torch==/d' constraints.txt; cat .venv/torch-override; \
 	else cat constraints.txt; fi > .venv/constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check -c .venv/constraints.txt -e '.[dev,train,eval,rank]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c .venv/constraints.txt -e '.[dev,train,eval,rank,data,translate]'
 	touch $@
 
 demo: install  ## Run the shipped model: demo/demo.png and demo/index.html

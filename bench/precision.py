@@ -21,7 +21,7 @@ from vilg.api import Vilg
 from vilg.data.shards import Sample
 from vilg.model.defaults import SamplingConfig
 from vilg.model.folder import Model, find_model, load_model
-from vilg.model.generator import text_to_image_states
+from vilg.model.generator import pad_texts, text_to_image_states
 from vilg.progress import in_batches
 from vilg.sampling.noise import draw, draw_uniforms
 from vilg.sampling.precision import Precision, is_supported
@@ -53,7 +53,9 @@ def drawn_tokens(vilg: Vilg, texts: list[list[int]], image_ids_SN: Tensor) -> Te
     S, N = image_ids_SN.shape
     uniforms_SN, rows = draw_uniforms(range(S), N), []
     for part in in_batches(S, BATCH, "tokens drawn"):
-        states_SNC = text_to_image_states(vilg.generator, texts[part], image_ids_SN[part])[:, :N]
+        states_SNC = text_to_image_states(
+            vilg.generator, *pad_texts(texts[part]), image_ids_SN[part]
+        )[:, :N]
         logits = vilg.generator.image_logits(states_SNC).float().flatten(0, 1)
         rows.append(draw(logits, uniforms_SN[part].flatten(), SamplingConfig()).view(-1, N))
     return torch.cat(rows)

@@ -38,7 +38,7 @@ def emoji_dvae() -> Recipe:
     """The paper's other tokenizer on the same pictures, for end-to-end training (section 5)."""
     return Recipe(
         tokenizer=TokenizerRun(
-            data=DataConfig(folder=EMOJI),
+            data=DataConfig(source=str(EMOJI), split="train"),
             model=DVAEConfig(
                 image_size=64,
                 channels=32,
@@ -60,7 +60,7 @@ def overfit_256() -> Recipe:
 
     Learns 16 scenes by heart, in both directions; runs/overfit_256.sh builds them and scores it.
     """
-    data = DataConfig(folder=Path("runs/overfit_256/scenes"))
+    data = DataConfig(source="runs/overfit_256/scenes")
     return Recipe(
         tokenizer=TokenizerRun(
             data=data,
@@ -88,7 +88,7 @@ def overfit_256() -> Recipe:
             patterns=paper_patterns(8),
             max_text=48,
             sampling=SamplingConfig(temperature=0.0),
-            loss=GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0),
+            loss=GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0),
             loop=LoopConfig(
                 num_steps=600, batch_size=4, log_every=25, show_every=200, save_every=50
             ),
@@ -104,7 +104,7 @@ def table7() -> Recipe:
     """
     return Recipe(
         generator=GeneratorRun(
-            data=DataConfig(folder=EMOJI, groups=EMOJI_GROUPS),
+            data=DataConfig(source=str(EMOJI), split="train", only=EMOJI_GROUPS),
             vocabulary=VOCABULARY,
             image_tokenizer=str(VOCABULARY.parents[1] / "emoji-tokenizer"),
             width=192,

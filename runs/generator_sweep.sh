@@ -40,7 +40,7 @@ for name in "${@:-${order[@]}}"; do
     [ -e "$out/scores/generator.json" ] && continue
     # shellcheck disable=SC2086  # a line holds several settings
     train "$out" emoji_cpu generator.image_tokenizer=src/vilg/assets/emoji-tokenizer \
-        'generator.data.groups=["animals-nature","food-drink"]' generator.loop.precision=bf16 \
+        'generator.data.only=["group=animals-nature","group=food-drink"]' generator.loop.precision=bf16 \
         generator.width=192 generator.num_heads=3 'generator.patterns=["row","column","row","convolution"]' \
         generator.loop.batch_size=16 generator.loop.num_steps=1500 \
         generator.loss.disturbed=0.75 generator.loss.image_to_text_share=0.5 \

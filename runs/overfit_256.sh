@@ -17,7 +17,7 @@ precision=${2:-fp32}  # bf16 where the processor has it
 [ -e "$dir/scenes/manifest.json" ] ||
     .venv/bin/python datasets/scenes/build.py --num 16 --size 256 --out "$dir/scenes"
 experiment "$dir/run" overfit_256 \
-    "tokenizer.data.folder=$dir/scenes" "generator.data.folder=$dir/scenes" \
+    "tokenizer.data.source=$dir/scenes" "generator.data.source=$dir/scenes" \
     "tokenizer.loop.precision=$precision" "generator.loop.precision=$precision"
 .venv/bin/python runs/overfit_256.py --model "$dir/run/generator/model" --data "$dir/scenes" \
     --out "$dir"

@@ -26,7 +26,7 @@ from vilg.evaluation.likeness import kernel_distance
 from vilg.images import contact_sheet, to_arrays
 from vilg.model.defaults import Decoder, SamplingConfig
 from vilg.model.folder import Model, load_model
-from vilg.model.generator import text_to_image_states
+from vilg.model.generator import pad_texts, text_to_image_states
 from vilg.sampling.images import Drawn
 from vilg.shipped.emoji import EMOJI
 from vilg.shipped.recipes import EMOJI_GROUPS
@@ -82,7 +82,7 @@ def reconstructed(vilg: Vilg, prompts: list[str], ids_BN: Tensor) -> Arrays:
     for first in range(0, len(prompts), BATCH):
         part = slice(first, first + BATCH)
         texts = [vilg.encode_text(prompt) for prompt in prompts[part]]
-        states_BNC = text_to_image_states(vilg.generator, texts, ids_BN[part])[:, 1:]
+        states_BNC = text_to_image_states(vilg.generator, *pad_texts(texts), ids_BN[part])[:, 1:]
         arrays.append(pictures(vilg, Drawn(ids_BN[part], states_BNC)))
     return np.concatenate(arrays)
 

@@ -25,6 +25,7 @@ from vilg.model.generator import (
     Generator,
     image_to_text_log_probs,
     image_token_log_probs,
+    pad_texts,
     text_to_image_layout,
     text_to_image_log_probs,
     text_to_image_states,
@@ -72,7 +73,9 @@ def test_the_end_to_end_decoder_reads_the_states_of_the_prompt(
     found = vilg.generate(PROMPT, 3, seed=5, guidance=guidance, decoder="end-to-end")
     ids = vilg.draw([PROMPT] * 3, range(5, 8), guidance=guidance).image_ids_BN
     assert model.generator is not None and model.reconstructor is not None
-    states = text_to_image_states(model.generator, [vilg.encode_text(PROMPT)] * 3, ids)[:, 1:]
+    states = text_to_image_states(model.generator, *pad_texts([vilg.encode_text(PROMPT)] * 3), ids)[
+        :, 1:
+    ]
     raw = model.reconstructor(states, model.generator.config.grid)
     expected = arrays(to_pictures(raw.clamp(-1, 1))).astype(int)
     assert np.abs(arrays(found).astype(int) - expected).max() <= 1  # a byte may round either way
@@ -578,7 +581,7 @@ def test_arguments_of_other_kinds_are_said(model: Model, picture: Image.Image) -
         (lambda: vilg.draw(["a"], [True]), SettingError, "seed must be a whole number"),
         (lambda: vilg.edit(picture, "a", first_row=True), SettingError, "row .* whole number"),
         (lambda: vilg.edit(picture, "a", share="half"), SettingError, "share .* number"),
-        (lambda: vilg.caption(picture, lang=None), TextError, "language None is unknown"),
+        (lambda: vilg.caption(picture, lang="fr"), TextError, "language .fr. is unknown"),
         (lambda: vilg.score(picture, "a", lang=""), TextError, "language '' is unknown"),
         (lambda: vilg.caption(picture, temperature="1"), SettingError, "must be a number"),
         (lambda: vilg.caption(picture, beam=True), SettingError, "must be a whole number"),

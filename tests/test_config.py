@@ -69,7 +69,7 @@ def test_recipes_keep_their_types() -> None:
     recipe = RECIPES["emoji_cpu"].recipe()
     back = from_dict(Recipe, json.loads(to_json(recipe)))
     assert back.generator is not None
-    assert isinstance(back.generator.data.folder, Path)
+    assert isinstance(back.generator.data.source, str)
     assert all(isinstance(pattern, Pattern) for pattern in back.generator.patterns)
     assert isinstance(back.generator.patterns, tuple)
 
@@ -212,8 +212,8 @@ def test_recipes_can_be_overridden() -> None:
             "tokenizer.loop.num_steps=3",
             "generator.optim.peak_lr=1e-4",
             'generator.patterns=["row", "dense"]',
-            "generator.data.groups=null",
-            "generator.data.folder=elsewhere",
+            "generator.data.only=[]",
+            "generator.data.source=elsewhere",
         ],
     )
     assert recipe.tokenizer is not None
@@ -221,8 +221,8 @@ def test_recipes_can_be_overridden() -> None:
     assert recipe.tokenizer.loop.num_steps == 3
     assert recipe.generator.optim.peak_lr == 1e-4
     assert recipe.generator.patterns == (Pattern.ROW, Pattern.DENSE)
-    assert recipe.generator.data.groups is None
-    assert recipe.generator.data.folder == Path("elsewhere")
+    assert recipe.generator.data.only == ()
+    assert recipe.generator.data.source == "elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_an_override_that_cannot_be_names_its_key(assignment: str, words: list[s
         ("generator.optim.betas=[0.9]", "betas must be two numbers"),
         ("generator.optim.clip_norm=-1", "clip_norm must be more than 0"),
         ("generator.data.limit=-1", "limit must be at least 1"),
-        ("generator.data.groups=[]", "groups must name one"),
+        ("generator.data.only=[1]", "must be of type str"),
         ("tokenizer.model.norm_groups=3", "norm_groups 3 must divide every width"),
         ("tokenizer.model.image_size=60", "image_size must be a multiple of 8"),
         ("tokenizer.model.image_size=1073741824", "image_size must be at most 8192"),

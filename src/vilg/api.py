@@ -14,7 +14,7 @@ from typing import Any, Self, Unpack
 from PIL import Image
 from torch import Tensor
 
-from vilg.errors import SettingError, VilgWarning
+from vilg.errors import SettingError, VilgWarning, require
 from vilg.images import Picture
 from vilg.model.defaults import SamplingConfig
 from vilg.model.folder import Model, ModelError, find_model, load_model, save_model, weights_hash
@@ -189,10 +189,20 @@ class Vilg:
         return self.pictures(drawn) if raw else list(edit.pasted(self.pictures(drawn)))
 
     def caption(
-        self, image: Picture, lang: str = "zh", n: int = 1, **options: Unpack[CaptionOptions]
+        self, image: Picture, lang: str | None = None, n: int = 1, **options: Unpack[CaptionOptions]
     ) -> list[Caption]:
-        """Describe a picture `n` times, in tokens of the language alone."""
+        """Describe a picture `n` times, in tokens of the language alone.
+
+        Args:
+            lang: one that the model was trained on; None takes the first of them, "zh" where it was.
+        """
         settings = caption_settings(n, **options)
+        known = self.model.languages
+        lang = known[0] if lang is None else lang
+        require(
+            lang in known or lang not in LANGUAGES,
+            f"this model was trained on captions in {' and '.join(known)} only, not in {lang}",
+        )
         language_id = self.text_tokenizer.language_id(lang)
         image_ids_1N, foreign_V = self.encode([image]), self.foreign_tokens[lang]
         return captions(self.model, self.generator, image_ids_1N, language_id, settings, foreign_V)

@@ -71,8 +71,8 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def __call__(self, done: int, total: int) -> None:
-        """Take note that `done` of `total` are done."""
+    def __call__(self, done: int, total: int | None) -> None:
+        """Take note that `done` of `total` are done, or of a number that is not known."""
         now = time.monotonic()
         if now < self._next:
             return
@@ -81,13 +81,15 @@ class Progress:
             self._show(done, total, rate)
             return
         self._next = now + self._interval
-        left = (total - done) / max(1e-9, rate)
+        of, left = "", ""
+        if total is not None:
+            of, left = f"/{total}", f"  {(total - done) / max(1e-9, rate):.0f} s left"
         say(
-            f"{self._what}{done}/{total} {self._unit}  {_of(rate)} {self._unit}/s  {left:.0f} s left",
+            f"{self._what}{done}{of} {self._unit}  {_of(rate)} {self._unit}/s{left}",
             self._stream,
         )
 
-    def _show(self, done: int, total: int, rate: float) -> None:
+    def _show(self, done: int, total: int | None, rate: float) -> None:
         if self._bar is None:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -6,6 +6,7 @@ draws the same numbers whatever the batch, the number of workers or the world si
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,3 +48,22 @@ def uniforms(seed: int, purpose: str, *counters: ArrayLike) -> NDArray[np.float6
 def integers(seed: int, purpose: str, high: ArrayLike, *counters: ArrayLike) -> NDArray[np.int64]:
     """Return integers in [0, high) for each combination of the broadcast counters."""
     return np.floor(uniforms(seed, purpose, *counters) * np.asarray(high)).astype(np.int64)
+
+
+def shuffle_within(kinds: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
+    """Permute within each kind so that nothing stays where it is.
+
+    The members of a kind stand in a ring, in an order that the seed decides, and each is given its
+    neighbour. The only one of its kind has none and is left out.
+
+    Returns:
+        positions, ascending, and for each of them the position it is given.
+    """
+    given: dict[int, int] = {}
+    for kind in sorted(set(kinds)):
+        members = np.array([i for i, other in enumerate(kinds) if other == kind])
+        ring = members[np.argsort(uniforms(seed, "shuffled pairs", members), kind="stable")]
+        if len(ring) > 1:
+            given.update(zip(ring.tolist(), np.roll(ring, -1).tolist(), strict=True))
+    positions = sorted(given)
+    return positions, [given[i] for i in positions]

@@ -246,8 +246,11 @@ class TextTokenizer:
 
     def unknown_characters(self, text: str) -> str:
         """Return the characters of a prompt that have no place in the alphabet, each once, in order."""
-        characters = dict.fromkeys(_marked(self.tidy(text)))
-        return "".join(c for c in characters if c != " " and c not in self._letters)
+        return "".join(dict.fromkeys(self.spelled(self.tidy(text))))
+
+    def spelled(self, text: str) -> list[str]:
+        """Return the characters of a text that are spelled in bytes, for want of a place in the alphabet."""
+        return [c for c in _marked(text) if c != " " and c not in self._letters]
 
     def _encoding(self, text: str) -> Encoding:
         spelled = "".join(self._spell(character) for character in _marked(text))

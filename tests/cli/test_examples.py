@@ -34,12 +34,13 @@ SHRUNK = {
 }
 # Two steps instead of hundreds, on four pictures instead of thousands.
 STEPS = "loop.num_steps=2 loop.batch_size=2 loop.precision=fp32"
-SQUARES = "data.folder={data} data.groups=null data.limit=4"
+SQUARES = "data.source={data} data.only=[] data.limit=4"
 EVERY_RUN = f"tokenizer: {STEPS} {SQUARES}; generator: {STEPS} {SQUARES} vocabulary={{vocabulary}}"
 TRAINED = {
     "emoji_cpu_tiny": EVERY_RUN,
     "emoji_cpu_tiny_e2e": EVERY_RUN,
     "picture_tokenizer": f"tokenizer: {STEPS}",
+    "pairs": f"generator: {STEPS} image_tokenizer={{toy}} width=16 num_heads=2",
 }
 # A CLIP is downloaded (tests/sampling/test_clip.py has small ones).
 DOWNLOADED = "--rank"
@@ -83,7 +84,8 @@ def lay_out() -> None:
     """Lay in the current folder what a reader of the page has: photos, a mask, a checkpoint."""
     Path("photos").mkdir()
     for i in range(3):
-        Image.linear_gradient("L").resize((50, 40)).rotate(90 * i).save(f"photos/{i}.png")
+        Image.linear_gradient("L").resize((90, 80)).rotate(90 * i).save(f"photos/{i}.png")
+        Path(f"photos/{i}.txt").write_text(f"a grey picture, turned {i} times\n")
     Image.new("L", (32, 32), 255).save("mask.png")
     Image.new("RGB", (32, 32), "green").save("apple.png")
     settings = published.taming_settings()

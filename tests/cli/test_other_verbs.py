@@ -1,4 +1,4 @@
-"""`vilg edit`, `caption`, `score`, `train`, `evaluate` and `data stats`: what they write."""
+"""`vilg edit`, `caption`, `score`, `train` and `evaluate`: what they write."""
 
 import base64
 import dataclasses
@@ -174,15 +174,6 @@ def test_the_language_of_a_score_can_be_given(run: Run, picture: Path, toy_folde
     assert guessed == given != other
 
 
-def test_data_stats_prints_a_table(run: Run, toy_data: Path) -> None:
-    result = run("data", "stats", toy_data)
-    assert (result.status, result.err) == (0, "")
-    rows = [line.split() for line in result.out.splitlines()]
-    assert ["samples", "20"] in rows
-    assert ["train", "15"] in rows
-    assert ["unseen_combination", "3"] in rows
-
-
 @pytest.mark.parametrize("suite", ["tokenizer", "generator"])
 def test_evaluate_writes_where_it_is_told(
     run: Run, toy_folder: Path, toy_data: Path, suite: str
@@ -213,7 +204,7 @@ def test_a_tokenizer_of_one_s_own_pictures_is_one_command(run: Run, picture: Pat
     for i in range(3):
         Image.open(picture).rotate(90 * i, expand=True).save(f"photos/{i}.png")
     settings = ("tokenizer.loop.num_steps=2", "tokenizer.loop.batch_size=2")
-    result = run("train", "picture_tokenizer", "--set", "tokenizer.data.folder=photos/", *settings)
+    result = run("train", "picture_tokenizer", "--set", "tokenizer.data.source=photos/", *settings)
     assert result.status == 0, result.err
     (folder,) = result.out.splitlines()
     assert load_model(Path(folder)).image_tokenizer.config.image_size == 64
@@ -224,8 +215,8 @@ def test_a_trained_model_draws_and_a_full_disk_is_one_line(run: Run, toy_data: P
         f"{stage}.{key}"
         for stage in ("tokenizer", "generator")
         for key in (
-            f"data.folder={toy_data}",
-            "data.groups=null",
+            f"data.source={toy_data}",
+            "data.only=[]",
             "data.limit=4",
             "loop.num_steps=2",
             "loop.batch_size=2",

@@ -132,9 +132,12 @@ def test_help_works_without_torch() -> None:
     assert "Example: vilg train emoji_cpu_tiny" in done.stdout
 
 
+DATA_VERBS = ("data check", "data stats", "data pack", "data tokenize")
+
+
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "generate", "edit", "caption", "score", "train", "evaluate", "import", "data stats"],
+    ["demo", "generate", "edit", "caption", "score", "train", "evaluate", "import", *DATA_VERBS],
 )
 def test_every_verb_has_a_summary_and_an_example(run: Run, verb: str) -> None:
     result = run(*verb.split(), "--help")
@@ -180,7 +183,7 @@ def test_recipes_and_verbs_find_the_pictures_and_the_vocabulary_from_any_folder(
     assert (EMOJI / "manifest.json").is_file()
     assert VOCABULARY.read_bytes() == (EMOJI / "tokenizer.json").read_bytes()
     recipe = RECIPES["emoji_cpu_tiny"].recipe()
-    assert recipe.tokenizer and recipe.tokenizer.data.folder == EMOJI
+    assert recipe.tokenizer and recipe.tokenizer.data.source == str(EMOJI)
     assert recipe.generator and Path(recipe.generator.vocabulary).is_file()
 
 
@@ -264,7 +267,7 @@ def test_an_interrupted_training_says_how_to_go_on(
 ) -> None:
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (9, 9), "red").save(tmp_path / "photos" / "red.png")
-    settings = ("data.folder=photos", "loop.num_steps=100000", "loop.batch_size=1")
+    settings = ("data.source=photos", "loop.num_steps=100000", "loop.batch_size=1")
     every = ("loop.log_every=1", f"loop.save_every={save_every}")
     changes = [f"tokenizer.{setting}" for setting in settings + every]
     command = [VILG, "train", "picture_tokenizer", "--out", out, "--set", *changes]

@@ -1,46 +1,71 @@
-"""Counts of a data set, by hand."""
+"""Counts of pairs, by hand."""
 
 import json
+from collections.abc import Mapping
 
 import pytest
 
-from vilg.data.shards import Sample
+from vilg.data import stats
+from vilg.data.pairs import Pair, Question, Reject
 from vilg.data.stats import describe
 
+ENGLISH_AND_CHINESE = {"zh": ("桃，扁平",), "en": ("peach",)}
 
-def sample(id: str, **changes: object) -> Sample:
-    style, _, concept = id.partition("-")
-    fields: dict[str, object] = {
-        "id": id,
-        "concept": concept,
-        "style": style,
-        "group": "food",
-        "subgroup": "fruit",
-        "names": {"zh": "桃", "en": "peach"},
-        "captions": {"zh": ("桃，扁平",), "en": ("peach",)},
-        "keywords": {"zh": ("水果",), "en": ("fruit",)},
-        "picture": b"1234",
+
+def pair(
+    id: str,
+    captions: Mapping[str, tuple[str, ...]] = ENGLISH_AND_CHINESE,
+    prompts: Mapping[str, tuple[str, ...]] | None = None,
+    **tags: str,
+) -> Pair:
+    return Pair(id=id, place=id, picture=None, captions=captions, prompts=prompts or {}, tags=tags)
+
+
+def test_pairs_are_counted_by_tags_and_splits() -> None:
+    items = [
+        pair("a", style="noto", group="food"),
+        pair("b", style="flat", group="food"),
+        Reject(place="line 3", reason="none"),
+        pair("c", style="noto", group="drink", mood="calm"),
+    ]
+    counts = describe(items, {"train": ["a", "c"], "test": ["b", "elsewhere"]})
+    assert (counts["pairs"], counts["rejects"]) == (3, 1)
+    assert counts["split"] == {"test": 1, "train": 2}
+    assert counts["tags"] == {
+        "group": {"pairs": 3, "values": 2, "top": {"food": 2, "drink": 1}},
+        "mood": {"pairs": 1, "values": 1, "top": {"calm": 1}},
+        "style": {"pairs": 3, "values": 2, "top": {"noto": 2, "flat": 1}},
     }
-    return Sample(**(fields | changes))  # type: ignore[arg-type]
 
 
-def test_samples_are_counted_by_style_group_and_split() -> None:
-    samples = [sample("noto-A"), sample("flat-A"), sample("noto-B", group="drink")]
-    counts = describe(samples, {"train": ["noto-A", "noto-B"], "test": ["flat-A", "elsewhere-C"]})
-    assert counts["samples"] == 3
-    assert counts["concepts"] == 2
-    assert counts["picture_bytes"] == 12
-    assert list(counts["style"].items()) == [("flat", 1), ("noto", 2)]
-    assert list(counts["group"].items()) == [("drink", 1), ("food", 2)]
-    assert list(counts["split"].items()) == [("test", 1), ("train", 2)]
+def test_the_ten_commonest_values_are_listed_ties_by_name() -> None:
+    items = [pair(f"{i}", letter=letter) for i, letter in enumerate("lkjihgfedcba" + "k")]
+    letter = describe(items)["tags"]["letter"]
+    assert (letter["pairs"], letter["values"]) == (13, 12)
+    assert list(letter["top"].items()) == [("k", 2), *((one, 1) for one in "abcdefghi")]
+
+
+def test_a_tag_of_too_many_values_is_said_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "MOST_VALUES", 3)
+    counts = describe([pair(f"{i}", address=f"{i}", style=f"{i % 3}") for i in range(5)])
+    assert counts["tags"]["address"] == {"pairs": 5, "values": None, "top": {}}
+    assert counts["tags"]["style"]["values"] == 3
 
 
 def test_captions_and_characters_are_measured_by_language() -> None:
-    counts = describe([sample("noto-A"), sample("noto-B", captions={"en": ("pea", "peaches")})])
+    question = Question(lang="en", text="red?", answers=("no",))
+    items = [
+        pair("a", prompts={"en": ("fruit",), "zh": ("水果", "水")}),
+        pair("b", captions={"en": ("pea", "peaches")}),
+        Pair(id="c", place="c", picture=None, questions=(question, question)),
+    ]
+    counts = describe(items)
     assert counts["captions"] == {
         "en": {"count": 3, "shortest": 3, "mean": 5, "longest": 7},
         "zh": {"count": 1, "shortest": 4, "mean": 4, "longest": 4},
     }
+    assert counts["prompts"] == {"en": 1, "zh": 2}
+    assert counts["questions"] == 2
     assert counts["distinct_characters"] == {
         "en": len(set("peachesfruit")),
         "zh": len(set("桃，扁平水果")),
@@ -48,11 +73,10 @@ def test_captions_and_characters_are_measured_by_language() -> None:
     assert counts["chinese_characters"] == 5  # the comma is none
 
 
-def test_no_samples_give_zeros_and_json_can_hold_the_result() -> None:
+def test_no_pairs_give_zeros_and_json_can_hold_the_result() -> None:
     counts = describe([])
-    assert counts["samples"] == 0
-    assert counts["captions"] == {}
-    assert json.loads(json.dumps(describe([sample("noto-A")])))["samples"] == 1
+    assert (counts["pairs"], counts["captions"], counts["tags"]) == (0, {}, {})
+    assert json.loads(json.dumps(describe([pair("a", style="x")])))["pairs"] == 1
 
 
 @pytest.mark.parametrize(
@@ -60,5 +84,4 @@ def test_no_samples_give_zeros_and_json_can_hold_the_result() -> None:
     [("桃", True), ("㐀", True), ("\U00020000", True), ("，", False), ("a", False), ("ア", False)],
 )
 def test_chinese_characters_are_ideographs(character: str, expected: bool) -> None:
-    counts = describe([sample("noto-A", captions={"zh": (character,)}, keywords={})])
-    assert counts["chinese_characters"] == expected
+    assert describe([pair("a", {"zh": (character,)})])["chinese_characters"] == expected

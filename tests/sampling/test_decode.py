@@ -324,7 +324,7 @@ def test_the_states_of_a_drawn_image_are_those_of_reading_it(guidance: float) ->
     drawn = draw_images(generator, PROMPTS, range(5), settings)
     assert torch.equal(drawn.image_ids_BN, plain)
     assert drawn.states_BNC is not None
-    read_BTC = text_to_image_states(generator, PROMPTS, drawn.image_ids_BN)
+    read_BTC = text_to_image_states(generator, *pad_texts(PROMPTS), drawn.image_ids_BN)
     torch.testing.assert_close(drawn.states_BNC, read_BTC[:, 1:], rtol=0, atol=1e-4)
     assert draw_images(generator, PROMPTS, range(5), SamplingConfig()).states_BNC is None
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tests.sampling.test_decode import PROMPTS, replay_logits, toy_generator, toy_images
 from vilg.model.defaults import Decoder, GuidanceSchedule, SamplingConfig
-from vilg.model.generator import text_to_image_log_probs, text_to_image_states
+from vilg.model.generator import pad_texts, text_to_image_log_probs, text_to_image_states
 from vilg.model.segments import Grid
 from vilg.randomness import uniforms
 from vilg.sampling.images import Drawn, Kept, draw_images, guidance_at
@@ -79,7 +79,9 @@ def test_an_edit_has_the_states_of_all_its_tokens() -> None:
     given = Kept(toy_images(generator, 1), MASKS["two rows"][None])
     settings = SamplingConfig(guidance=2.0, decoder=Decoder.END_TO_END)
     drawn = draw_images(generator, PROMPTS[:1], range(3), settings, kept=given)
-    expected = text_to_image_states(generator, PROMPTS[:1] * 3, drawn.image_ids_BN)[:, 1:]
+    expected = text_to_image_states(generator, *pad_texts(PROMPTS[:1] * 3), drawn.image_ids_BN)[
+        :, 1:
+    ]
     assert drawn.states_BNC is not None
     torch.testing.assert_close(drawn.states_BNC, expected, rtol=0, atol=1e-4)
 

@@ -7,7 +7,7 @@ from torch import nn
 from tests.precisions import parameters
 from tests.sampling.test_decode import PROMPTS, toy_generator, toy_images
 from vilg.model.defaults import SamplingConfig
-from vilg.model.generator import text_to_image_log_probs, text_to_image_states
+from vilg.model.generator import pad_texts, text_to_image_log_probs, text_to_image_states
 from vilg.sampling.images import draw_images
 from vilg.sampling.precision import (
     Int8Linear,
@@ -117,7 +117,7 @@ def test_the_likeliest_tokens_are_mostly_those_of_fp32(precision: Precision) -> 
     generator = toy_generator()
     images = draw_images(generator, PROMPTS, range(5), SamplingConfig(temperature=0)).image_ids_BN
     twin = prepared(generator, precision)
-    states = text_to_image_states(twin, PROMPTS, images)[:, :-1]
+    states = text_to_image_states(twin, *pad_texts(PROMPTS), images)[:, :-1]
     likeliest = twin.image_logits(states).argmax(dim=2)
     assert float((likeliest == images).double().mean()) >= 0.9
 

@@ -7,8 +7,8 @@ import torch
 from vilg.api import Vilg
 from vilg.model.folder import Model
 from vilg.model.generator import image_to_text_log_probs, text_to_image_log_probs
-from vilg.randomness import integers
-from vilg.shipped.likelihoods import likelihoods, score_likelihoods, shuffle_within, wins
+from vilg.randomness import integers, shuffle_within
+from vilg.shipped.likelihoods import likelihoods, score_likelihoods, wins
 from vilg.shipped.samples import Splits
 
 from .conftest import make_sample

@@ -8,10 +8,10 @@ from vilg.api import Vilg
 from vilg.data.pictures import load_pictures
 from vilg.evaluation.judge import Judge
 from vilg.images import to_array
+from vilg.randomness import shuffle_within
 from vilg.sampling.candidates import candidate_seeds
 from vilg.sampling.rank import caption_scores
 from vilg.shipped import retrieval as drawing
-from vilg.shipped.likelihoods import shuffle_within
 from vilg.shipped.retrieval import Found, Gallery, galleries, score_drawing, together
 from vilg.shipped.samples import Splits
 

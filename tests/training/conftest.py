@@ -2,12 +2,13 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from vilg.data.store import Kind, Part, Store, StoreInfo, Writer
 from vilg.images import to_array
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import paper_patterns
-from vilg.text import TextTokenizer
+from vilg.text import LANGUAGES, TextTokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
 from vilg.tokenizer.dvae import DVAEConfig
@@ -30,7 +32,7 @@ from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.augment import AugmentConfig
 from vilg.training.checkpoint import TrainState
 from vilg.training.end_to_end import EndToEnd, EndToEndConfig
-from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig, TokenisedPair
+from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig
 from vilg.training.inputs import moved_tokens
 from vilg.training.loop import Job, LoopConfig, train
 from vilg.training.optim import OptimConfig
@@ -77,21 +79,76 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def toy_pairs(number: int) -> list[TokenisedPair]:
-    """Pairs of random image tokens and short texts; every other one has keywords."""
+@dataclass(frozen=True)
+class ToyPair:
+    """A picture's tokens, and its texts in tokens by language."""
+
+    image_ids: NDArray[np.uint16]
+    captions: dict[str, list[int]]
+    prompts: dict[str, list[list[int]]]
+
+
+def toy_pairs(number: int) -> list[ToyPair]:
+    """Pairs of random image tokens and short texts; every other one has further prompts."""
     rng = np.random.default_rng(3)
 
     def text() -> list[int]:
         return rng.integers(262, len(VOCABULARY), rng.integers(1, 9)).tolist()
 
     return [
-        TokenisedPair(
+        ToyPair(
             rng.integers(0, SMALL_GENERATOR.num_codes, 9).astype(np.uint16),
             {"zh": text(), "en": text()},
             {lang: [text() for _ in range(3 * (i % 2))] for lang in ("zh", "en")},
         )
         for i in range(number)
     ]
+
+
+def toy_store(pairs: Sequence[ToyPair]) -> Store:
+    """Write pairs into a store that goes away with the interpreter."""
+    folder = TemporaryDirectory(prefix="toy-store-")
+    _FOLDERS.append(folder)
+    texts = [
+        [(LANGUAGES.index(lang), Kind.CAPTION, tokens) for lang, tokens in pair.captions.items()]
+        + [
+            (LANGUAGES.index(lang), Kind.PROMPT, tokens)
+            for lang, prompts in pair.prompts.items()
+            for tokens in prompts
+        ]
+        for pair in pairs
+    ]
+    writer = Writer(Path(folder.name))
+    image_ids_SN = np.stack([pair.image_ids for pair in pairs])
+    writer.append(Part([str(i) for i in range(len(pairs))], image_ids_SN, texts))
+    writer.close(
+        partial(
+            StoreInfo,
+            grid=(3, 3),
+            image_tokenizer="toy",
+            text_tokenizer=VOCABULARY.fingerprint,
+            max_text=SMALL_GENERATOR.max_text,
+            rejects=0,
+        )
+    )
+    return Store(Path(folder.name))
+
+
+_FOLDERS: list[TemporaryDirectory[str]] = []
+
+
+def generator_job(
+    config: GeneratorConfig,
+    loss: GeneratorLossConfig,
+    loop: LoopConfig,
+    pairs: Sequence[ToyPair],
+    *others: Any,
+    **more: Any,
+) -> GeneratorJob:
+    """Build a generator's job on pairs, which the tests find as `job.pairs`."""
+    job = GeneratorJob(config, loss, loop, toy_store(pairs), *others, **more)
+    job.pairs = pairs
+    return job
 
 
 def draw_tokens(image_ids_BN: Tensor) -> list[Image.Image]:
@@ -167,16 +224,16 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
         pictures = toy_pictures(16)
         return TokenizerJob(config, loss, codebook, shift, loop, pictures, pictures[:2])
     mixed = GeneratorLossConfig(
-        caption_drop=0.3, keyword_share=0.5, image_to_text_share=0.5, texts_per_picture=2
+        caption_drop=0.3, prompt_share=0.5, image_to_text_share=0.5, texts_per_picture=2
     )
     pairs = toy_pairs(7)
     config = replace(TOKENIZER_3X3, num_codes=SMALL_GENERATOR.num_codes)
     e2e = reconstructing(R1, False, config)
     if kind == "end_to_end":
-        return GeneratorJob(SMALL_GENERATOR, mixed, loop, pairs, VOCABULARY, draw_tokens, e2e)
+        return generator_job(SMALL_GENERATOR, mixed, loop, pairs, VOCABULARY, draw_tokens, e2e)
     moves = AugmentConfig(max_shift=1, flip=False, noise=30)
     encode = partial(moved_tokens, e2e.image_tokenizer, e2e.pictures_SYX3, loop.seed, moves)
-    job = GeneratorJob(
+    job = generator_job(
         SMALL_GENERATOR, mixed, loop, pairs, VOCABULARY, draw_tokens, encode_prefix=encode
     )
     if kind == "shared_codes":

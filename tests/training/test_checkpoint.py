@@ -16,12 +16,13 @@ from tests.training.conftest import (
     VOCABULARY,
     assert_equal_states,
     draw_tokens,
+    generator_job,
     make_job,
     tensors,
     toy_pairs,
 )
 from vilg.training.checkpoint import CheckpointError, TrainState, restore, save
-from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig
+from vilg.training.generator_job import GeneratorLossConfig
 from vilg.training.loop import Job, LoopConfig, take_turn
 from vilg.training.optim import build_optimizer, update_ema
 from vilg.training.tokenizer_job import TokenizerJob
@@ -292,7 +293,7 @@ def test_moments_of_only_some_weights_are_refused(
 
 def test_weights_that_no_gradient_reaches_have_no_moments(tmp_path: Path) -> None:
     loss = GeneratorLossConfig(image_to_text_share=0.0)
-    job = GeneratorJob(SMALL_GENERATOR, loss, LOOP, toy_pairs(7), VOCABULARY, draw_tokens)
+    job = generator_job(SMALL_GENERATOR, loss, LOOP, toy_pairs(7), VOCABULARY, draw_tokens)
     state = fresh_state(job)
     advance(job, state, 2)
     save(tmp_path, state)

@@ -29,14 +29,17 @@ from tests.training.conftest import (
     TOKENIZER_3X3,
     VOCABULARY,
     draw_tokens,
+    generator_job,
     reconstructing,
     toy_pairs,
     toy_pictures,
+    toy_store,
 )
+from vilg.data.batches import choose_captions
 from vilg.data.order import batch_ids
 from vilg.errors import SettingError
 from vilg.images import to_array
-from vilg.model.generator import image_token_log_probs, text_to_image_states
+from vilg.model.generator import image_token_log_probs, pad_texts, text_to_image_states
 from vilg.model.segments import Grid
 from vilg.text import LANGUAGES
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
@@ -47,7 +50,7 @@ from vilg.training.optim import build_optimizer
 from vilg.training.picture_loss import PictureLossConfig
 
 LOOP = LoopConfig(num_steps=4, batch_size=4)
-PLAIN = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0)
+PLAIN = GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0)
 ADVERSARIAL = PictureLossConfig(adversarial=0.8, discriminator=SMALL_DISCRIMINATOR)
 KINDS = {
     "vqgan": (TOKENIZER_3X3, PictureLossConfig()),
@@ -63,7 +66,7 @@ def make(kind: str, detach_states: bool = False) -> GeneratorJob:
     """Return a job over 3x3 tokens and 6x6 pixels."""
     config, loss = KINDS[kind]
     end_to_end = reconstructing(loss, detach_states, config)
-    return GeneratorJob(
+    return generator_job(
         SMALL_GENERATOR, PLAIN, LOOP, toy_pairs(7), VOCABULARY, draw_tokens, end_to_end
     )
 
@@ -113,8 +116,8 @@ def test_each_loss_moves_the_parts_it_should(kind: str, detach_states: bool) -> 
     job = make(kind, detach_states)
     e2e, ids = end_to_end_of(job), np.arange(4)
     prompts = [job.pairs[id].captions["en"] for id in ids]
-    image_ids = torch.from_numpy(job.image_ids_SN[ids])
-    states = text_to_image_states(job.generator, prompts, image_ids)
+    image_ids = torch.from_numpy(job.store.image_ids(ids))
+    states = text_to_image_states(job.generator, *pad_texts(prompts), image_ids)
     t2i = -image_token_log_probs(job.generator, states, image_ids).mean()
     i2t, _ = job._image_to_text_loss(0, ids)
     rec, _ = e2e.loss(0, states[:, 1:], ids)
@@ -144,7 +147,7 @@ def test_turns_leave_each_other_alone() -> None:
 def test_a_detached_reconstructor_leaves_the_generator_to_its_tokens() -> None:
     """Weight for weight: neither gradients nor their clipping pass between the two."""
     alone, detached, joined = make("vqgan"), make("vqgan", detach_states=True), make("vqgan")
-    plain = GeneratorJob(SMALL_GENERATOR, PLAIN, LOOP, alone.pairs, VOCABULARY, draw_tokens)
+    plain = generator_job(SMALL_GENERATOR, PLAIN, LOOP, alone.pairs, VOCABULARY, draw_tokens)
     clipping = replace(OPTIM, clip_norm=0.05)
     for job in (plain, detached, joined):
         (turn,) = job.turns
@@ -215,9 +218,10 @@ def true_states(job: GeneratorJob, step: int) -> tuple[Tensor, list[int]]:
     job.pairs[:] = [
         replace(pair, captions={lang: [270] for lang in LANGUAGES}) for pair in job.pairs
     ]
+    job.store = toy_store(job.pairs)
     ids = batch_ids(0, step, 4, 7).tolist()
     image_ids_BN = torch.tensor([job.pairs[id].image_ids.tolist() for id in ids])
-    return text_to_image_states(job.generator, [[270]] * 4, image_ids_BN), ids
+    return text_to_image_states(job.generator, *pad_texts([[270]] * 4), image_ids_BN), ids
 
 
 @pytest.mark.parametrize("kind", ["vqgan", "dvae"])
@@ -280,13 +284,13 @@ def test_a_state_has_seen_its_own_token_and_none_after() -> None:
     with torch.no_grad():
         for weight in job.generator.parameters():
             weight.normal_(std=0.5)  # first weights are so small that a leak would be too
-    image_ids = torch.from_numpy(job.image_ids_SN[:1])
+    image_ids = torch.from_numpy(job.store.image_ids(np.array([0])))
     prompts = [job.pairs[0].captions["en"]]
-    before = text_to_image_states(job.generator, prompts, image_ids)[0, 1:]
+    before = text_to_image_states(job.generator, *pad_texts(prompts), image_ids)[0, 1:]
     for k in range(9):
         other = image_ids.clone()
         other[0, k] = (other[0, k] + 1) % SMALL_GENERATOR.num_codes
-        after = text_to_image_states(job.generator, prompts, other)[0, 1:]
+        after = text_to_image_states(job.generator, *pad_texts(prompts), other)[0, 1:]
         assert torch.equal(after[:k], before[:k])
         assert not torch.equal(after[k], before[k])
 
@@ -330,10 +334,13 @@ def test_samples_show_what_the_reconstructor_makes(tmp_path: Path) -> None:
     job.decode = note
     job.show(3, tmp_path)
     true_BN, drawn_BN = shown
-    pairs = [job.pairs[own_ids.index(row)] for row in true_BN.tolist()]
-    prompts = [pair.captions[LANGUAGES[i % 2]] for i, pair in enumerate(pairs)]
+    rows = np.array([own_ids.index(row) for row in true_BN.tolist()])
+    texts_B, _ = choose_captions(job.store, rows, LOOP.seed, 0, 1)
+    prompts = [text.tolist() for text in job.store.tokens_of(texts_B)]
+    for row, prompt in zip(rows, prompts, strict=True):
+        assert prompt in job.pairs[row].captions.values()
     with torch.no_grad():
-        states_BTC = text_to_image_states(job.generator, prompts, drawn_BN)
+        states_BTC = text_to_image_states(job.generator, *pad_texts(prompts), drawn_BN)
         raws = [painted(job, states_TC[1:]) for states_TC in states_BTC]
     tiles = [(raw_3YX.permute(1, 2, 0) + 1).mul(127.5).clamp(0, 255) for raw_3YX in raws]
     sheet = to_array(Image.open(tmp_path / "step-00000003.png"))
@@ -384,7 +391,7 @@ def test_what_a_reconstructor_cannot_learn_from_is_refused(
     e2e = EndToEnd(EndToEndConfig(), SMALL_GENERATOR, ImageTokenizer(config), pictures, 0)
     loss = replace(PLAIN, **settings)
     with pytest.raises(SettingError, match=message):
-        GeneratorJob(SMALL_GENERATOR, loss, LOOP, toy_pairs(7), VOCABULARY, draw_tokens, e2e)
+        generator_job(SMALL_GENERATOR, loss, LOOP, toy_pairs(7), VOCABULARY, draw_tokens, e2e)
 
 
 def test_a_dvae_has_no_discriminator() -> None:

@@ -12,25 +12,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tests.training.conftest import SMALL_GENERATOR, VOCABULARY, draw_tokens, log_records, toy_pairs
+from tests.training.conftest import (
+    SMALL_GENERATOR,
+    VOCABULARY,
+    ToyPair,
+    draw_tokens,
+    generator_job,
+    log_records,
+    toy_pairs,
+)
 from vilg.data.order import batch_ids
-from vilg.data.shards import DataError, Sample
+from vilg.data.pairs import Pair
+from vilg.data.readers.packed import pair_of_sample
+from vilg.data.shards import Sample
 from vilg.errors import SettingError
 from vilg.model.generator import (
     image_to_text_log_probs,
     image_token_log_probs,
+    pad_texts,
     text_to_image_log_probs,
     text_to_image_states,
 )
 from vilg.model.patterns import paper_patterns
 from vilg.randomness import integers
 from vilg.text import LANGUAGES
-from vilg.training.generator_job import (
-    GeneratorJob,
-    GeneratorLossConfig,
-    TokenisedPair,
-    tokenise_pair,
-)
+from vilg.tokenizer.into_store import encode_texts
+from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig
 from vilg.training.loop import LoopConfig, train
 from vilg.training.optim import OptimConfig
 
@@ -38,10 +45,10 @@ THIN = replace(SMALL_GENERATOR, width=8, num_heads=1, patterns=paper_patterns(1)
 
 
 def job_of(
-    pairs: list[TokenisedPair], batch_size: int, loss: GeneratorLossConfig, seed: int = 0
+    pairs: list[ToyPair], batch_size: int, loss: GeneratorLossConfig, seed: int = 0
 ) -> GeneratorJob:
     loop = LoopConfig(num_steps=1, batch_size=batch_size, seed=seed)
-    job = GeneratorJob(THIN, loss, loop, pairs, VOCABULARY, draw_tokens)
+    job = generator_job(THIN, loss, loop, pairs, VOCABULARY, draw_tokens)
     # Wild weights in double precision: every prompt and every caption has a score of its own.
     torch.manual_seed(8)
     job.module.double()
@@ -51,7 +58,7 @@ def job_of(
     return job
 
 
-def image_tokens(pair: TokenisedPair) -> Tensor:
+def image_tokens(pair: ToyPair) -> Tensor:
     return torch.from_numpy(pair.image_ids.astype(np.int64))
 
 
@@ -66,7 +73,7 @@ class Reader:
             prompts: dict[str, list[int]] = {"nothing": []}
             for lang in LANGUAGES:
                 prompts[f"caption {lang}"] = pair.captions[lang]
-                for i, prompt in enumerate(pair.keyword_captions[lang]):
+                for i, prompt in enumerate(pair.prompts[lang]):
                     prompts[f"keyword {lang} {i}"] = prompt
             with torch.no_grad():
                 image_PN = text_to_image_log_probs(
@@ -114,7 +121,7 @@ def test_prompts_and_languages_come_in_the_shares_asked_for() -> None:
     dropped = sum(prompt == "nothing" for _, (prompt, _) in steps)
     assert dropped / 450 == pytest.approx(0.10, abs=0.042)
     shown = [(id, prompt.split(), target) for id, (prompt, target) in steps if prompt != "nothing"]
-    has_keywords = {id for id, pair in enumerate(pairs) if pair.keyword_captions["zh"]}
+    has_keywords = {id for id, pair in enumerate(pairs) if pair.prompts["zh"]}
     kinds = [prompt[0] for id, prompt, _ in shown if id in has_keywords]
     assert len(kinds) > 250
     assert kinds.count("keyword") / len(kinds) == pytest.approx(0.15, abs=0.06)
@@ -131,7 +138,7 @@ def test_prompts_and_languages_come_in_the_shares_asked_for() -> None:
     assert min(both.values()) / len(shown) == pytest.approx(0.25, abs=0.061)
 
 
-MIXED = GeneratorLossConfig(caption_drop=0.3, keyword_share=0.5)
+MIXED = GeneratorLossConfig(caption_drop=0.3, prompt_share=0.5)
 
 
 @pytest.mark.parametrize("pool", [2, 3])
@@ -161,7 +168,7 @@ def test_choices_depend_on_step_and_seed() -> None:
 
 @pytest.mark.parametrize("tokens_summed", [False, True])
 def test_the_loss_is_minus_both_log_likelihoods(tokens_summed: bool) -> None:
-    plain = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0, tokens_summed=tokens_summed)
+    plain = GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0, tokens_summed=tokens_summed)
     pairs = toy_pairs(3)
     job = job_of(pairs, 3, plain)
     total, parts = job.loss(4)
@@ -198,8 +205,8 @@ def test_both_directions_teach_every_weight() -> None:
 
 def test_the_loss_falls_on_eight_pairs(tmp_path: Path) -> None:
     loop = LoopConfig(num_steps=40, batch_size=8, log_every=1)
-    plain = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0)
-    job = GeneratorJob(SMALL_GENERATOR, plain, loop, toy_pairs(8), VOCABULARY, draw_tokens)
+    plain = GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0)
+    job = generator_job(SMALL_GENERATOR, plain, loop, toy_pairs(8), VOCABULARY, draw_tokens)
     optim = OptimConfig(peak_lr=2e-2, final_lr=1e-3, warmup_steps=5)
     train(job, loop, [optim], tmp_path, out=io.StringIO())
     records = log_records(tmp_path)
@@ -218,57 +225,73 @@ SAMPLE = Sample(
     keywords={"zh": ("果", "青"), "en": ()},
     picture=b"",
 )
-IMAGE_IDS = np.arange(9, dtype=np.uint16)
-
-
-def written(texts: list[list[int]]) -> list[str]:
-    return [VOCABULARY.decode(text) for text in texts]
 
 
 def test_keywords_take_the_place_of_the_name() -> None:
-    pair = tokenise_pair(SAMPLE, IMAGE_IDS, VOCABULARY, 48)
-    assert pair.image_ids is IMAGE_IDS
-    assert written([pair.captions[lang] for lang in LANGUAGES]) == [
-        "红苹果，扁平风格",
-        "red apple, flat style",
-    ]
-    assert written(pair.keyword_captions["zh"]) == ["果，扁平风格", "青，扁平风格"]
-    assert pair.keyword_captions["en"] == []
+    pair = pair_of_sample(SAMPLE, "shard flat-1F34E")
+    assert pair.captions == SAMPLE.captions
+    assert pair.prompts == {"zh": ("果，扁平风格", "青，扁平风格"), "en": ()}
 
 
 def test_a_caption_that_does_not_open_with_the_name_stands_as_it_is() -> None:
     captions = {**SAMPLE.captions, "zh": ("一个红苹果",)}
-    pair = tokenise_pair(replace(SAMPLE, captions=captions), IMAGE_IDS, VOCABULARY, 48)
-    assert written([pair.captions["zh"]]) == ["一个红苹果"]
-    assert pair.keyword_captions["zh"] == []
+    pair = pair_of_sample(replace(SAMPLE, captions=captions), "shard flat-1F34E")
+    assert pair.captions["zh"] == ("一个红苹果",) and pair.prompts["zh"] == ()
 
 
-def test_a_sample_must_have_both_languages() -> None:
-    for captions in ({"en": ("red apple",)}, {"en": ("red apple",), "zh": ()}):
-        with pytest.raises(DataError, match="flat-1F34E has no zh caption"):
-            tokenise_pair(replace(SAMPLE, captions=captions), IMAGE_IDS, VOCABULARY, 48)
+def test_pairs_of_one_language_are_drawn_from_and_described_in_it() -> None:
+    pairs = [replace(pair, captions={"en": pair.captions["en"]}) for pair in toy_pairs(4)]
+    job = job_of(pairs, 4, GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0))
+    with torch.no_grad():
+        parts = job.loss(0)[1]
+        text_RM, counts_RM = image_to_text_log_probs(
+            job.generator,
+            torch.stack([image_tokens(pair) for pair in pairs]),
+            [VOCABULARY.language_id("en")] * 4,
+            [pair.captions["en"] for pair in pairs],
+        )
+    assert float(parts["i2t"]) == pytest.approx(float(-text_RM.sum() / counts_RM.sum()), rel=1e-6)
+
+
+def test_a_pair_without_captions_is_drawn_from_nothing_and_not_described() -> None:
+    told = toy_pairs(2)[1]
+    silent = replace(toy_pairs(2)[0], captions={}, prompts={})
+    job = job_of([silent, told], 2, GeneratorLossConfig(caption_drop=0.0))
+    with torch.no_grad():
+        found = {name: float(value) for name, value in job.loss(0)[1].items()}
+        text_RM, counts_RM = image_to_text_log_probs(
+            job.generator,
+            image_tokens(told).repeat(2, 1),
+            [VOCABULARY.language_id(lang) for lang in LANGUAGES],
+            [told.captions[lang] for lang in LANGUAGES],
+        )
+        unprompted = -text_to_image_log_probs(job.generator, [[]], image_tokens(silent)[None])
+        prompts = [*told.captions.values(), *told.prompts["zh"], *told.prompts["en"]]
+        image_PN = -text_to_image_log_probs(
+            job.generator, prompts, image_tokens(told).repeat(len(prompts), 1)
+        )
+    by_lang = (-text_RM.sum(1) / counts_RM.sum(1)).tolist()
+    assert any(found["i2t"] == pytest.approx(loss, rel=1e-6) for loss in by_lang)
+    both = ((image_PN.mean(1) + unprompted.mean()) / 2).tolist()
+    assert any(found["t2i"] == pytest.approx(loss, rel=1e-6) for loss in both)
 
 
 def test_the_longest_text_that_is_accepted_can_be_trained() -> None:
     # 12 places: 11 tokens and the language or end token.
-    captions = {"zh": ("红苹果青梨红苹果青梨红",), "en": ("abcdefghijk",)}
-    sample = replace(SAMPLE, captions=captions, keywords={})
-    with pytest.raises(DataError, match=r"flat-1F34E: .*raise generator\.max_text"):
-        tokenise_pair(sample, IMAGE_IDS, VOCABULARY, 11)
-    captions["en"] = ("abcdefghij",)  # and the mark of a word
-    pair = tokenise_pair(sample, IMAGE_IDS, VOCABULARY, SMALL_GENERATOR.max_text)
-    assert max(map(len, pair.captions.values())) == SMALL_GENERATOR.max_text - 1
-    job = job_of([pair], 1, GeneratorLossConfig())
+    for number, fits in ((11, True), (12, False)):
+        pair = Pair(id="a", place="a", picture=None, captions={"zh": ("红" * number,)})
+        texts, too_long = encode_texts(pair, VOCABULARY, SMALL_GENERATOR.max_text)
+        assert (len(texts), len(too_long)) == ((1, 0) if fits else (0, 1))
+    assert too_long == [f"{'红' * 12!r} has 12 tokens, the model reads 11"]
+    longest = replace(toy_pairs(1)[0], captions={"zh": [270] * 11})
+    job = job_of([longest], 1, GeneratorLossConfig())
     assert all(job.loss(step)[0].isfinite() for step in range(4))
-    captions["zh"] = ("红苹果青梨红苹果青梨红苹",)
-    with pytest.raises(DataError, match="has 12 tokens and the model reads 11"):
-        tokenise_pair(sample, IMAGE_IDS, VOCABULARY, SMALL_GENERATOR.max_text)
 
 
 def test_a_share_of_the_batch_is_described() -> None:
     """All pairs are drawn, the first of them described, as each would be without the others."""
     pairs = toy_pairs(4)
-    half = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0, image_to_text_share=0.5)
+    half = GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0, image_to_text_share=0.5)
     whole = replace(half, image_to_text_share=1.0)
     first_two = batch_ids(0, 4, 4, 4)[:2].tolist()
     total, parts = job_of(pairs, 4, half).loss(4)
@@ -313,7 +336,7 @@ def test_a_picture_can_be_described_in_both_languages_at_once(tokens_summed: boo
 def test_disturbed_pictures_are_partly_another_and_scored_as_themselves() -> None:
     pairs = toy_pairs(40)
     images = torch.stack([image_tokens(pair) for pair in pairs])
-    plain = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0)
+    plain = GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0)
     job = job_of(pairs, 40, replace(plain, disturbed=0.5))
     ids = batch_ids(0, 3, 40, 40)
     inputs_BN = job._inputs(3, ids)
@@ -334,7 +357,7 @@ def test_disturbed_pictures_are_partly_another_and_scored_as_themselves() -> Non
     choices = Reader(job_of(pairs, 2, plain)).read(7)
     ids = batch_ids(0, 7, 2, 2)
     prompts = [pairs[id].captions[choices[id][0].split()[1]] for id in ids.tolist()]
-    states = text_to_image_states(job.generator, prompts, job._inputs(7, ids))
+    states = text_to_image_states(job.generator, *pad_texts(prompts), job._inputs(7, ids))
     own = torch.stack([image_tokens(pairs[id]) for id in ids])
     expected = image_token_log_probs(job.generator, states, own)
     assert float(job.loss(7)[1]["t2i"]) == pytest.approx(-float(expected.mean().detach()), rel=1e-6)
@@ -387,7 +410,7 @@ def test_pictures_are_described_as_they_are_moved_and_drawn_as_they_are() -> Non
 def test_pictures_are_drawn_as_they_are_after_tokens_of_moved_ones() -> None:
     """Moved tokens are read, the picture's own are scored, and what is described stays."""
     pairs = toy_pairs(4)
-    loss = GeneratorLossConfig(caption_drop=0.0, keyword_share=0.0)
+    loss = GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0)
     plain = job_of(pairs, 4, loss).loss(2)[1]
     seen: list[tuple[int, list[int]]] = []
 
@@ -405,7 +428,7 @@ def test_pictures_are_drawn_as_they_are_after_tokens_of_moved_ones() -> None:
     choices = Reader(job_of(pairs, 4, loss)).read(2)
     prompts = [pairs[id].captions[choices[id][0].split()[1]] for id in ids.tolist()]
     own_BN = torch.stack([image_tokens(pairs[id]) for id in ids])
-    states = text_to_image_states(job.generator, prompts, own_BN.flip(1))
+    states = text_to_image_states(job.generator, *pad_texts(prompts), own_BN.flip(1))
     expected = -float(image_token_log_probs(job.generator, states, own_BN).mean().detach())
     assert float(parts["t2i"]) == pytest.approx(expected, rel=1e-6)
     assert float(parts["t2i"]) != float(plain["t2i"])

@@ -28,8 +28,10 @@ from tests.training.conftest import (
 from vilg.api import Vilg
 from vilg.config import from_dict, override, to_json
 from vilg.data.order import permute
+from vilg.data.pairs import DataError
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import DataError, load_samples
+from vilg.data.shards import load_samples
+from vilg.data.store import Store
 from vilg.errors import SettingError, VilgError
 from vilg.images import open_picture, to_array, to_pixels
 from vilg.model.defaults import Decoder, SamplingConfig
@@ -126,7 +128,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Train both stages on the fruit."""
     root = tmp_path_factory.mktemp("run")
     TextTokenizer("果水，风格", ["noto"]).save(root / "words.json")
-    data = DataConfig(folder=write_data_set(root / "data"), groups=("food-drink",))
+    data = DataConfig(
+        source=str(write_data_set(root / "data")), split="train", only=("group=food-drink",)
+    )
     loop = LoopConfig(num_steps=6, batch_size=4, log_every=1, show_every=3, save_every=2)
     recipe = Recipe(
         tokenizer=TokenizerRun(
@@ -193,7 +197,7 @@ def test_a_recipe_ends_with_a_model_that_works(finished: Finished) -> None:
 def test_a_run_tells_what_it_is_and_what_it_did(finished: Finished) -> None:
     assert (finished.out / "config.json").read_text(encoding="utf-8") == to_json(finished.recipe)
     lines = finished.log.splitlines()
-    assert lines[0] == "tokenizer: 8 pictures" and lines[7] == "generator: 8 pairs"
+    assert lines[0] == "tokenizer: 8 pictures" and lines[7] == "generator: 8 pairs (packed)"
     assert len(lines) == 2 * (1 + 6)
     for stage in ("tokenizer", "generator"):
         folder = finished.out / stage
@@ -203,8 +207,10 @@ def test_a_run_tells_what_it_is_and_what_it_did(finished: Finished) -> None:
 
 def test_the_generator_learns_the_tokens_of_its_pictures(finished: Finished) -> None:
     lender = load_model(finished.out / "tokenizer" / "model").image_tokenizer
-    samples = load_samples(finished.recipe.tokenizer.data.folder, "train", ("food-drink",))
-    tokens_SN = np.load(finished.out / "generator" / "tokens" / "tokens.npy")
+    samples = load_samples(Path(finished.recipe.tokenizer.data.source), "train", ("food-drink",))
+    store = Store(finished.out / "generator" / "tokens")
+    assert store.ids(np.arange(8)) == [sample.id for sample in samples]
+    tokens_SN = store.image_ids(np.arange(len(store)))
     assert tokens_SN.shape == (8, 16)
     for sample, row in zip(samples, tokens_SN, strict=True):
         # 16 x 20 pixels: the middle square is whole.
@@ -234,7 +240,7 @@ def test_resuming_skips_the_stage_that_is_finished(finished: Finished, out: Path
     log = io.StringIO()
     run(finished.recipe, out, resume=True, log=log)
     assert results(out) == results(finished.out)
-    assert log.getvalue().startswith("generator: 8 pairs\nstep 1/6")
+    assert log.getvalue().startswith("generator: 8 pairs (packed)\nstep 1/6")
 
 
 def test_a_model_that_was_not_written_is_made_from_the_last_checkpoint(
@@ -244,7 +250,7 @@ def test_a_model_that_was_not_written_is_made_from_the_last_checkpoint(
     log = io.StringIO()
     run(finished.recipe, out, resume=True, log=log)
     assert contents(out) == contents(finished.out)
-    assert log.getvalue() == "generator: 8 pairs\n"
+    assert log.getvalue() == "generator: 8 pairs (packed)\n"
 
 
 class Breaking(io.StringIO):
@@ -300,7 +306,7 @@ def test_what_a_stage_was_made_with_is_told_by_what_it_left(finished: Finished, 
         quietly(override(finished.recipe, ["tokenizer.model.num_codes=16"]), out, resume=True)
     assert contents(out) == before
     with pytest.raises(VilgError, match="max_text"):
-        quietly(override(finished.recipe, ["generator.max_text=4"]), out, resume=True)
+        quietly(override(finished.recipe, ["generator.max_text=2"]), out, resume=True)
     assert contents(out) == before
     assert read_recipe(out) == finished.recipe
 
@@ -312,7 +318,7 @@ def test_settings_of_a_stage_that_saved_nothing_may_change(finished: Finished, o
     narrow = override(finished.recipe, ["generator.width=8", "generator.data.limit=4"])
     model = load_model(quietly(narrow, out, resume=True))
     assert model.generator is not None and model.generator.config.width == 8
-    assert np.load(out / "generator" / "tokens" / "tokens.npy").shape == (4, 16)
+    assert Store(out / "generator" / "tokens").image_ids(np.arange(4)).shape == (4, 16)
     assert contents(out / "tokenizer") == tokenizer
     assert read_recipe(out) == narrow
     with pytest.raises(RunError, match=r"generator\.data\.limit=4"):
@@ -349,8 +355,8 @@ def test_bad_settings_leave_nothing_behind(finished: Finished, tmp_path: Path) -
         quietly(Recipe(), out)
     assert not out.exists()
     generator = finished.generator_only.generator
-    data = replace(generator.data, folder=tmp_path / "missing")
-    with pytest.raises(DataError, match="missing is not a data set"):
+    data = replace(generator.data, source=str(tmp_path / "missing"))
+    with pytest.raises(DataError, match="missing is not there"):
         quietly(Recipe(generator=replace(generator, data=data)), out)
     with pytest.raises(VilgError, match="no model at"):
         quietly(Recipe(generator=replace(generator, image_tokenizer="missing")), out)
@@ -365,7 +371,7 @@ def test_captions_are_learnt_from_pictures_that_move(finished: Finished, tmp_pat
     moving, still = (log_records(out / "generator") for out in (tmp_path / "out", finished.out))
     assert moving[0]["t2i"] == still[0]["t2i"] and moving[0]["i2t"] != still[0]["i2t"]
 
-    samples = load_samples(generator.data.folder, "train", ("food-drink",))
+    samples = load_samples(Path(generator.data.source), "train", ("food-drink",))
     pictures = load_pictures(samples, 16)
     ids = np.array([5, 2])
     found = moved_tokens(lender, pictures, 0, generator.augmentation, 3, ids)
@@ -468,7 +474,7 @@ def test_the_discriminator_has_settings_of_its_own(
 
 
 def test_samples_show_pictures_that_are_held_out(finished: Finished) -> None:
-    data = replace(finished.recipe.tokenizer.data, groups=None)
+    data = replace(finished.recipe.tokenizer.data, only=())
     assert [sample.id for sample in read_pictures(data).shown] == ["flat-1F344"]  # a lime
 
 
@@ -487,7 +493,9 @@ def test_other_data_do_not_resume(finished: Finished, tmp_path: Path) -> None:
     folder.mkdir()
     for i in range(5):
         Image.new("RGB", (20, 16), (40 * i, 0, 0)).save(folder / f"{i}.png")
-    recipe = Recipe(tokenizer=replace(finished.recipe.tokenizer, data=DataConfig(folder=folder)))
+    recipe = Recipe(
+        tokenizer=replace(finished.recipe.tokenizer, data=DataConfig(source=str(folder)))
+    )
     with pytest.raises(BrokenOff):
         run(recipe, out, log=Breaking("tokenizer", 5))
     (folder / "4.png").rename(tmp_path / "4.png")
@@ -509,7 +517,7 @@ def test_several_processes_are_refused(
 def test_captions_that_are_too_long_are_said_before_training(
     finished: Finished, tmp_path: Path
 ) -> None:
-    short = replace(finished.generator_only.generator, max_text=12)
+    short = replace(finished.generator_only.generator, max_text=2)
     with pytest.raises(VilgError, match="max_text"):
         quietly(Recipe(generator=short), tmp_path / "out")
 
@@ -517,9 +525,9 @@ def test_captions_that_are_too_long_are_said_before_training(
 def test_limits_and_groups_choose_the_pictures(finished: Finished, tmp_path: Path) -> None:
     loop = LoopConfig(num_steps=1, batch_size=2)
     counts = {
-        DataConfig(folder=finished.recipe.tokenizer.data.folder): 12,
+        replace(finished.recipe.tokenizer.data, only=()): 12,
         replace(finished.recipe.tokenizer.data, limit=3): 3,
-        replace(finished.recipe.tokenizer.data, groups=("flags",)): 4,
+        replace(finished.recipe.tokenizer.data, only=("group=flags",)): 4,
     }
     for i, (data, expected) in enumerate(counts.items()):
         log = io.StringIO()
@@ -817,13 +825,15 @@ def test_a_tokenizer_is_trained_on_any_folder_of_pictures(
         colour = (25 * i, 255 - 25 * i, 100)
         Image.new("RGB", (20 + i, 31), colour).save(pictures / f"{i}.png")
     assert finished.recipe.tokenizer is not None
-    own = replace(finished.recipe.tokenizer, data=DataConfig(folder=pictures))
+    own = replace(finished.recipe.tokenizer, data=DataConfig(source=str(pictures)))
     log = io.StringIO()
     folder = run(Recipe(tokenizer=own), tmp_path / "out", log=log)
     assert log.getvalue().startswith("tokenizer: 9 pictures\n")
     assert load_model(folder).generator is None
     with pytest.raises(DataError, match="holds no picture"):
-        empty = replace(own, data=DataConfig(folder=tmp_path / "out" / "tokenizer" / "checkpoints"))
+        empty = replace(
+            own, data=DataConfig(source=str(tmp_path / "out" / "tokenizer" / "checkpoints"))
+        )
         quietly(Recipe(tokenizer=empty), tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -831,7 +841,7 @@ def test_a_tokenizer_is_trained_on_any_folder_of_pictures(
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("generator.max_text=4", "the model reads 3"),
+        ("generator.max_text=2", "it reads 1 tokens"),
         ("generator.patterns=[]", "at least one layer"),
         ("tokenizer.optim.peak_lr=-1", "peak_lr must be 0 or more"),
         ("tokenizer.optim.peak_lr=NaN", "from -2^63 to 2^63"),
@@ -840,7 +850,7 @@ def test_a_tokenizer_is_trained_on_any_folder_of_pictures(
         ("generator.width=100000000000000000000", "from -2^63 to 2^63"),
         ("generator.init=emoji-64", "no generator of this recipe's shape"),
         ("generator.loss.caption_drop=-1", "caption_drop must be from 0 to 1"),
-        ("generator.loss.keyword_share=2", "keyword_share must be from 0 to 1"),
+        ("generator.loss.prompt_share=2", "prompt_share must be from 0 to 1"),
         ("generator.sampling.best_of=-1", "best-of must be at least 1"),
         ("generator.sampling.temperature=-1", "temperature must be 0 or more"),
     ],
@@ -851,7 +861,7 @@ def test_all_stages_are_checked_before_any_work(
     squares = [
         f"{stage}.data.{key}"
         for stage in ("tokenizer", "generator")
-        for key in (f"folder={toy_data}", "groups=null")
+        for key in (f"source={toy_data}", "only=[]")
     ]
     with pytest.raises(VilgError, match=re.escape(said)):
         run(override(RECIPES["emoji_cpu_tiny"].recipe(), [*squares, setting]), tmp_path / "run")

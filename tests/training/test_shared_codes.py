@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def learn(
 
 @torch.no_grad()
 def log_probs(job: GeneratorJob) -> Tensor:
-    image_ids_BN = torch.from_numpy(job.image_ids_SN[:3])
+    image_ids_BN = torch.from_numpy(job.store.image_ids(np.arange(3)))
     return text_to_image_log_probs(job.generator, [[7], [], [9, 8]], image_ids_BN)
 
 
@@ -73,7 +74,9 @@ def test_a_code_that_was_never_shown_learns_from_its_likes() -> None:
     moved = {}
     for name in ("shared", "alone"):
         job = make()
-        job.image_ids_SN[job.image_ids_SN == hidden] = shown
+        path = job.store.folder / "image_ids.bin"
+        ids = np.fromfile(path, np.uint16)
+        np.where(ids == hidden, shown, ids).astype(np.uint16).tofile(path)
         before = job.generator.image_embedding.weight.detach().clone()
         if name == "shared":
             share_codes(job.generator, alike)

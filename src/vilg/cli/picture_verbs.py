@@ -200,7 +200,9 @@ class Caption:
 
     image: Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGE...", help_behavior_hint="")]
     """picture files; all are looked at before any is described"""
-    lang: Annotated[str, arg(metavar="zh|en")] = "zh"
+    lang: Annotated[
+        str | None, arg(metavar="zh|en", help_behavior_hint="(default: zh, if the model knows it)")
+    ] = None
     """language of the captions"""
     n: Number = 1
     """captions of each picture"""
@@ -241,7 +243,8 @@ class Caption:
                 best_of=self.best_of,
             )
             if self.json:
-                about = {"image": str(path), "lang": self.lang, "captions": captions}
+                lang = self.lang or model.model.languages[0]
+                about = {"image": str(path), "lang": lang, "captions": captions}
                 values = {"log_probs": [caption.log_prob for caption in captions]}
                 believed = {"believed": [caption.is_believed for caption in captions]}
                 print_json(about | values | believed)

@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. Torch is imported inside `run`.
 and describe are in `sampling`.
 """
 
+import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
-from tyro.extras import SubcommandApp
 
 from vilg.cli.options import APP, DataFolder, Flag, ModelName, PrecisionName, UsageError, load
 from vilg.progress import say
@@ -72,6 +72,8 @@ class Train:
             help_behavior_hint="",
         ),
     ]
+    data: Annotated[str | None, arg(metavar="SOURCE", help_behavior_hint="")] = None
+    """pairs to train on: a folder, a file or a glob of any format that `vilg data check` reads"""
     settings: Annotated[
         tuple[tuple[str, ...], ...], UseAppendAction, arg(name="set", metavar="KEY=VALUE...")
     ] = ()
@@ -97,9 +99,11 @@ class Train:
         changes = [change for changes in self.settings for change in changes]
         out = self.out or Path("runs") / self.recipe
         check_folder(out)
-        recipe = override(
-            read_recipe(out) if self.resume else RECIPES[self.recipe].recipe(), changes
-        )
+        recipe = read_recipe(out) if self.resume else RECIPES[self.recipe].recipe()
+        if self.data is not None:
+            stages = [name for name, stage in vars(recipe).items() if stage is not None]
+            changes = [f"{stage}.data.source={json.dumps(self.data)}" for stage in stages] + changes
+        recipe = override(recipe, changes)
         if self.show:
             for assignment, meaning in explain(recipe):
                 print(f"--set {shlex.quote(assignment)}  # {meaning}")
@@ -231,30 +235,3 @@ class Import:
             f"{shape.image_size} x {shape.image_size} pixels, {weights / 1e6:.1f} M weights, "
             f"fingerprint {vqgan.fingerprint()}"
         )
-
-
-DATA = SubcommandApp()
-APP.command(
-    DATA, name="data", help="Look into data sets.\n\nExample: vilg data stats datasets/emoji"
-)
-
-
-@DATA.command(name="stats")
-@dataclass(frozen=True, kw_only=True)
-class DataStats:
-    """Count what a data set holds.
-
-    Example: vilg data stats datasets/emoji
-    """
-
-    source: Annotated[Path, Positional, arg(metavar="SOURCE", help_behavior_hint="")]
-    """folder of a data set"""
-
-    def run(self) -> None:
-        from vilg.cli.reports import stats_table
-        from vilg.data.shards import list_splits, load_samples, load_split
-        from vilg.data.stats import describe
-
-        samples = load_samples(self.source)
-        splits = {name: load_split(self.source, name) for name in list_splits(self.source)}
-        print(stats_table(describe(samples, splits)))

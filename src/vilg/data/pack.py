@@ -12,7 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vilg.data.pictures import open_sample
-from vilg.data.shards import DataError, Sample, check_distinct, parse_sample
+from vilg.data.shards import (
+    PICTURE_SUFFIXES,
+    DataError,
+    Sample,
+    check_distinct,
+    sample_of,
+    suffix_of,
+)
 from vilg.files import write_whole
 from vilg.images import to_array
 
@@ -98,7 +105,9 @@ def _shard(samples: Sequence[Sample]) -> bytes:
                 text = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode("utf-8")
             except UnicodeEncodeError as error:
                 raise DataError(f"{sample.id!r}: a text is no Unicode ({error.reason})") from error
-            parse_sample(sample.id, text, picture, sample.id)  # or it could not be read again
+            sample_of(
+                sample.id, json.loads(text), picture, sample.id
+            )  # or it could not be read again
             add_member(archive, f"{sample.id}.{_suffix(sample)}", picture)
             add_member(archive, f"{sample.id}.json", text)
     return stream.getvalue()
@@ -106,11 +115,10 @@ def _shard(samples: Sequence[Sample]) -> bytes:
 
 def _suffix(sample: Sample) -> str:
     """Name the format by the first bytes of the file."""
-    heads = {b"\x89PNG": "png", b"RIFF": "webp", b"\xff\xd8\xff": "jpg"}
-    for head, suffix in heads.items():
-        if sample.picture.startswith(head):
-            return suffix
-    raise DataError(f"{sample.id}: the picture is neither WebP, PNG nor JPEG")
+    suffix = suffix_of(sample.picture)
+    if suffix is None:
+        raise DataError(f"{sample.id}: the picture is none of {', '.join(PICTURE_SUFFIXES)}")
+    return suffix
 
 
 def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -5,14 +5,15 @@ Shape letters: N pictures, Y X pixels.
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vilg.data.shards import DataError, Sample
+from vilg.data.pairs import DataError, Pair
+from vilg.data.shards import Sample
 from vilg.images import open_picture, square, to_array
 from vilg.progress import in_batches
 
@@ -37,7 +38,30 @@ def list_pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: give a data set or a folder of pictures")
-    files, others, seen, waiting = list[Path](), Counter[str](), set[Path](), [folder]
+    files, others = list[Path](), Counter[str]()
+    for path in walk(folder, others):
+        if path.suffix.lower() in SUFFIXES:
+            files.append(path)
+        else:
+            others[path.suffix.lower() or path.name] += 1
+    if not files:
+        found = f", but {tell(others)}" if others else ""
+        raise DataError(f"{folder} holds no picture ({', '.join(SUFFIXES)}){found}")
+    return sorted(files), others
+
+
+def walk(folder: Path, others: Counter[str]) -> Iterator[Path]:
+    """Yield the files in a folder and below it, sorted within each folder; hidden ones are left out.
+
+    Linked folders come after the others, each once.
+
+    Args:
+        others: counts what is no file.
+
+    Raises:
+        DataError: a folder that cannot be read, or a link to one that it lies in.
+    """
+    seen, waiting = set[Path](), [folder]
     for top in waiting:  # grows by the links found, so that what is no link is read first
         for place, folders, names in os.walk(top, onerror=_refuse):
             if (real := Path(place).resolve()) in seen:
@@ -47,17 +71,11 @@ def list_pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
             seen.add(real)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             waiting += [link for name in folders if _is_link(link := Path(place, name))]
-            for path in (Path(place, name) for name in names if not name.startswith(".")):
-                if not path.is_file():
-                    others["link to nothing" if path.is_symlink() else "device"] += 1
-                elif path.suffix.lower() in SUFFIXES:
-                    files.append(path)
+            for path in (Path(place, name) for name in sorted(names) if not name.startswith(".")):
+                if path.is_file():
+                    yield path
                 else:
-                    others[path.suffix.lower() or path.name] += 1
-    if not files:
-        found = f", but {tell(others)}" if others else ""
-        raise DataError(f"{folder} holds no picture ({', '.join(SUFFIXES)}){found}")
-    return sorted(files), others
+                    others["link to nothing" if path.is_symlink() else "device"] += 1
 
 
 def _refuse(error: OSError) -> None:
@@ -82,11 +100,19 @@ def open_sample(sample: Sample) -> Image.Image:
     return open_picture(sample.picture, name=f"the picture of {sample.id}")
 
 
-def load_pictures(sources: Sequence[Sample | Path], size: int) -> NDArray[np.uint8]:
-    """Decode pictures of samples or files, crop and resize; return bytes_NYX3."""
+def load_pictures(sources: Sequence[Sample | Pair | Path], size: int) -> NDArray[np.uint8]:
+    """Decode pictures of samples, pairs or files, crop and resize; return bytes_NYX3."""
     arrays = np.empty((len(sources), size, size, 3), dtype=np.uint8)
     for part in in_batches(len(sources), 256, "pictures"):
         for i, source in enumerate(sources[part], part.start):
-            picture = open_sample(source) if isinstance(source, Sample) else open_picture(source)
-            arrays[i] = to_array(square(picture, size))
+            arrays[i] = to_array(square(_open(source), size))
     return arrays
+
+
+def _open(source: Sample | Pair | Path) -> Image.Image:
+    if isinstance(source, Path):
+        return open_picture(source)
+    if isinstance(source, Sample):
+        return open_sample(source)
+    assert source.picture is not None
+    return open_picture(source.picture(), name=f"the picture of {source.id} ({source.place})")

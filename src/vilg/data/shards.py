@@ -1,30 +1,28 @@
 """Reads a data set of tar shards: pictures with captions in several languages.
 
 A folder holds `manifest.json`, `shards/*.tar` and `splits/NAME.txt`. A sample is two neighbouring
-members of a shard, KEY.webp (or .png, .jpg) and KEY.json; KEY may have dots. Apart from the readers of other people's
+members of a shard, KEY.webp (or .png, .jpg, .gif, .bmp) and KEY.json; KEY may have dots. Apart from the readers of other people's
 formats because nothing here is forgiven: our own files are either as they were written or an error
 that names the file and the member.
 """
 
 import hashlib
-import io
 import json
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-from vilg.errors import VilgError
+from vilg.data.pairs import DataError as DataError
 
 FieldT = TypeVar("FieldT")
 
-PICTURE_SUFFIXES = ("webp", "png", "jpg")
-
-
-class DataError(VilgError):
-    """A data set that is missing, damaged, or lacks what was asked for."""
+# How the pictures in a shard begin, by the suffix of their names.
+_HEADS = {"webp": b"RIFF", "png": b"\x89PNG", "jpg": b"\xff\xd8\xff", "gif": b"GIF8", "bmp": b"BM"}
+PICTURE_SUFFIXES = tuple(_HEADS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +45,23 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Shard:
+class Member:
+    """A picture in a shard, which is not read yet, and the JSON beside it.
+
+    Attributes:
+        offset, size: of the picture's bytes in the shard.
+        where: shard and name, for errors.
+    """
+
+    key: str
+    text: bytes
+    offset: int
+    size: int
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
     path: Path
     sha256: str
     num_samples: int
@@ -66,9 +80,9 @@ def load_samples(
         groups: Only samples of these groups; None for all.
     """
     samples: dict[str, Sample] = {}
-    _, shards = _read_manifest(folder)
+    _, shards = read_manifest(folder)
     for shard in shards:
-        for sample in _read_shard(shard):
+        for sample in read_shard(shard):
             if sample.id in samples:
                 raise DataError(f"{shard.path}: the id {sample.id} occurs twice in the data set")
             samples[sample.id] = sample
@@ -128,7 +142,7 @@ def fingerprint(folder: Path) -> str:
     Two builds of a data set that training cannot tell apart have the same one, however their
     files were packed.
     """
-    content_sha256, _ = _read_manifest(folder)
+    content_sha256, _ = read_manifest(folder)
     return content_sha256
 
 
@@ -136,7 +150,7 @@ def _split_path(folder: Path, split: str) -> Path:
     return folder / "splits" / f"{split}.txt"
 
 
-def _read_manifest(folder: Path) -> tuple[str, list[_Shard]]:
+def read_manifest(folder: Path) -> tuple[str, list[Shard]]:
     """Return the hash of all content, and the shards."""
     path = folder / "manifest.json"
     if not path.is_file():
@@ -144,9 +158,9 @@ def _read_manifest(folder: Path) -> tuple[str, list[_Shard]]:
             f"{folder} is not a data set: there is no manifest.json in it; give the folder of one, "
             "such as datasets/emoji in a clone of vilg"
         )
-    content = _parse_json(path.read_bytes(), str(path))
+    content = parse_json(path.read_bytes(), str(path))
     shards = [
-        _Shard(
+        Shard(
             path=folder / "shards" / _field(shard, "file", str, str(path)),
             sha256=_field(shard, "sha256", str, str(path)),
             num_samples=_field(shard, "samples", int, str(path)),
@@ -156,66 +170,91 @@ def _read_manifest(folder: Path) -> tuple[str, list[_Shard]]:
     return _field(content, "content_sha256", str, str(path)), shards
 
 
-def _read_shard(shard: _Shard) -> Iterator[Sample]:
+def read_shard(shard: Shard) -> Iterator[Sample]:
     """Check a shard against the manifest, then yield its samples in the tar's order."""
+    with ExitStack() as stack:
+        file: BinaryIO | None = None
+        for member in read_members(shard):
+            file = file or stack.enter_context(shard.path.open("rb"))
+            picture = _part_of(file, member.offset, member.size)
+            fields = parse_json(member.text, member.where)
+            yield sample_of(member.key, fields, picture, member.where)
+
+
+def read_members(shard: Shard) -> Iterator[Member]:
+    """Check a shard against the manifest, then yield what lies in it; no picture is read."""
     if not shard.path.is_file():
         raise DataError(f"{shard.path} is missing, but manifest.json lists it; fetch it again")
-    content = shard.path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != shard.sha256:
-        raise DataError(
-            f"{shard.path} is damaged or of another version: its sha256 is {found}, manifest.json"
-            f" says {shard.sha256}; fetch it again"
-        )
-    members = _read_members(shard.path, content)
-    keys = dict.fromkeys(name.rpartition(".")[0] for name in members)
-    if len(keys) != shard.num_samples:
-        # A tar cut between two members still reads as a tar.
-        raise DataError(
-            f"{shard.path} is truncated: it has {len(keys)} samples, manifest.json says"
-            f" {shard.num_samples}"
-        )
-    for key in keys:
-        pictures = [
-            f"{key}.{suffix}" for suffix in PICTURE_SUFFIXES if f"{key}.{suffix}" in members
-        ]
-        if f"{key}.json" not in members:
-            raise DataError(f"{shard.path}: {pictures[0]} has no {key}.json beside it")
-        if len(pictures) != 1:
+    with shard.path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != shard.sha256:
             raise DataError(
-                f"{shard.path}: {key}.json has {len(pictures)} pictures beside it, expected one of"
-                f" {', '.join(PICTURE_SUFFIXES)}"
+                f"{shard.path} is damaged or of another version: its sha256 is {found}, "
+                f"manifest.json says {shard.sha256}; fetch it again"
             )
-        yield parse_sample(
-            key, members[f"{key}.json"], members[pictures[0]], f"{shard.path}: {key}.json"
-        )
+        headers = _headers(shard.path)
+        keys = dict.fromkeys(name.rpartition(".")[0] for name in headers)
+        if len(keys) != shard.num_samples:
+            # A tar cut between two members still reads as a tar.
+            raise DataError(
+                f"{shard.path} is truncated: it has {len(keys)} samples, manifest.json says"
+                f" {shard.num_samples}"
+            )
+        for key in keys:
+            pictures = [
+                f"{key}.{suffix}" for suffix in PICTURE_SUFFIXES if f"{key}.{suffix}" in headers
+            ]
+            if f"{key}.json" not in headers:
+                raise DataError(f"{shard.path}: {pictures[0]} has no {key}.json beside it")
+            if len(pictures) != 1:
+                raise DataError(
+                    f"{shard.path}: {key}.json has {len(pictures)} pictures beside it, expected one"
+                    f" of {', '.join(PICTURE_SUFFIXES)}"
+                )
+            text, picture = headers[f"{key}.json"], headers[pictures[0]]
+            yield Member(
+                key=key,
+                text=_part_of(file, text.offset_data, text.size),
+                offset=picture.offset_data,
+                size=picture.size,
+                where=f"{shard.path}: {key}.json",
+            )
 
 
-def _read_members(path: Path, content: bytes) -> dict[str, bytes]:
+def suffix_of(picture: bytes) -> str | None:
+    """Tell a picture's format by its first bytes; None for one that no shard may hold."""
+    return next((suffix for suffix, head in _HEADS.items() if picture.startswith(head)), None)
+
+
+def _part_of(file: BinaryIO, offset: int, size: int) -> bytes:
+    # extractfile costs ten times as much per member.
+    file.seek(offset)
+    return file.read(size)
+
+
+def _headers(path: Path) -> dict[str, tarfile.TarInfo]:
     """Return the files of a tar archive by name."""
-    members: dict[str, bytes] = {}
+    headers: dict[str, tarfile.TarInfo] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
-            headers = archive.getmembers()
+        with tarfile.open(path, mode="r:") as archive:
+            found = archive.getmembers()
     except tarfile.TarError as error:
         raise DataError(f"{path} is truncated or not a tar archive: {error}") from error
-    for header in headers:
+    for header in found:
         suffix = header.name.rpartition(".")[2]
         if not header.isreg() or suffix not in (*PICTURE_SUFFIXES, "json"):
             raise DataError(f"{path}: {header.name} is neither a picture nor a JSON file")
-        if header.name in members:
+        if header.name in headers:
             raise DataError(f"{path}: {header.name} occurs twice")
-        # A slice of what is in memory anyway; extractfile costs ten times as much per member.
-        members[header.name] = content[header.offset_data : header.offset_data + header.size]
-    return members
+        headers[header.name] = header
+    return headers
 
 
-def parse_sample(key: str, text: bytes, picture: bytes, where: str) -> Sample:
-    """Return a sample of its two files."""
-    fields = _parse_json(text, where)
-    if _field(fields, "id", str, where) != key:
+def sample_of(key: str, fields: Any, picture: bytes, where: str) -> Sample:
+    """Return a sample of what its JSON says."""
+    if text_field(fields, "id", where) != key:
         raise DataError(f"{where}: its id is {fields['id']!r}, expected {key!r}")
-    captions = _lists_of_text(fields, "captions", where)
+    captions = texts_by_language(fields, "captions", where)
     if not captions or not all(captions.values()):
         raise DataError(f"{where}: a language has no caption")
     names = _field(fields, "names", dict, where)
@@ -223,18 +262,19 @@ def parse_sample(key: str, text: bytes, picture: bytes, where: str) -> Sample:
         raise DataError(f"{where}: names must be one text a language")
     return Sample(
         id=key,
-        concept=_field(fields, "concept", str, where),
-        style=_field(fields, "style", str, where),
-        group=_field(fields, "group", str, where),
-        subgroup=_field(fields, "subgroup", str, where),
+        concept=text_field(fields, "concept", where),
+        style=text_field(fields, "style", where),
+        group=text_field(fields, "group", where),
+        subgroup=text_field(fields, "subgroup", where),
         names=names,
         captions=captions,
-        keywords=_lists_of_text(fields, "keywords", where),
+        keywords=texts_by_language(fields, "keywords", where),
         picture=picture,
     )
 
 
-def _parse_json(text: bytes, where: str) -> Any:
+def parse_json(text: bytes, where: str) -> Any:
+    """Read JSON that must be whole."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # bad UTF-8, or brackets in brackets
@@ -255,7 +295,26 @@ def _field(fields: Any, name: str, kind: type[FieldT], where: str) -> FieldT:
     return value
 
 
-def _lists_of_text(fields: Any, name: str, where: str) -> dict[str, tuple[str, ...]]:
+def text_field(fields: Any, name: str, where: str) -> str:
+    """Return a text that must be there."""
+    return _field(fields, name, str, where)
+
+
+def list_field(fields: Any, name: str, where: str) -> list[Any]:
+    """Return a list that must be there."""
+    return _field(fields, name, list, where)
+
+
+def texts_field(fields: Any, name: str, where: str) -> tuple[str, ...]:
+    """Return a list of texts that must be there."""
+    texts = list_field(fields, name, where)
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where}: {name} must be a list of texts")
+    return tuple(texts)
+
+
+def texts_by_language(fields: Any, name: str, where: str) -> dict[str, tuple[str, ...]]:
+    """Return lists of texts that must be there, by language."""
     by_language = _field(fields, name, dict, where)
     for texts in by_language.values():
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):

@@ -32,7 +32,7 @@ from vilg.errors import SettingError, VilgError
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator, GeneratorConfig
 from vilg.model.reconstructor import Reconstructor
-from vilg.text import TextTokenizer
+from vilg.text import LANGUAGES, TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.tokenizer.sources import SourceError, download, read_safetensors
 
@@ -57,6 +57,7 @@ class ModelConfig:
         generator_fingerprint: of the generator's settings, most of which no shape of a weight tells; a
             folder that was written before it came has none and is believed.
         latin_words: pieces of Latin words that Chinese captions have too (`TextTokenizer.latin_words`).
+        languages: of the captions that it was trained on; the first is what it describes in unless told.
         believed_from: mean log probability a token from which on a caption is believed; of pictures that the
             model knows nearly all have as much, of pictures without sense few. None believes all.
     """
@@ -69,6 +70,7 @@ class ModelConfig:
     has_reconstructor: bool = later_key(False)
     generator_fingerprint: str | None = later_key(None)
     latin_words: tuple[str, ...] = later_key(())
+    languages: tuple[str, ...] = later_key(LANGUAGES)
     believed_from: float | None = later_key(None)
     format_version: int = FORMAT_VERSION
 
@@ -83,6 +85,7 @@ class Model:
     sampling: SamplingConfig = SamplingConfig()
     reconstructor: Reconstructor | None = None
     latin_words: tuple[str, ...] = ()
+    languages: tuple[str, ...] = LANGUAGES
     believed_from: float | None = None
 
 
@@ -186,6 +189,7 @@ def load_model(folder: Path) -> Model:
         config.sampling,
         reconstructor,
         config.latin_words,
+        config.languages,
         config.believed_from,
     )
 
@@ -258,6 +262,7 @@ def save_model(folder: Path, model: Model) -> None:
         has_reconstructor=model.reconstructor is not None,
         generator_fingerprint=_fingerprint(model.generator.config) if model.generator else None,
         latin_words=model.latin_words,
+        languages=model.languages,
         believed_from=model.believed_from,
     )
     try:

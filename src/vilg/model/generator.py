@@ -182,7 +182,7 @@ def image_to_text_layout(text_length: int, grid: Grid, num_texts: int = 1) -> La
 
 
 def text_to_image_states(
-    generator: Generator, texts: Sequence[Sequence[int]], inputs_BN: Tensor
+    generator: Generator, text_BM: Tensor, valid_BM: Tensor, inputs_BN: Tensor
 ) -> Tensor:
     """Return the last layer's states at [start], z_1 .. z_N, shape (B, N + 1, C).
 
@@ -190,14 +190,12 @@ def text_to_image_states(
     reconstructor.
 
     Args:
-        texts: prompts in tokens; an empty one is the null prompt.
+        text_BM, valid_BM: prompts, as `pad_texts` has them.
     """
     B, N = inputs_BN.shape
-    device = inputs_BN.device
-    text_BM, valid_BM = (tensor.to(device) for tensor in pad_texts(texts))
     M = text_BM.shape[1]
     layout = text_to_image_layout(M, generator.config.grid)
-    start_B1 = torch.full((B, 1), TextTokenizer.boi_id, device=device)
+    start_B1 = torch.full((B, 1), TextTokenizer.boi_id, device=inputs_BN.device)
     ids_BT = torch.cat([text_BM, start_B1, inputs_BN], dim=1)
     valid_BT = F.pad(valid_BM, (0, 1 + N), value=True)
     return generator(layout, ids_BT, generator.layer_reads(layout, valid_BT))[:, M:]
@@ -220,7 +218,8 @@ def text_to_image_log_probs(
     Args:
         texts: prompts in tokens; an empty one is the null prompt.
     """
-    states_BTC = text_to_image_states(generator, texts, image_ids_BN)
+    text_BM, valid_BM = (tensor.to(image_ids_BN.device) for tensor in pad_texts(texts))
+    states_BTC = text_to_image_states(generator, text_BM, valid_BM, image_ids_BN)
     return image_token_log_probs(generator, states_BTC, image_ids_BN)
 
 
@@ -232,21 +231,37 @@ def image_to_text_log_probs(
 ) -> tuple[Tensor, Tensor]:
     """Return log P(t_k | z, t_<k) with the closing [EOS], shape (R, M), and where it counts (eq. 5).
 
-    Padding has log probability 0 and does not count.
-
     Args:
-        texts: R texts, equally many for each picture and picture by picture: with two of each, texts 0 and
-            1 are of picture 0. A picture is read once, however many it has.
+        texts: R texts, equally many for each picture, as `text_target_log_probs` has them.
     """
-    B, N = image_ids_BN.shape
-    device = image_ids_BN.device
-    num_texts, rest = divmod(len(texts), B)
-    assert num_texts >= 1 and rest == 0, "every picture has equally many texts"
     pairs = zip(language_ids, texts, strict=True)
     inputs_RM, valid_RM = pad_texts([[language, *text] for language, text in pairs])
     labels_RM, _ = pad_texts([[*text, TextTokenizer.eos_id] for text in texts])
-    inputs_RM, valid_RM, labels_RM = (t.to(device) for t in (inputs_RM, valid_RM, labels_RM))
+    inputs_RM, labels_RM, valid_RM = (
+        tensor.to(image_ids_BN.device) for tensor in (inputs_RM, labels_RM, valid_RM)
+    )
+    return text_target_log_probs(generator, image_ids_BN, inputs_RM, labels_RM, valid_RM), valid_RM
+
+
+def text_target_log_probs(
+    generator: Generator,
+    image_ids_BN: Tensor,
+    inputs_RM: Tensor,
+    labels_RM: Tensor,
+    valid_RM: Tensor,
+) -> Tensor:
+    """Return the log probability of each label, 0 where it does not count, shape (R, M).
+
+    Args:
+        inputs_RM: R texts after their language tokens, equally many for each picture and picture by
+            picture: with two of each, texts 0 and 1 are of picture 0, which is read once for both.
+        labels_RM: what comes next, up to [EOS].
+        valid_RM: False for padding.
+    """
+    B, N = image_ids_BN.shape
     R, M = inputs_RM.shape
+    num_texts, rest = divmod(R, B)
+    assert num_texts >= 1 and rest == 0, "every picture has equally many texts"
     layout = image_to_text_layout(M, generator.config.grid, num_texts)
     ids_BT = torch.cat([image_ids_BN, inputs_RM.view(B, -1)], dim=1)
     valid_BT = F.pad(valid_RM.view(B, -1), (N, 0), value=True)
@@ -254,8 +269,8 @@ def image_to_text_log_probs(
     states_RMC = states_BTC[:, N:].unflatten(1, (num_texts, M)).flatten(0, 1)
     # Padding is left out before the head: a vocabulary of thousands makes its rows dear.
     logits_PV = generator.text_logits(states_RMC[valid_RM])
-    log_probs_RM = torch.zeros((R, M), dtype=torch.float32, device=device)
+    log_probs_RM = torch.zeros((R, M), dtype=torch.float32, device=image_ids_BN.device)
     log_probs_RM[valid_RM] = -F.cross_entropy(
         logits_PV.float(), labels_RM[valid_RM], reduction="none"
     )
-    return log_probs_RM, valid_RM
+    return log_probs_RM

@@ -39,6 +39,12 @@ class Named:
 
 OWN_AND_PAPER = (
     Named(
+        name="pairs",
+        module="vilg.recipes.own",
+        summary="a model of your own pictures with captions, which draws and describes them",
+        time="6 min",
+    ),
+    Named(
         name="picture_tokenizer",
         module="vilg.recipes.own",
         summary="an image tokenizer of your own pictures, at 64x64",

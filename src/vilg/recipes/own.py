@@ -1,24 +1,26 @@
-"""Runs on one's own pictures."""
+"""Runs on one's own pictures and pairs."""
 
-from pathlib import Path
-
+from vilg.model.defaults import SamplingConfig
+from vilg.model.folder import find_model
+from vilg.model.patterns import paper_patterns
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.augment import AugmentConfig
+from vilg.training.generator_job import GeneratorLossConfig
 from vilg.training.inputs import DataConfig
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
-from vilg.training.settings import Recipe, TokenizerRun
+from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
 
 
 def picture_tokenizer() -> Recipe:
     """64x64 pixels in 64 tokens of 2,048 codes, by pixel errors; a token sees its surroundings alone.
 
-    Pictures of any sizes: --set tokenizer.data.folder=FOLDER.
+    Pictures of any sizes: --set tokenizer.data.source=FOLDER.
     """
     return Recipe(
         tokenizer=TokenizerRun(
-            data=DataConfig(folder=Path("pictures")),
+            data=DataConfig(source="pictures"),
             model=VQGANConfig(
                 image_size=64,
                 patch=2,
@@ -44,5 +46,32 @@ def picture_tokenizer() -> Recipe:
                 weight_decay=0.01,
                 ema_decay=0.998,
             ),
+        )
+    )
+
+
+def pairs() -> Recipe:
+    """A two-way model of any pairs, on a CPU: --data SOURCE says which.
+
+    8 M parameters over the tokens of the shipped image tokenizer (another by --set
+    generator.image_tokenizer=MODEL). A few hundred pairs it learns by heart; prefixes that may lie keep the
+    words needed, and codes are learnt together, as in the shipped model (docs/lab/decisions/0012).
+    """
+    return Recipe(
+        generator=GeneratorRun(
+            data=DataConfig(source="pairs"),
+            vocabulary=find_model(None) / "tokenizer.json",
+            vocabulary_or_built=True,
+            width=256,
+            num_heads=4,
+            patterns=paper_patterns(4),
+            max_text=64,
+            sampling=SamplingConfig(temperature=0.5, guidance=1.5, best_of=4),
+            loss=GeneratorLossConfig(disturbed=0.5),
+            share_codes=True,
+            loop=LoopConfig(
+                num_steps=1000, batch_size=16, log_every=100, show_every=500, save_every=200
+            ),
+            optim=OptimConfig(peak_lr=1e-3, final_lr=3e-5, warmup_steps=100, ema_decay=0.99),
         )
     )

@@ -1,7 +1,6 @@
 """The paper's sizes."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from vilg.model.folder import SHIPPED
 from vilg.model.patterns import paper_patterns
@@ -26,7 +25,7 @@ def vqgan_f8_8192() -> Recipe:
     optim = OptimConfig(peak_lr=7.2e-5, final_lr=7.2e-5, betas=(0.5, 0.9), weight_decay=0.0)
     return Recipe(
         tokenizer=TokenizerRun(
-            data=DataConfig(folder=Path("pictures")),
+            data=DataConfig(source="pictures"),
             model=VQGANConfig(quantizer=QuantizerKind.GUMBEL),
             augmentation=AugmentConfig(max_shift=0),
             loss=PictureLossConfig(
@@ -51,12 +50,12 @@ def vqgan_f8_8192() -> Recipe:
 def lite_300m() -> Recipe:
     """The paper's ablation model (section 5): 24 layers, width 1024, 16 heads.
 
-    Over the tokens of `vqgan_f8_8192` and one's own pairs: --set generator.data.folder=FOLDER. Rates
+    Over the tokens of `vqgan_f8_8192` and one's own pairs: --set generator.data.source=FOLDER. Rates
     are CogView's (2105.13290, appendix), the nearest documented recipe; the paper gives none.
     """
     return Recipe(
         generator=GeneratorRun(
-            data=DataConfig(folder=Path("pairs")),
+            data=DataConfig(source="pairs"),
             vocabulary=SHIPPED / "tokenizer.json",
             width=1024,
             num_heads=16,

@@ -74,7 +74,7 @@ class ClipRanker:
         try:
             # Left to transformers, weights of another format go through a converting service.
             folder = name if is_here else download(str(name), _FILES)
-            with _quiet():
+            with quiet():
                 ranker = cls._load(Path(folder))
                 # What does not fit together should say so now, not after an hour of drawing.
                 ranker("picture", [Image.new("RGB", (64, 64))])
@@ -140,7 +140,7 @@ def _unit(output: Any) -> Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide transformers' bars and reports; of these, what matters here is raised."""
     from transformers.utils.logging import set_tqdm_hook
 

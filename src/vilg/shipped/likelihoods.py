@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vilg.api import Vilg
 from vilg.model.generator import Generator, image_to_text_log_probs, text_to_image_log_probs
 from vilg.progress import in_batches
-from vilg.randomness import uniforms
+from vilg.randomness import shuffle_within
 from vilg.shipped.samples import TRAIN, Splits, encode_captions
 from vilg.text import LANGUAGES
 
@@ -66,25 +65,6 @@ def likelihoods(
         image_S[part], text_S[part] = image_BN.double().sum(dim=1), text_BM.double().sum(dim=1)
     num_text_tokens = sum(len(text) + 1 for text in texts)
     return Likelihoods(image_S, text_S, image_ids_SN.numel(), num_text_tokens)
-
-
-def shuffle_within(kinds: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
-    """Permute within each kind so that nothing stays where it is.
-
-    The members of a kind stand in a ring, in an order that the seed decides, and each is given its
-    neighbour. The only one of its kind has none and is left out.
-
-    Returns:
-        positions, ascending, and for each of them the position it is given.
-    """
-    given: dict[int, int] = {}
-    for kind in sorted(set(kinds)):
-        members = np.array([i for i, other in enumerate(kinds) if other == kind])
-        ring = members[np.argsort(uniforms(seed, "shuffled pairs", members), kind="stable")]
-        if len(ring) > 1:
-            given.update(zip(ring.tolist(), np.roll(ring, -1).tolist(), strict=True))
-    positions = sorted(given)
-    return positions, [given[i] for i in positions]
 
 
 def wins(own_S: Tensor, other_S: Tensor) -> Tensor:

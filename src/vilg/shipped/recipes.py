@@ -21,13 +21,13 @@ from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
 # People and flags are near-copies of each other by the hundred, and compute is the scarce thing on a
 # CPU: the generator learns the rest, the tokenizer learns all.
 EMOJI_GROUPS = (
-    "smileys-emotion",
-    "animals-nature",
-    "food-drink",
-    "travel-places",
-    "activities",
-    "objects",
-    "symbols",
+    "group=smileys-emotion",
+    "group=animals-nature",
+    "group=food-drink",
+    "group=travel-places",
+    "group=activities",
+    "group=objects",
+    "group=symbols",
 )
 
 
@@ -35,7 +35,11 @@ def emoji_tokenizer() -> Recipe:
     """The shipped tokenizer's first stage: `picture_tokenizer` on the emoji, which stand on white."""
     recipe = picture_tokenizer()
     assert recipe.tokenizer is not None
-    emoji = replace(recipe.tokenizer, data=DataConfig(folder=EMOJI), augmentation=AugmentConfig())
+    emoji = replace(
+        recipe.tokenizer,
+        data=DataConfig(source=str(EMOJI), split="train"),
+        augmentation=AugmentConfig(),
+    )
     return Recipe(tokenizer=emoji)
 
 
@@ -49,7 +53,7 @@ def emoji_cpu() -> Recipe:
     """
     return Recipe(
         generator=GeneratorRun(
-            data=DataConfig(folder=EMOJI, groups=EMOJI_GROUPS),
+            data=DataConfig(source=str(EMOJI), split="train", only=EMOJI_GROUPS),
             vocabulary=VOCABULARY,
             width=256,
             num_heads=4,
@@ -72,7 +76,7 @@ def emoji_cpu_tiny() -> Recipe:
 
     Expected: t2i falls under 5, i2t under 2; the pictures are brownish blots.
     """
-    data = DataConfig(folder=EMOJI, groups=("food-drink",), limit=256)
+    data = DataConfig(source=str(EMOJI), split="train", only=("group=food-drink",), limit=256)
     return Recipe(
         tokenizer=TokenizerRun(
             data=data,

@@ -30,9 +30,9 @@ from vilg.evaluation.judge import Judge
 from vilg.evaluation.likeness import unit
 from vilg.images import to_array
 from vilg.progress import in_batches
+from vilg.randomness import shuffle_within
 from vilg.sampling.candidates import best, by_model, candidate_seeds, draw_best
 from vilg.sampling.images import Drawn
-from vilg.shipped.likelihoods import shuffle_within
 from vilg.shipped.samples import Splits, encode_captions, positions_by_style
 from vilg.text import LANGUAGES
 

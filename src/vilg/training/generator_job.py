@@ -11,19 +11,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vilg.config import require
+from vilg.data.batches import choose_captions, choose_prompts, disturbed, padded, targets
 from vilg.data.order import batch_ids
-from vilg.data.shards import DataError, Sample
+from vilg.data.store import Store
 from vilg.images import contact_sheet
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import (
     Generator,
     GeneratorConfig,
-    image_to_text_log_probs,
     image_token_log_probs,
+    pad_texts,
+    text_target_log_probs,
     text_to_image_states,
 )
 from vilg.parallel import mean_over_processes, num_processes, own_share
-from vilg.randomness import integers, uniforms
+from vilg.randomness import integers
 from vilg.sampling.images import draw_images
 from vilg.sampling.texts import generate_texts
 from vilg.text import LANGUAGES, TextTokenizer
@@ -38,7 +40,7 @@ class GeneratorLossConfig:
 
     Attributes:
         caption_drop: share of text-to-image pairs shown with the null prompt, so that guidance works.
-        keyword_share: share of text-to-image pairs whose name is replaced by one of its keywords.
+        prompt_share: share of text-to-image pairs drawn from one of their further prompts, where there are any.
         tokens_summed: sum each direction over its tokens as eq. 4-5 do, instead of the mean; an image
             then weighs n/m times more than its caption.
         text_to_image_share: share of each batch that is trained text to image; 0 leaves it out.
@@ -53,7 +55,7 @@ class GeneratorLossConfig:
     """
 
     caption_drop: float = 0.1
-    keyword_share: float = 0.15
+    prompt_share: float = 0.15
     tokens_summed: bool = False
     text_to_image_share: float = 1.0
     image_to_text_share: float = 1.0
@@ -70,7 +72,7 @@ class GeneratorLossConfig:
             1 <= self.texts_per_picture <= len(LANGUAGES),
             f"texts_per_picture must be from 1 to {len(LANGUAGES)}, the number of languages",
         )
-        for name in ("caption_drop", "keyword_share", "disturbed"):
+        for name in ("caption_drop", "prompt_share", "disturbed"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be from 0 to 1")
 
 
@@ -103,47 +105,6 @@ def _share(batch: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     return own_share(batch[: max(1, round(share * len(batch))) if share else 0])
 
 
-@dataclass(frozen=True)
-class TokenisedPair:
-    """A picture's tokens and its texts in tokens, by language."""
-
-    image_ids: NDArray[np.uint16]
-    captions: dict[str, list[int]]
-    keyword_captions: dict[str, list[list[int]]]
-
-
-def tokenise_pair(
-    sample: Sample, image_ids: NDArray[np.uint16], tokenizer: TextTokenizer, max_text: int
-) -> TokenisedPair:
-    """Encode the first caption of each language, and the same with each keyword as its name.
-
-    Raises:
-        DataError: a sample without a caption in a language, or with one longer than `max_text - 1`
-            tokens (the language or end token takes one place).
-    """
-
-    def encode(text: str) -> list[int]:
-        ids = tokenizer.encode(text)
-        if len(ids) >= max_text:
-            raise DataError(
-                f"{sample.id}: {text!r} has {len(ids)} tokens and the model reads {max_text - 1}: "
-                "shorten it, or raise generator.max_text"
-            )
-        return ids
-
-    captions, keyword_captions = {}, {}
-    for lang in LANGUAGES:
-        if not sample.captions.get(lang):
-            raise DataError(
-                f"{sample.id} has no {lang} caption: the generator learns both languages"
-            )
-        caption, name = sample.captions[lang][0], sample.names[lang]
-        words = sample.keywords.get(lang, ()) if caption.startswith(name) else ()
-        captions[lang] = encode(caption)
-        keyword_captions[lang] = [encode(word + caption.removeprefix(name)) for word in words]
-    return TokenisedPair(image_ids, captions, keyword_captions)
-
-
 # (step, ids of pairs) to image_ids_BN.
 StepTokens = Callable[[int, NDArray[np.int64]], Tensor]
 
@@ -152,6 +113,7 @@ class GeneratorJob:
     """The generator and the pairs it learns from.
 
     Args:
+        store: the pairs in tokens, by the tokenizers whose codes and words the config counts.
         decode: image_ids_BN to pictures, for the samples that people look at.
         end_to_end: the reconstructor to train with it; None trains the generator alone.
         encode_described: image_ids_BN of the pictures of these pairs as they are moved about at a step, to
@@ -164,7 +126,7 @@ class GeneratorJob:
         config: GeneratorConfig,
         loss: GeneratorLossConfig,
         loop: LoopConfig,
-        pairs: list[TokenisedPair],
+        store: Store,
         tokenizer: TextTokenizer,
         decode: Callable[[Tensor], list[Image.Image]],
         end_to_end: EndToEnd | None = None,
@@ -188,41 +150,27 @@ class GeneratorJob:
             apart = tuple(learner.children())
             self.turns = [Turn("", learner, self.loss, clipped_apart=apart), *others]
         self.config, self.loop = loss, loop
-        self.pairs, self.tokenizer = pairs, tokenizer
+        self.store, self.tokenizer = store, tokenizer
+        self._language_ids = np.array([tokenizer.language_id(lang) for lang in LANGUAGES])
         self.decode = decode
         self.encode_described, self.encode_prefix = encode_described, encode_prefix
         # Norms of what the losses of tokens and pixels send back into the generator's last states.
         self._state_grads: dict[str, float] = {}
-        self.image_ids_SN = np.stack([pair.image_ids for pair in pairs]).astype(np.int64)
 
-    def _source(self, pair: TokenisedPair, step: int, id: int) -> list[int]:
-        """Choose the prompt of a pair: nothing, a keyword's or its caption, in either language."""
-        seed = self.loop.seed
-        if uniforms(seed, "drop", step, id) < self.config.caption_drop:
-            return []
-        lang = LANGUAGES[int(integers(seed, "source language", len(LANGUAGES), step, id))]
-        others = pair.keyword_captions[lang]
-        if others and uniforms(seed, "keyword", step, id) < self.config.keyword_share:
-            return others[int(integers(seed, "which keyword", len(others), step, id))]
-        return pair.captions[lang]
+    def _encoded(self, encode: StepTokens | None, step: int, rows: NDArray[np.int64]) -> Tensor:
+        return encode(step, rows) if encode else torch.from_numpy(self.store.image_ids(rows))
 
-    def _inputs(self, step: int, ids: NDArray[np.int64]) -> Tensor:
+    def _inputs(self, step: int, rows: NDArray[np.int64]) -> Tensor:
         """Return the image tokens that the pairs of a batch are drawn after, inputs_BN."""
-        seed, N = self.loop.seed, self.image_ids_SN.shape[1]
-        own_BN = self._encoded(self.encode_prefix, step, ids)
-        others_B = integers(seed, "disturbing picture", len(self.pairs), step, ids)
-        share_B = uniforms(seed, "disturbed share", step, ids)
-        share_B[uniforms(seed, "disturbed", step, ids) >= self.config.disturbed] = 0
-        cells_BN = uniforms(seed, "disturbed cell", step, ids[:, None], np.arange(N)[None])
-        disturbed_BN = torch.from_numpy(cells_BN < share_B[:, None])
-        return torch.where(disturbed_BN, torch.from_numpy(self.image_ids_SN[others_B]), own_BN)
-
-    def _encoded(self, encode: StepTokens | None, step: int, ids: NDArray[np.int64]) -> Tensor:
-        return encode(step, ids) if encode else torch.from_numpy(self.image_ids_SN[ids])
+        own_BN = self._encoded(self.encode_prefix, step, rows)
+        if not self.config.disturbed:
+            return own_BN
+        seed, share = self.loop.seed, self.config.disturbed
+        return torch.from_numpy(disturbed(self.store, rows, own_BN.numpy(), seed, step, share))
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Return L_txt2img + L_img2txt of the step's batch, and + L_rec end to end."""
-        batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.pairs))
+        batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.store))
         drawn = _share(batch, self.config.text_to_image_share)
         described = _share(batch, self.config.image_to_text_share)
         total = torch.zeros(())
@@ -238,12 +186,25 @@ class GeneratorJob:
     def _text_to_image_loss(
         self, step: int, ids: NDArray[np.int64]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        sources = [self._source(self.pairs[id], step, id) for id in ids]
-        states_BTC = text_to_image_states(self.generator, sources, self._inputs(step, ids))
+        prompts = padded(
+            self.store,
+            choose_prompts(
+                self.store,
+                ids,
+                self.loop.seed,
+                step,
+                caption_drop=self.config.caption_drop,
+                prompt_share=self.config.prompt_share,
+            ),
+        )
+        text_BM, valid_BM = map(torch.from_numpy, prompts)
+        states_BTC = text_to_image_states(
+            self.generator, text_BM, valid_BM, self._inputs(step, ids)
+        )
         image_BN = image_token_log_probs(
             self.generator,
             self._tapped(states_BTC, "t2i"),
-            torch.from_numpy(self.image_ids_SN[ids]),
+            torch.from_numpy(self.store.image_ids(ids)),
         )
         t2i = -image_BN.mean()
         total = -image_BN.sum() / len(ids) if self.config.tokens_summed else t2i
@@ -257,22 +218,23 @@ class GeneratorJob:
     def _image_to_text_loss(
         self, step: int, ids: NDArray[np.int64]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        chosen = integers(self.loop.seed, "target language", len(LANGUAGES), step, ids)
-        described = [
-            (id, LANGUAGES[(i + turn) % len(LANGUAGES)])
-            for id, i in zip(ids, chosen, strict=True)
-            for turn in range(self.config.texts_per_picture)
-        ]
-        text_RM, counts_RM = image_to_text_log_probs(
+        texts_R, langs_R = choose_captions(
+            self.store, ids, self.loop.seed, step, self.config.texts_per_picture
+        )
+        inputs_RM, labels_RM, counts_RM = map(
+            torch.from_numpy, targets(self.store, texts_R, self._language_ids[langs_R])
+        )
+        text_RM = text_target_log_probs(
             self.generator,
             self._encoded(self.encode_described, step, ids),
-            [self.tokenizer.language_id(lang) for _, lang in described],
-            [self.pairs[id].captions[lang] for id, lang in described],
+            inputs_RM,
+            labels_RM,
+            counts_RM,
         )
         # Texts differ in length: over all processes too, the mean is over tokens.
         (num_tokens,) = mean_over_processes([counts_RM.sum()])
         i2t = -text_RM.sum() / num_tokens
-        total = -text_RM.sum() / len(described) if self.config.tokens_summed else i2t
+        total = -text_RM.sum() / len(texts_R) if self.config.tokens_summed else i2t
         return total, {"i2t": i2t.detach()}
 
     def _tapped(self, states_BTC: Tensor, name: str) -> Tensor:
@@ -306,19 +268,21 @@ class GeneratorJob:
         End to end there is a third row: what the reconstructor makes of the second.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        chosen = integers(self.loop.seed, "shown", len(self.pairs), np.arange(8))
-        pairs = [self.pairs[i] for i in chosen]
-        image_ids_BN = torch.from_numpy(self.image_ids_SN[chosen])
-        langs = [LANGUAGES[i % len(LANGUAGES)] for i in range(len(pairs))]
-        prompts = [pair.captions[lang] for pair, lang in zip(pairs, langs, strict=True)]
-        drawn = draw_images(self.generator, prompts, range(len(pairs)), SamplingConfig())
+        chosen = integers(self.loop.seed, "shown", len(self.store), np.arange(8))
+        image_ids_BN = torch.from_numpy(self.store.image_ids(chosen))
+        texts_B, langs_B = choose_captions(self.store, chosen, self.loop.seed, 0, 1)
+        ids_BM, valid_BM = padded(self.store, texts_B)
+        prompts = [ids[valid].tolist() for ids, valid in zip(ids_BM, valid_BM, strict=True)]
+        drawn = draw_images(self.generator, prompts, range(len(chosen)), SamplingConfig())
         rows = [self.decode(image_ids_BN), self.decode(drawn.image_ids_BN)]
         if self.end_to_end is not None:
-            states_BTC = text_to_image_states(self.generator, prompts, drawn.image_ids_BN)
+            states_BTC = text_to_image_states(
+                self.generator, *pad_texts(prompts), drawn.image_ids_BN
+            )
             rows.append(self.end_to_end.pictures(states_BTC[:, 1:]))
         contact_sheet(rows, scale=2).save(folder / f"step-{step:08d}.png")
-        language_ids = [self.tokenizer.language_id(lang) for lang in langs]
-        written = generate_texts(self.generator, image_ids_BN, language_ids, range(len(pairs)))
+        language_ids = self._language_ids[langs_B].tolist()
+        written = generate_texts(self.generator, image_ids_BN, language_ids, range(len(chosen)))
         lines = [
             f"{self.tokenizer.decode(prompt)}\t{self.tokenizer.decode(text)}\n"
             for prompt, text in zip(prompts, written, strict=True)

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vilg.config import require
+from vilg.data.pairs import DataError, Pair, Reject
 from vilg.data.pictures import is_data_set, list_pictures
-from vilg.data.shards import Sample, list_splits, load_samples
+from vilg.data.readers.packed import split_of
+from vilg.data.shards import list_splits
+from vilg.data.sources import Source, open_source
+from vilg.data.store import Store
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
 from vilg.images import to_pixels
+from vilg.text import TextTokenizer, train_vocabulary
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
+from vilg.tokenizer.into_store import encode_texts, tokenize
 from vilg.training.augment import AugmentConfig, augment
-
-TRAIN = "train"
 
 # Pictures that the tokenizer's samples show: held out if the data set holds any out, and far enough
 # apart in the list to be of all styles.
@@ -26,61 +30,157 @@ SHOWN = "unseen_concept"
 SHOWN_STRIDE = 20
 NUM_SHOWN = 8
 
+MOST_SPELLED = 0.02  # of the captions' characters
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which pictures.
+    """Which pairs; for an image tokenizer, which pictures.
 
     Attributes:
-        folder: of a data set, or of pictures for a tokenizer.
-        groups: names of the groups to train on; None takes all.
-        limit: at most this many pictures, for trials.
+        source: a folder, a file or a glob of any format that `vilg data check` reads; for an image tokenizer
+            any folder of pictures too.
+        format: its name, where it should not be guessed.
+        pictures: the folder of the pictures, where they do not lie beside the source.
+        only: "tag=value" each: pairs that have one of the values given for each tag.
+        split: of a packed data set.
+        limit: at most this many, for trials.
     """
 
-    folder: Path
-    groups: tuple[str, ...] | None = None
+    source: str
+    format: str | None = None
+    pictures: Path | None = None
+    only: tuple[str, ...] = ()
+    split: str | None = None
     limit: int | None = None
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit >= 1, "limit must be at least 1, or null")
-        require(self.groups is None or bool(self.groups), "groups must name one, or be null")
+        require(all("=" in each for each in self.only), "only must be a list of tag=value")
+
+    def open(self) -> Source:
+        """Recognise the source.
+
+        Raises:
+            DataError: as `open_source`.
+        """
+        return open_source(
+            self.source,
+            self.format,
+            self.pictures,
+            only=self.only,
+            split=self.split,
+            limit=self.limit,
+        )
 
 
-def data_set_digest(folder: Path) -> str:
-    """Identify a data set: the manifest holds the hash of every shard, so of names and keywords too."""
-    parts = (folder / "manifest.json", folder / "splits" / f"{TRAIN}.txt")
-    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+def digest_of(source: Source) -> str:
+    """Identify a source by the names and sizes of its files; our own manifests hold every hash."""
+    found = hashlib.sha256()
+    for file in source.files:
+        if file.name == "manifest.json":
+            found.update(file.read_bytes())
+        inside = sorted(file.rglob("*")) if file.is_dir() else [file]
+        for path in inside:
+            found.update(
+                f"{path.relative_to(file)} {path.stat().st_size}\n".encode("utf-8", "replace")
+            )
+    return found.hexdigest()
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What an image tokenizer is trained on: samples, or files.
+    """What an image tokenizer is trained on: pairs, or files.
 
     Attributes:
         shown: the few that samples show; held out, if the data set holds any out.
-        digest: of a data set's bytes; of a plain folder, names and sizes of its pictures.
-        left_out: how many other files a plain folder has, by suffix.
+        digest: tells whether they are the same when training goes on.
+        left_out: how many others there are, by what they are.
     """
 
-    training: Sequence[Sample | Path]
-    shown: Sequence[Sample | Path]
+    training: Sequence[Pair | Path]
+    shown: Sequence[Pair | Path]
     digest: str
     left_out: Counter[str]
 
 
 def read_pictures(data: DataConfig) -> Pictures:
-    """Find the pictures of a data set or of any folder."""
-    if is_data_set(data.folder):
-        samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
-        split = SHOWN if SHOWN in list_splits(data.folder) else TRAIN
-        shown = load_samples(data.folder, split)[::SHOWN_STRIDE][:NUM_SHOWN]
-        return Pictures(samples, shown, data_set_digest(data.folder), Counter())
-    require(data.groups is None, f"{data.folder} is a plain folder, it has no groups")
-    found, left_out = list_pictures(data.folder)
-    lines = [f"{file.relative_to(data.folder)} {file.stat().st_size}\n" for file in found]
+    """Find the pictures of a source of pairs, or of any folder."""
+    folder = Path(data.source)
+    if not folder.is_dir() or is_data_set(folder) or data.format is not None:
+        source = data.open()
+        items = list(source)
+        pairs = [item for item in items if isinstance(item, Pair) and item.picture is not None]
+        left_out = Counter("rejected pair" for item in items if isinstance(item, Reject))
+        if is_data_set(folder) and SHOWN in list_splits(folder):
+            held_out = replace(source, only=(), ids=split_of(folder, SHOWN), limit=None)
+            shown = [item for item in held_out if isinstance(item, Pair)][::SHOWN_STRIDE]
+        else:
+            shown = pairs[:: max(1, len(pairs) // NUM_SHOWN)]
+        return Pictures(pairs, shown[:NUM_SHOWN], digest_of(source), left_out)
+    require(
+        not data.only and data.split is None,
+        f"{folder} is a plain folder of pictures: leave out only and split",
+    )
+    found, left_out = list_pictures(folder)
+    lines = [f"{file.relative_to(folder)} {file.stat().st_size}\n" for file in found]
     digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     files = found[: data.limit]
     return Pictures(files, files[:: max(1, len(files) // NUM_SHOWN)][:NUM_SHOWN], digest, left_out)
+
+
+def pairs_of(source: Source) -> Iterator[Pair]:
+    """Yield a source's pairs alone."""
+    return (item for item in source if isinstance(item, Pair))
+
+
+def texts_of(pair: Pair) -> Iterator[str]:
+    """Yield all texts of a pair."""
+    for texts in (*pair.captions.values(), *pair.prompts.values()):
+        yield from texts
+    for question in pair.questions:
+        yield from (question.text, *question.answers)
+
+
+def readable_texts(pair: Pair, words: TextTokenizer, max_text: int) -> bool:
+    """Say whether a model of this length can read any text of a pair."""
+    return bool(encode_texts(pair, words, max_text)[0])
+
+
+def rows_of(store: Store, source: Source) -> list[Pair]:
+    """Return the pairs of a store's rows, in their order."""
+    by_id = {pair.id: pair for pair in reversed(list(pairs_of(source)))}  # the first of one id
+    return [by_id[id] for id in store.ids(np.arange(len(store)))]
+
+
+def find_words(vocabulary: Path, or_built: bool, source: Source) -> TextTokenizer:
+    """Return the vocabulary of a run: the one it names, or one built from its captions."""
+    words = TextTokenizer.from_file(vocabulary)
+    if not or_built:
+        return words
+    texts = [text for pair in pairs_of(source) for text in texts_of(pair)]
+    if sum(len(words.spelled(text)) for text in texts) <= MOST_SPELLED * sum(map(len, texts)):
+        return words
+    return train_vocabulary(texts)
+
+
+def find_store(
+    source: Source,
+    image_tokenizer: ImageTokenizer,
+    words: TextTokenizer,
+    max_text: int,
+    folder: Path,
+) -> Store:
+    """Return the run's tokens, which are made where there are none."""
+    if not (folder / "store.json").exists():
+        tokenize(source, folder, image_tokenizer, words, max_text=max_text)
+    store = Store(folder)
+    made_by = (store.info.image_tokenizer, store.info.text_tokenizer)
+    if made_by != (image_tokenizer.fingerprint(), words.fingerprint):
+        raise DataError(
+            f"{folder} holds tokens of other tokenizers: delete it, it will be made anew"
+        )
+    return store
 
 
 def moved_tokens(

@@ -23,7 +23,6 @@ from torch import Tensor
 from vilg.config import to_json
 from vilg.data.order import permute
 from vilg.data.pictures import load_pictures, tell
-from vilg.data.shards import load_samples
 from vilg.errors import VilgError
 from vilg.files import write_whole
 from vilg.images import to_pictures
@@ -38,23 +37,26 @@ from vilg.model.folder import (
 )
 from vilg.model.generator import Generator, GeneratorConfig
 from vilg.progress import say
-from vilg.text import TextTokenizer
+from vilg.text import LANGUAGES, TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.tokenizer.perceptual import lite0_loss
 from vilg.tokenizer.refine import search_id
-from vilg.tokenizer.tokens import refined_tokens, tokenise
+from vilg.tokenizer.tokens import refined_tokens
 from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.end_to_end import EndToEnd
 from vilg.training.generator_job import (
     GeneratorJob,
     StepTokens,
-    tokenise_pair,
 )
 from vilg.training.inputs import (
-    TRAIN,
-    data_set_digest,
+    digest_of,
+    find_store,
+    find_words,
     moved_tokens,
+    pairs_of,
     read_pictures,
+    readable_texts,
+    rows_of,
     stored_tokens,
 )
 from vilg.training.loop import TrainingPrecision, train
@@ -152,10 +154,13 @@ def _check_tokenizer(config: TokenizerRun) -> None:
 def _check_generator(recipe: Recipe) -> None:
     config = recipe.generator
     assert config is not None
-    samples = load_samples(config.data.folder, TRAIN, config.data.groups)[: config.data.limit]
-    words = TextTokenizer.from_file(config.vocabulary)
-    for sample in samples:
-        tokenise_pair(sample, np.empty(0, np.uint16), words, config.max_text)
+    source = config.data.open()
+    words = find_words(config.vocabulary, config.vocabulary_or_built, source)
+    if not any(readable_texts(pair, words, config.max_text) for pair in pairs_of(source)):
+        raise RunError(
+            f"{config.data.source} has no text that the model can read: it reads "
+            f"{config.max_text - 1} tokens a text, which generator.max_text sets"
+        )
     lent = (
         recipe.tokenizer.model
         if recipe.tokenizer
@@ -230,31 +235,25 @@ def _initial_tokenizer(init: str | None, config: TokenizerConfig) -> ImageTokeni
 
 def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: TextIO) -> None:
     image_tokenizer = load_model(lender).image_tokenizer
-    text_tokenizer = TextTokenizer.from_file(config.vocabulary)
-    data = config.data
-    samples = load_samples(data.folder, TRAIN, data.groups)[: data.limit]
-    stage.begin(config, data_set_digest(data.folder))
-    tokens_SN = stored_tokens(
-        stage.folder / "tokens",
-        [sample.id for sample in samples],
-        image_tokenizer.fingerprint(),
-        partial(tokenise, image_tokenizer, samples),
+    source = config.data.open()
+    stage.begin(config, digest_of(source))
+    text_tokenizer = find_words(config.vocabulary, config.vocabulary_or_built, source)
+    store = find_store(
+        source, image_tokenizer, text_tokenizer, config.max_text, stage.folder / "tokens"
     )
-    say(f"generator: {len(samples)} pairs", log)
+    say(f"generator: {len(store)} pairs ({source.format.name})", log)
+    if store.info.rejects:
+        say(f"left out: {store.info.rejects} pairs, see {store.folder / 'rejects.jsonl'}", log)
     grid = image_tokenizer.config.grid_size
     shape = config.shape(image_tokenizer.config, len(text_tokenizer))
 
     def decode(image_ids_BN: Tensor) -> list[Image.Image]:
         return to_pictures(image_tokenizer.decode(image_ids_BN.view(-1, grid, grid)))
 
-    pairs = [
-        tokenise_pair(sample, tokens, text_tokenizer, config.max_text)
-        for sample, tokens in zip(samples, tokens_SN, strict=True)
-    ]
     seed, end_to_end = config.loop.seed, None
     moves = (config.augmentation, config.prefix_augmentation)
     if config.end_to_end is not None or any(move != AS_THEY_ARE for move in moves):
-        pictures = load_pictures(samples, image_tokenizer.config.image_size)
+        pictures = load_pictures(rows_of(store, source), image_tokenizer.config.image_size)
     if config.end_to_end is not None:
         end_to_end = EndToEnd(config.end_to_end, shape, image_tokenizer, pictures, seed)
 
@@ -267,7 +266,7 @@ def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: Text
         shape,
         config.loss,
         config.loop,
-        pairs,
+        store,
         text_tokenizer,
         decode,
         end_to_end,
@@ -289,7 +288,12 @@ def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: Text
         text_tokenizer,
         config.sampling,
         end_to_end.reconstructor.eval() if end_to_end else None,
-        text_tokenizer.latin_words(sample.captions["zh"][0] for sample in samples),
+        text_tokenizer.latin_words(
+            text for pair in pairs_of(source) for text in pair.captions.get("zh", ())
+        ),
+        tuple(
+            lang for lang in LANGUAGES if any(lang in pair.captions for pair in pairs_of(source))
+        ),
     )
     save_model(stage.model, model)
 

@@ -90,6 +90,8 @@ class GeneratorRun:
         image_tokenizer: folder or hub id of the model that lends its tokenizer; None takes the one
             this run trained, or else the shipped one.
         vocabulary: a tokenizer.json.
+        vocabulary_or_built: build one from the captions instead where that one would spell over 2% of their
+            characters in bytes.
         width: of the states; a multiple of `num_heads`.
         num_heads: of the attention, in every layer.
         patterns: which image tokens each layer's attention sees, from the first layer to the last.
@@ -113,6 +115,7 @@ class GeneratorRun:
     width: int
     num_heads: int
     patterns: tuple[Pattern, ...]
+    vocabulary_or_built: bool = False
     max_text: int = 64
     qk_norm: bool = False
     image_tokenizer: str | None = None

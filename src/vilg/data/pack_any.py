@@ -1,0 +1,283 @@
+"""Pairs of any source become a data set of shards (`data/shards.py`), by any number of workers."""
+
+import hashlib
+import json
+import shutil
+import tarfile
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vilg.data.pack import add_member
+from vilg.data.pairs import DataError, Pair, Reject
+from vilg.data.parts import (
+    ITEMS,
+    LeftOut,
+    Worker,
+    check_share,
+    id_hashes,
+    num_parts,
+    own_parts,
+    second_of_one_id,
+)
+from vilg.data.shards import PICTURE_SUFFIXES, suffix_of
+from vilg.data.sources import Source, no_pair
+from vilg.data.store import file_hash
+from vilg.errors import VilgError
+from vilg.files import open_whole, write_whole
+from vilg.progress import Progress
+
+
+def pack(
+    source: Source,
+    out: Path,
+    name: str,
+    *,
+    max_rejects: float = 0.1,
+    worker: Worker | None = None,
+) -> bool:
+    """Write a source as shards; return whether the data set is whole, or other workers are still at it.
+
+    Item i of the source is KEY = i in shard i // 1000: two files, the picture's bytes as they are and
+    KEY.json. Parts that are there already are kept, so that the same command goes on after a kill.
+    The worker who finds all of them there writes the manifest.
+
+    Args:
+        name: of the data set; its shards are called after it.
+        max_rejects: share of the pairs that may be left out.
+
+    Raises:
+        DataError: too much was left out, or the folder or the parts in it were made from something else.
+    """
+    if not name or name != name.strip() or any(c < " " or c in "/\x7f" for c in name):
+        raise DataError(f"{name!r} cannot be the name of a data set: leave out slashes and spaces")
+    if out.exists() and Path(source.given).exists() and out.samefile(source.given):
+        raise DataError(f"{out} is what is read: name another folder for the data set")
+    worker = worker or Worker()
+    num_items, num_pairs, source_sha256 = _take_stock(source)
+    if num_pairs == 0:
+        raise no_pair(source, num_items)
+    made_from: dict[str, str | int] = {
+        "name": name,
+        "items": num_items,
+        "source_sha256": source_sha256,
+    }
+    if (out / "manifest.json").exists():
+        _check_same(out, made_from)
+        return True
+    parts = out / "parts"
+    _pin(parts, made_from)
+    made = _Parts(out, name, num_parts(num_items))
+    for number, items in own_parts(
+        source, worker, lambda number: made[number].notes.exists(), num_items, "shards"
+    ):
+        made[number].write(items)
+    if not all(part.notes.exists() for part in made):
+        return (out / "manifest.json").exists()
+    try:
+        _join(made, out, made_from, max_rejects)
+    except FileNotFoundError:
+        # Another worker that found all parts was quicker, and has removed them.
+        if not (out / "manifest.json").exists():
+            raise
+    shutil.rmtree(parts, ignore_errors=True)
+    return True
+
+
+def packed(out: Path) -> tuple[int, int]:
+    """Return how many pairs a data set has, and how many were left out of it."""
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    return manifest["samples"], manifest["left_out"]
+
+
+def _take_stock(source: Source) -> tuple[int, int, str]:
+    """Count the items and the pairs, and hash all that they say; reads no picture."""
+    total = hashlib.sha256()
+    num_items = num_pairs = 0
+    with Progress("pairs", what="counting") as progress:
+        for item in source:
+            num_items += 1
+            num_pairs += isinstance(item, Pair)
+            said = _json_of(item) if isinstance(item, Pair) else b"reject"
+            total.update(f"{item.place} {len(said)} ".encode("utf-8", "backslashreplace") + said)
+            progress(num_items, None)
+    return num_items, num_pairs, total.hexdigest()
+
+
+def _json_of(pair: Pair) -> bytes:
+    fields = {
+        "id": pair.id,
+        "captions": dict(pair.captions),
+        "prompts": dict(pair.prompts),
+        "questions": [asdict(question) for question in pair.questions],
+        "tags": dict(pair.tags),
+    }
+    try:
+        return json.dumps(fields, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:  # half characters come back from escapes only
+        return json.dumps(fields).encode("ascii")
+
+
+def _check_same(out: Path, made_from: dict[str, str | int]) -> None:
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    if not isinstance(manifest, dict) or any(
+        manifest.get(name) != value for name, value in made_from.items()
+    ):
+        raise DataError(f"{out} holds another data set: name another folder, or remove it first")
+
+
+def _pin(parts: Path, made_from: dict[str, str | int]) -> None:
+    """Note what parts are made from; refuse parts of anything else."""
+    path, text = parts / "made_from.json", json.dumps(made_from, ensure_ascii=False)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise DataError(f"{parts} holds parts of other pairs: remove it first")
+    parts.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
+
+
+class _Part:
+    """A part: a shard, which lies among the parts until all are there, and notes of what is in it."""
+
+    def __init__(self, out: Path, name: str, number: int):
+        self.notes = out / "parts" / f"{number:08d}.json"
+        self.shard = out / "shards" / f"{name}-{number:08d}.tar"
+        self._raw = out / "parts" / f"{number:08d}.tar"
+        self._first = number * ITEMS
+
+    def write(self, items: Sequence[Pair | Reject]) -> None:
+        """Write the items of this part; its notes come last."""
+        left_out: list[LeftOut] = []
+        kept: list[tuple[str, str, str]] = []
+        with open_whole(self._raw) as file, _archive(file) as archive:
+            for i, item in enumerate(items, self._first):
+                if isinstance(item, Reject):
+                    left_out.append(LeftOut(item.place, item.id, item.reason))
+                    continue
+                left_out += [
+                    LeftOut(item.place, item.id, fault, is_pair=False) for fault in item.faults
+                ]
+                try:
+                    picture, suffix = _picture_of(item)
+                except DataError as error:
+                    left_out.append(LeftOut(item.place, item.id, str(error)))
+                    continue
+                key = f"{i:012d}"
+                add_member(archive, f"{key}.{suffix}", picture)
+                add_member(archive, f"{key}.json", _json_of(item))
+                kept.append((key, item.id, item.place))
+        notes = {
+            "sha256": file_hash(self._raw),
+            "kept": kept,
+            "left_out": [vars(item) for item in left_out],
+        }
+        write_whole(self.notes, json.dumps(notes))
+
+    def read_notes(self) -> tuple[list[list[str]], list[LeftOut], str]:
+        """Return keys, ids and places of the pairs, what was left out, and the hash of the shard."""
+        notes: dict[str, Any] = json.loads(self.notes.read_bytes())
+        return notes["kept"], [LeftOut(**item) for item in notes["left_out"]], notes["sha256"]
+
+    def move(self, without: Collection[str]) -> None:
+        """Put the shard in its place without some keys, unless that has been dpart."""
+        if not self._raw.exists() and self.shard.exists():
+            return
+        if without:
+            some = self._raw.with_name(f"some-{self._raw.name}")
+            with open_whole(some) as file, _archive(file) as archive:
+                for header, content in _members(self._raw):
+                    if header.name.partition(".")[0] not in without:
+                        add_member(archive, header.name, content)
+            some.replace(self.shard)
+            self._raw.unlink()
+        else:
+            self._raw.replace(self.shard)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """All parts of a data set, none of them held in memory."""
+
+    out: Path
+    name: str
+    number: int
+
+    def __getitem__(self, number: int) -> _Part:
+        return _Part(self.out, self.name, number)
+
+    def __iter__(self) -> Iterator[_Part]:
+        return (self[number] for number in range(self.number))
+
+
+def _archive(file: BinaryIO) -> tarfile.TarFile:
+    return tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
+
+
+def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    with tarfile.open(path, "r:") as archive:
+        for header in archive:
+            content = archive.extractfile(header)
+            assert content is not None
+            yield header, content.read()
+
+
+def _picture_of(pair: Pair) -> tuple[bytes, str]:
+    """Return the bytes of a pair's picture, and their suffix."""
+    if pair.picture is None:
+        raise DataError("no picture")
+    try:
+        picture = pair.picture()
+    except OSError as error:
+        raise DataError(f"the picture cannot be read: {error.strerror or error}") from error
+    except VilgError as error:
+        raise DataError(str(error)) from error
+    suffix = suffix_of(picture)
+    if suffix is None:
+        raise DataError(f"the picture is none of {', '.join(PICTURE_SUFFIXES)}")
+    return picture, suffix
+
+
+def _join(made: _Parts, out: Path, made_from: dict[str, str | int], max_rejects: float) -> None:
+    """Put all shards in place; of two pairs of one id the first one stays."""
+    hashes = [id_hashes(id for _, id, _ in part.read_notes()[0]) for part in made]
+    second = set(second_of_one_id(np.concatenate([np.empty(0, np.uint64), *hashes])).tolist())
+    rejects, num_left_out = out / "parts" / "rejects.jsonl", 0
+    again: dict[int, list[str]] = {}
+    first = 0
+    with open_whole(rejects) as file:
+        for number, part in enumerate(made):
+            kept, left_out, _ = part.read_notes()
+            seconds = [kept[i] for i in range(len(kept)) if first + i in second]
+            first += len(kept)
+            if seconds:
+                again[number] = [key for key, _, _ in seconds]
+            left_out += [
+                LeftOut(place, id, "an earlier pair has this id") for _, id, place in seconds
+            ]
+            file.writelines(item.line().encode("utf-8", "backslashreplace") for item in left_out)
+            num_left_out += sum(item.is_pair for item in left_out)
+    rejects.replace(out / "rejects.jsonl")
+    num_items = int(made_from["items"])
+    check_share(num_left_out, num_items, max_rejects, out / "rejects.jsonl")
+    (out / "shards").mkdir(exist_ok=True)
+    shards, content = [], hashlib.sha256()
+    for number, part in enumerate(made):
+        kept, _, sha256 = part.read_notes()
+        without = again.get(number, [])
+        part.move(without)
+        sha256 = file_hash(part.shard) if without else sha256
+        content.update(f"{sha256}\n".encode())
+        num_samples = len(kept) - len(without)
+        shards.append({"file": part.shard.name, "samples": num_samples, "sha256": sha256})
+    manifest = made_from | {
+        "samples": num_items - num_left_out,
+        "left_out": num_left_out,
+        "content_sha256": content.hexdigest(),
+        "shards": shards,
+    }
+    # Written last: a folder without it is not a data set.
+    text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    write_whole(out / "parts" / "manifest.json", text)
+    (out / "parts" / "manifest.json").replace(out / "manifest.json")

@@ -1,0 +1,346 @@
+"""Pairs of any source become a store of tokens (`data/store.py`)."""
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vilg.data.pairs import DataError, Pair, Reject
+from vilg.data.parts import (
+    LeftOut,
+    Worker,
+    check_share,
+    id_hashes,
+    identify,
+    num_parts,
+    own_parts,
+    second_of_one_id,
+)
+from vilg.data.sources import Source
+from vilg.data.store import Kind, Part, StoreInfo, Writer, open_over, read_info
+from vilg.errors import VilgError
+from vilg.files import write_whole
+from vilg.images import ImageError, batch_of, open_picture, square, to_array, to_pixels
+from vilg.progress import Progress
+from vilg.text import LANGUAGES, TextError, TextTokenizer
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
+
+Text = tuple[int, Kind, Sequence[int] | NDArray[np.uint16]]
+
+_MOST_IDS = 2**16  # of uint16
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What became of a part's items.
+
+    Attributes:
+        places: of the rows.
+    """
+
+    part: Part
+    places: list[str]
+    left_out: list[LeftOut]
+
+
+def tokenize(
+    source: Source,
+    out: Path,
+    image_tokenizer: ImageTokenizer,
+    words: TextTokenizer,
+    *,
+    max_text: int,
+    max_rejects: float = 0.1,
+    worker: Worker | None = None,
+) -> bool:
+    """Write a source's tokens; return whether the store is whole, or other workers are still at it.
+
+    Parts that are there already are kept, so that the same command goes on after a kill. The worker
+    who finds all of them there joins them; so do two who find them at once, to the same bytes.
+
+    Args:
+        max_text: tokens that a text may have at most, its language token included; longer texts are left
+            out, and so is a pair that has no other.
+        max_rejects: share of the pairs that may be left out.
+
+    Raises:
+        DataError: no pairs, or too much left out of them; or what is there was made from something else.
+    """
+    worker = worker or Worker()
+    num_items, pairs = identify(source)
+    if not num_items:
+        raise DataError(f"{source.given} holds no pairs: name another source")
+    if max(image_tokenizer.config.num_codes, len(words)) > _MOST_IDS:
+        raise DataError(f"a store holds ids below {_MOST_IDS}: take smaller vocabularies")
+    made_from = _MadeFrom(
+        pairs=pairs,
+        image_tokenizer=image_tokenizer.fingerprint(),
+        text_tokenizer=words.fingerprint,
+        max_text=max_text,
+    )
+    if not (out / "store.json").exists() and not _make(
+        source, out, image_tokenizer, words, made_from, worker, num_items, max_rejects
+    ):
+        return False
+    info = read_info(out)
+    if made_from != _MadeFrom(**{name: getattr(info, name) for name in vars(made_from)}):
+        raise DataError(
+            f"{out} holds a store of other pairs or tokenizers: name another folder, or remove it first"
+        )
+    _clean(out)
+    return True
+
+
+def _make(
+    source: Source,
+    out: Path,
+    image_tokenizer: ImageTokenizer,
+    words: TextTokenizer,
+    made_from: "_MadeFrom",
+    worker: Worker,
+    num_items: int,
+    max_rejects: float,
+) -> bool:
+    """Make this worker's parts, and join all if they are there; return whether they were."""
+    parts, is_whole = out / "parts", (out / "store.json").exists
+    paths = [parts / f"{number:08d}.npz" for number in range(num_parts(num_items))]
+
+    def is_done(number: int) -> bool:
+        return paths[number].exists() or is_whole()
+
+    try:
+        _pin(parts, made_from)
+        for number, items in own_parts(source, worker, is_done, num_items, "tokens"):
+            made = _encode_part(image_tokenizer, words, made_from.max_text, items)
+            write_whole(paths[number], _packed(made))
+        if not all(path.exists() for path in paths):
+            return is_whole()
+        _join(paths, out, made_from, image_tokenizer.config.grid_size, num_items, max_rejects)
+    except FileNotFoundError:
+        if not is_whole():
+            raise
+        # Another worker has joined the parts meanwhile, and removed them.
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MadeFrom:
+    pairs: str
+    image_tokenizer: str
+    text_tokenizer: str
+    max_text: int
+
+
+def _pin(parts: Path, made_from: _MadeFrom) -> None:
+    """Note what parts are made from; refuse parts of anything else."""
+    path, text = parts / "made_from.json", json.dumps(vars(made_from))
+    if path.exists() and path.read_bytes() != text.encode():
+        raise DataError(f"{parts} holds parts of other pairs or tokenizers: remove it first")
+    parts.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
+
+
+def _clean(out: Path) -> None:
+    """Remove parts, and what a kill has left half written."""
+    for path in out.glob(".store-*.part"):
+        path.unlink(missing_ok=True)
+    while (out / "parts").exists():
+        with suppress(FileNotFoundError):  # another worker removes them too
+            shutil.rmtree(out / "parts")
+
+
+def _encode_part(
+    image_tokenizer: ImageTokenizer,
+    words: TextTokenizer,
+    max_text: int,
+    items: Sequence[Pair | Reject],
+) -> _Made:
+    """Return the rows of a part's items, and what is left out of it."""
+    left_out: list[LeftOut] = []
+    rows: list[tuple[Pair, list[Text]]] = []
+    for item in items:
+        if isinstance(item, Reject):
+            left_out.append(LeftOut(item.place, item.id, item.reason))
+            continue
+        left_out += [LeftOut(item.place, item.id, fault, is_pair=False) for fault in item.faults]
+        texts, reasons = encode_texts(item, words, max_text)
+        left_out += [LeftOut(item.place, item.id, reason, is_pair=False) for reason in reasons]
+        if item.picture is None or not texts:
+            reason = "no picture" if item.picture is None else "no text that the model can read"
+            left_out.append(LeftOut(item.place, item.id, reason))
+            continue
+        rows.append((item, texts))
+    ids, places, tokens, kept = [], [], [], []
+    for batch, pictures in _decoded(rows, image_tokenizer.config.image_size):
+        good = [picture for picture in pictures if not isinstance(picture, VilgError)]
+        for (pair, texts), picture in zip(batch, pictures, strict=True):
+            if isinstance(picture, VilgError):
+                left_out.append(LeftOut(pair.place, pair.id, str(picture)))
+            else:
+                ids.append(pair.id)
+                places.append(pair.place)
+                kept.append(texts)
+        if good:
+            ids_BHW = image_tokenizer.encode(to_pixels(np.stack(good)))
+            tokens.append(ids_BHW.flatten(1).cpu().numpy())
+    num_cells = image_tokenizer.config.grid_size**2
+    image_ids_SN = np.concatenate([*tokens, np.empty((0, num_cells), np.int64)]).astype(np.uint16)
+    return _Made(Part(ids, image_ids_SN, kept), places, left_out)
+
+
+def encode_texts(pair: Pair, words: TextTokenizer, max_text: int) -> tuple[list[Text], list[str]]:
+    """Return a pair's texts in tokens, and why others are none."""
+    found: list[Text] = []
+    reasons: list[str] = []
+
+    def encode(lang: str, kind: Kind, text: str) -> bool:
+        start = text if len(text) < 40 else text[:40] + "..."
+        try:
+            tokens = words.encode(text)
+        except TextError:  # a mark of direction alone, say
+            reasons.append(f"{start!r} has no visible character")
+            return False
+        if len(tokens) >= max_text:
+            reasons.append(f"{start!r} has {len(tokens)} tokens, the model reads {max_text - 1}")
+            return False
+        found.append((LANGUAGES.index(lang), kind, tokens))
+        return True
+
+    for kind, texts_by_language in ((Kind.CAPTION, pair.captions), (Kind.PROMPT, pair.prompts)):
+        for lang, texts in texts_by_language.items():
+            for text in texts:
+                encode(lang, kind, text)
+    for question in pair.questions:
+        if encode(question.lang, Kind.QUESTION, question.text):
+            for answer in question.answers:
+                encode(question.lang, Kind.ANSWER, answer)
+    return found, reasons
+
+
+Batch = list[tuple[Pair, list[Text]]]
+Pictures = list[NDArray[np.uint8] | VilgError]
+
+
+def _decoded(rows: Batch, size: int) -> Iterator[tuple[Batch, Pictures]]:
+    """Yield batches with their pictures, which are decoded while the last batch is encoded."""
+    batches = [rows[i : i + batch_of(size)] for i in range(0, len(rows), batch_of(size))]
+
+    def decode(row: tuple[Pair, list[Text]]) -> NDArray[np.uint8] | VilgError:
+        pair = row[0]
+        assert pair.picture is not None
+        try:
+            return to_array(square(open_picture(pair.picture(), name="the picture"), size))
+        except VilgError as error:
+            return error
+        except OSError as error:
+            return ImageError(f"the picture cannot be read: {error.strerror or error}")
+
+    with ThreadPoolExecutor(2) as pool:
+        ahead: list[Iterator[NDArray[np.uint8] | VilgError]] = []
+        for i, batch in enumerate(batches):
+            ahead += [pool.map(decode, later) for later in batches[i + len(ahead) : i + 2]]
+            yield batch, list(ahead.pop(0))
+
+
+def _packed(made: _Made) -> bytes:
+    """Write a part and what is left out of it as one file."""
+    part = made.part
+    flat = [text for texts in part.texts for text in texts]
+    others = {
+        "ids": list(part.ids),
+        "places": made.places,
+        "left_out": [vars(item) for item in made.left_out],
+    }
+    stream = io.BytesIO()
+    np.savez(
+        stream,
+        image_ids=part.image_ids_SN,
+        num_texts=np.array([len(texts) for texts in part.texts], np.int64),
+        lengths=np.array([len(tokens) for _, _, tokens in flat], np.int64),
+        langs=np.array([lang for lang, _, _ in flat], np.uint8),
+        kinds=np.array([kind for _, kind, _ in flat], np.uint8),
+        tokens=np.array([token for _, _, tokens in flat for token in tokens], np.uint16),
+        others=np.frombuffer(json.dumps(others).encode(), np.uint8),
+    )
+    return stream.getvalue()
+
+
+def _unpacked(path: Path, with_tokens: bool = True) -> _Made:
+    """Read what `_packed` wrote; the rows of a part without tokens are empty."""
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            others = json.loads(arrays["others"].tobytes())
+            ids, places = others["ids"], others["places"]
+            left_out = [LeftOut(**item) for item in others["left_out"]]
+            if not with_tokens:
+                empty = np.empty((len(ids), 0), np.uint16)
+                return _Made(Part(ids, empty, [[]] * len(ids)), places, left_out)
+            tokens = np.split(arrays["tokens"], np.cumsum(arrays["lengths"])[:-1])
+            kinds = map(Kind, arrays["kinds"])
+            flat = list(zip(arrays["langs"].tolist(), kinds, tokens, strict=False))
+            ends = np.cumsum(arrays["num_texts"]).tolist()
+            texts = [flat[end - n : end] for n, end in zip(arrays["num_texts"], ends, strict=True)]
+            return _Made(Part(ids, arrays["image_ids"], texts), places, left_out)
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        LookupError,
+        TypeError,
+        EOFError,
+        RuntimeError,
+    ) as error:
+        raise DataError(f"{path} is damaged: remove it and run the same command again") from error
+
+
+def _join(
+    paths: Sequence[Path],
+    out: Path,
+    made_from: _MadeFrom,
+    grid: int,
+    num_items: int,
+    max_rejects: float,
+) -> None:
+    """Join the parts in order; of two pairs of one id the first one stays."""
+    hashes, num_left_out = [np.empty(0, np.uint64)], 0
+    for path in paths:
+        made = _unpacked(path, with_tokens=False)
+        hashes.append(id_hashes(made.part.ids))
+        num_left_out += sum(item.is_pair for item in made.left_out)
+    second = second_of_one_id(np.concatenate(hashes))
+    num_left_out += len(second)
+    firsts = np.cumsum([0, *map(len, hashes[1:])])
+    again = [second[slice(*np.searchsorted(second, span))] - span[0] for span in pairwise(firsts)]
+    with open_over(out / "rejects.jsonl") as rejects:
+        for path, some in zip(paths, again, strict=True):
+            made = _unpacked(path, with_tokens=False)
+            for i in some:
+                reason = "an earlier pair has this id"
+                made.left_out.append(LeftOut(made.places[i], made.part.ids[i], reason))
+            rejects.writelines(item.line().encode() for item in made.left_out)
+        rejects.truncate()
+    check_share(num_left_out, num_items, max_rejects, out / "rejects.jsonl")
+    if num_left_out == num_items:
+        raise DataError(f"all {num_items} pairs were left out: see {out / 'rejects.jsonl'}")
+    with Writer(out) as writer, Progress("parts", what="joining") as progress:
+        for number, (path, some) in enumerate(zip(paths, again, strict=True), start=1):
+            part = _unpacked(path).part
+            keep = np.delete(np.arange(len(part.ids)), some).tolist()
+            writer.append(
+                Part(
+                    [part.ids[i] for i in keep],
+                    part.image_ids_SN[keep],
+                    [part.texts[i] for i in keep],
+                )
+            )
+            progress(number, len(paths))
+        writer.close(partial(StoreInfo, grid=(grid, grid), rejects=num_left_out, **vars(made_from)))

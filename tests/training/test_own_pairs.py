@@ -1,0 +1,156 @@
+"""One's own pairs, in any format and any language, to a model that draws and describes them."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vilg.api import Vilg
+from vilg.config import override
+from vilg.data.store import Kind, Store
+from vilg.errors import SettingError
+from vilg.model.folder import load_model
+from vilg.recipes.own import pairs
+from vilg.training.run import run
+from vilg.training.settings import Recipe
+
+QUICK = [
+    f"generator.{setting}"
+    for setting in (
+        "width=16",
+        "num_heads=2",
+        'patterns=["row","column"]',
+        "loop.num_steps=2",
+        "loop.batch_size=3",
+        "loop.show_every=0",
+        "max_text=32",
+        "sampling.best_of=1",
+    )
+]
+CAPTIONS = {
+    "en": ("a red square", "a green square", "a blue square"),
+    "zh": ("红方块", "绿方块", "蓝方块"),
+}
+
+
+def recipe_of(source: Path, *settings: str) -> Recipe:
+    return override(pairs(), [f"generator.data.source={source}", *QUICK, *settings])
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, colour in enumerate(("red", "green", "blue")):
+        Image.new("RGB", (70, 64), colour).save(folder / f"{i}.png")
+    return folder
+
+
+def write_texts(folder: Path, texts: list[list[str]]) -> None:
+    for i, lines in enumerate(texts):
+        (folder / f"{i}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_captions_of_one_language_are_enough(pictures: Path, tmp_path: Path, lang: str) -> None:
+    write_texts(pictures, [[caption] for caption in CAPTIONS[lang]])
+    log = io.StringIO()
+    folder = run(recipe_of(pictures), tmp_path / "run", log=log)
+    assert log.getvalue().startswith("generator: 3 pairs (folder)\n")
+    assert load_model(folder).languages == (lang,)
+    model = Vilg.from_pretrained(folder)
+    assert [picture.size for picture in model.generate(CAPTIONS[lang][0])] == [(64, 64)]
+    (caption,) = model.caption(pictures / "0.png")
+    assert caption == model.caption(pictures / "0.png", lang)[0]
+    other = "zh" if lang == "en" else "en"
+    with pytest.raises(SettingError, match=f"in {lang} only, not in {other}"):
+        model.caption(pictures / "0.png", other)
+
+
+def test_several_captions_in_both_languages_are_all_learnt_from(
+    pictures: Path, tmp_path: Path
+) -> None:
+    texts = [
+        [f"{caption} {i}" for i in range(5)] + [CAPTIONS["zh"][k]]
+        for k, caption in enumerate(CAPTIONS["en"])
+    ]
+    write_texts(pictures, texts)
+    folder = run(recipe_of(pictures), tmp_path / "run", log=io.StringIO())
+    store = Store(tmp_path / "run" / "generator" / "tokens")
+    found = store.texts_of(np.arange(3))
+    assert np.bincount(found.owner_P).tolist() == [6, 6, 6]
+    assert set(found.kind_P) == {Kind.CAPTION}
+    words = load_model(folder).text_tokenizer
+    assert words is not None
+    written = [words.decode(tokens.tolist()) for tokens in store.tokens_of(found.text_P)]
+    assert sorted(written) == sorted(text for lines in texts for text in lines)
+    assert load_model(folder).languages == ("zh", "en")
+
+
+def test_a_vocabulary_is_built_where_the_shipped_one_would_spell(
+    pictures: Path, tmp_path: Path
+) -> None:
+    greek = ("ἀλώπηξ", "κύων", "αἴλουρος")
+    write_texts(pictures, [[text] for text in greek])
+    folder = run(recipe_of(pictures), tmp_path / "run", log=io.StringIO())
+    words, shipped = load_model(folder).text_tokenizer, Vilg.from_pretrained().text_tokenizer
+    assert words is not None and words.fingerprint != shipped.fingerprint
+    assert not any(words.spelled(text) for text in greek)
+    write_texts(pictures, [[text] for text in CAPTIONS["en"]])
+    plain = load_model(run(recipe_of(pictures), tmp_path / "plain", log=io.StringIO()))
+    assert plain.text_tokenizer is not None
+    assert plain.text_tokenizer.fingerprint == shipped.fingerprint
+
+
+def test_what_is_left_out_is_counted_and_too_much_is_refused(
+    pictures: Path, tmp_path: Path
+) -> None:
+    rows = [{"image": f"{i % 3}.png", "id": f"{i}", "caption": f"square {i}"} for i in range(20)]
+    rows.append({"image": "none.png", "id": "gone", "caption": "gone"})
+    table = pictures / "pairs.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    log = io.StringIO()
+    run(recipe_of(table), tmp_path / "run", log=log)
+    assert log.getvalue().startswith("generator: 20 pairs (JSON lines)\nleft out: 1 pairs, see ")
+    rejects = tmp_path / "run" / "generator" / "tokens" / "rejects.jsonl"
+    (line,) = rejects.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["place"] == "pairs.jsonl line 21"
+    few = "".join(json.dumps(row) + "\n" for row in rows[-3:])
+    table.write_text(few)
+    with pytest.raises(ValueError, match=r"1 of 3 pairs were left out, more than 10%"):
+        run(recipe_of(table), tmp_path / "other", log=io.StringIO())
+
+
+def test_an_image_tokenizer_is_trained_on_the_pictures_of_pairs(
+    pictures: Path, tmp_path: Path
+) -> None:
+    write_texts(pictures, [[caption] for caption in CAPTIONS["en"]])
+    own = override(
+        Recipe(tokenizer=replace(_small_tokenizer(), data=pairs().generator.data)),
+        [f"tokenizer.data.source={pictures}", "tokenizer.data.format=folder"],
+    )
+    log = io.StringIO()
+    folder = run(own, tmp_path / "run", log=log)
+    assert log.getvalue().startswith("tokenizer: 3 pictures\n")
+    settings = f"generator.image_tokenizer={folder}"
+    model = run(recipe_of(pictures, settings), tmp_path / "pairs", log=io.StringIO())
+    assert load_model(model).image_tokenizer.fingerprint() == (
+        load_model(folder).image_tokenizer.fingerprint()
+    )
+
+
+def _small_tokenizer():
+    from tests.training.conftest import OPTIM, SMALL_VQGAN
+    from vilg.training.loop import LoopConfig
+    from vilg.training.settings import TokenizerRun
+
+    return TokenizerRun(
+        data=pairs().generator.data,
+        model=SMALL_VQGAN,
+        loop=LoopConfig(num_steps=2, batch_size=2),
+        optim=OPTIM,
+    )
