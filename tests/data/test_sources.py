@@ -116,3 +116,14 @@ def test_a_file_whose_name_is_no_unicode_has_places_that_can_be_written(tmp_path
         pytest.skip("this file system takes Unicode only")
     (item,) = open_source(str(path))
     assert item.place == "\\udcff.jsonl line 1"
+
+
+def test_rejects_are_not_among_chosen_pairs(tmp_path):
+    """Nobody knows whether they would have been chosen, and they would count as left out."""
+    put(tmp_path / "a.png", "a picture")
+    lines = [f'{{"image": "a.png", "id": "{id}", "caption": "{id}"}}\n' for id in "ab"]
+    path = put(tmp_path / "a.jsonl", "".join(lines) + "[]\n")
+    ids = put(tmp_path / "ids.txt", "b\n")
+    assert [type(item).__name__ for item in open_source(str(path))] == ["Pair", "Pair", "Reject"]
+    (only,) = open_source(str(path), ids=ids)
+    assert only.captions == {"en": ("b",)}

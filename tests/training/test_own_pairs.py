@@ -11,11 +11,15 @@ from PIL import Image
 
 from vilg.api import Vilg
 from vilg.config import override
+from vilg.data.pairs import DataError
+from vilg.data.sources import open_source
 from vilg.data.store import Kind, Store
-from vilg.errors import SettingError
+from vilg.errors import SettingError, VilgError
 from vilg.model.folder import load_model
 from vilg.recipes.own import pairs
+from vilg.tokenizer.into_store import tokenize
 from vilg.training.run import run
+from vilg.training.run_folder import RunError
 from vilg.training.settings import Recipe
 
 QUICK = [
@@ -123,6 +127,55 @@ def test_what_is_left_out_is_counted_and_too_much_is_refused(
     table.write_text(few)
     with pytest.raises(ValueError, match=r"1 of 3 pairs were left out, more than 10%"):
         run(recipe_of(table), tmp_path / "other", log=io.StringIO())
+
+
+def test_tokens_made_beforehand_train_the_same_model(pictures: Path, tmp_path: Path) -> None:
+    write_texts(pictures, [[caption] for caption in CAPTIONS["en"]])
+    vilg = Vilg.from_pretrained()
+    tokenizers = (vilg.image_tokenizer, vilg.text_tokenizer)
+    assert tokenize(open_source(str(pictures)), tmp_path / "tokens", *tokenizers, max_text=32)
+    log = io.StringIO()
+    made = run(recipe_of(tmp_path / "tokens"), tmp_path / "made", log=log)
+    assert log.getvalue().startswith("generator: 3 pairs (tokens)\n")
+    direct = run(recipe_of(pictures), tmp_path / "direct", log=io.StringIO())
+    for name in ("model.safetensors", "config.json"):
+        assert (made / name).read_bytes() == (direct / name).read_bytes()
+    assert not (tmp_path / "made" / "generator" / "tokens").exists()
+    for setting, said in (
+        ("generator.max_text=31", "texts of up to 32 tokens"),
+        ('generator.prefix_augmentation={"max_shift": 1, "flip": false}', "holds no pictures"),
+    ):
+        with pytest.raises(VilgError, match=said):
+            run(recipe_of(tmp_path / "tokens", setting), tmp_path / "no", log=io.StringIO())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"image": "0.png", "question": "what is it?", "answer": "a square"},
+        {"prompt": "a square"},
+        {"image": "0.png", "caption": "square " * 40},
+    ],
+)
+def test_pairs_that_teach_nothing_are_refused_before_any_work(
+    pictures: Path, tmp_path: Path, line: dict[str, str]
+) -> None:
+    table = pictures / "pairs.jsonl"
+    table.write_text(json.dumps(line) + "\n")
+    with pytest.raises(RunError, match="no picture with a caption that the model can read"):
+        run(recipe_of(table), tmp_path / "run", log=io.StringIO())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_share_of_pairs_may_be_left_out_if_it_is_said(pictures: Path, tmp_path: Path) -> None:
+    write_texts(pictures, [[caption] for caption in CAPTIONS["en"]])
+    (pictures / "1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1 of 3 .*data\.max_rejects"):
+        run(recipe_of(pictures), tmp_path / "run", log=io.StringIO())
+    folder = run(
+        recipe_of(pictures, "generator.data.max_rejects=0.5"), tmp_path / "run", log=io.StringIO()
+    )
+    assert load_model(folder).languages == ("en",)
 
 
 def test_an_image_tokenizer_is_trained_on_the_pictures_of_pairs(

@@ -5,6 +5,7 @@ and describe are in `sampling`.
 """
 
 import json
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -102,7 +103,8 @@ class Train:
         recipe = read_recipe(out) if self.resume else RECIPES[self.recipe].recipe()
         if self.data is not None:
             stages = [name for name, stage in vars(recipe).items() if stage is not None]
-            changes = [f"{stage}.data.source={json.dumps(self.data)}" for stage in stages] + changes
+            source = json.dumps(os.path.abspath(self.data))  # --resume may come from elsewhere
+            changes = [f"{stage}.data.source={source}" for stage in stages] + changes
         recipe = override(recipe, changes)
         if self.show:
             for assignment, meaning in explain(recipe):

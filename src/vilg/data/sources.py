@@ -248,7 +248,7 @@ class Source:
         for condition in self.only:
             tag, _, value = condition.partition("=")
             wanted.setdefault(tag, set()).add(value)
-        num_pairs = 0
+        num_pairs, is_choice = 0, bool(self.only) or self.ids is not None
         items: Items = self._all()
         if self.translations is not None:
             items = with_translations(items, self.translations)
@@ -259,6 +259,8 @@ class Source:
                 if any(item.tags.get(tag) not in values for tag, values in wanted.items()):
                     continue
                 num_pairs += 1
+            elif is_choice:
+                continue  # nobody knows whether it would have been chosen
             yield item
             if num_pairs == self.limit:
                 return

@@ -233,7 +233,7 @@ class GeneratorJob:
         )
         # Texts differ in length: over all processes too, the mean is over tokens.
         (num_tokens,) = mean_over_processes([counts_RM.sum()])
-        i2t = -text_RM.sum() / num_tokens
+        i2t = -text_RM.sum() / num_tokens.clamp(min=1)  # a batch may have no captions at all
         total = -text_RM.sum() / len(texts_R) if self.config.tokens_summed else i2t
         return total, {"i2t": i2t.detach()}
 

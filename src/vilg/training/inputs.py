@@ -16,10 +16,10 @@ from vilg.data.pictures import is_data_set, list_pictures
 from vilg.data.readers.packed import split_of
 from vilg.data.shards import list_splits
 from vilg.data.sources import Source, open_source
-from vilg.data.store import Store
+from vilg.data.store import Kind, Store
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
 from vilg.images import to_pixels
-from vilg.text import TextTokenizer, train_vocabulary
+from vilg.text import LANGUAGES, TextTokenizer, train_vocabulary
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.into_store import encode_texts, tokenize
 from vilg.training.augment import AugmentConfig, augment
@@ -39,12 +39,13 @@ class DataConfig:
 
     Attributes:
         source: a folder, a file or a glob of any format that `vilg data check` reads; for an image tokenizer
-            any folder of pictures too.
+            any folder of pictures too; for a generator also what `vilg data tokenize` wrote.
         format: its name, where it should not be guessed.
         pictures: the folder of the pictures, where they do not lie beside the source.
         only: "tag=value" each: pairs that have one of the values given for each tag.
         split: of a packed data set.
         limit: at most this many, for trials.
+        max_rejects: share of the pairs that may be left out.
     """
 
     source: str
@@ -53,10 +54,17 @@ class DataConfig:
     only: tuple[str, ...] = ()
     split: str | None = None
     limit: int | None = None
+    max_rejects: float = 0.1
 
     def __post_init__(self) -> None:
         require(self.limit is None or self.limit >= 1, "limit must be at least 1, or null")
         require(all("=" in each for each in self.only), "only must be a list of tag=value")
+        require(0 <= self.max_rejects <= 1, "max_rejects must be from 0 to 1")
+
+    @property
+    def is_store(self) -> bool:
+        """Whether the pairs are tokens already."""
+        return (Path(self.source) / "store.json").is_file()
 
     def open(self) -> Source:
         """Recognise the source.
@@ -142,9 +150,10 @@ def texts_of(pair: Pair) -> Iterator[str]:
         yield from (question.text, *question.answers)
 
 
-def readable_texts(pair: Pair, words: TextTokenizer, max_text: int) -> bool:
-    """Say whether a model of this length can read any text of a pair."""
-    return bool(encode_texts(pair, words, max_text)[0])
+def is_learnable(pair: Pair, words: TextTokenizer, max_text: int) -> bool:
+    """Say whether a pair has a picture and a caption that a model of this length reads."""
+    alone = replace(pair, prompts={}, questions=())
+    return pair.picture is not None and bool(encode_texts(alone, words, max_text)[0])
 
 
 def rows_of(store: Store, source: Source) -> list[Pair]:
@@ -165,22 +174,49 @@ def find_words(vocabulary: Path, or_built: bool, source: Source) -> TextTokenize
 
 
 def find_store(
-    source: Source,
+    config: DataConfig,
     image_tokenizer: ImageTokenizer,
     words: TextTokenizer,
     max_text: int,
     folder: Path,
 ) -> Store:
-    """Return the run's tokens, which are made where there are none."""
-    if not (folder / "store.json").exists():
-        tokenize(source, folder, image_tokenizer, words, max_text=max_text)
+    """Return a run's tokens: those that its data are, or those of the folder, which are made once.
+
+    Raises:
+        DataError: tokens of other tokenizers, or texts that are too long.
+    """
+    if config.is_store:
+        folder = Path(config.source)
+    else:  # goes on where it was broken off, and is over at once where all is there
+        source, most = config.open(), config.max_rejects
+        tokenize(source, folder, image_tokenizer, words, max_text=max_text, max_rejects=most)
     store = Store(folder)
-    made_by = (store.info.image_tokenizer, store.info.text_tokenizer)
-    if made_by != (image_tokenizer.fingerprint(), words.fingerprint):
-        raise DataError(
-            f"{folder} holds tokens of other tokenizers: delete it, it will be made anew"
-        )
+    check_store(store, words, max_text)
+    if store.info.image_tokenizer != image_tokenizer.fingerprint():
+        raise DataError(f"{folder} holds the tokens of another image tokenizer: tokenize anew")
     return store
+
+
+def check_store(store: Store, words: TextTokenizer, max_text: int) -> None:
+    """Refuse texts in tokens of another vocabulary, or longer ones than a model reads."""
+    if store.info.text_tokenizer != words.fingerprint:
+        raise DataError(f"{store.folder} holds the tokens of another vocabulary: tokenize anew")
+    if store.info.max_text > max_text:
+        raise DataError(
+            f"{store.folder} holds texts of up to {store.info.max_text} tokens: set "
+            "generator.max_text to as many, or tokenize anew"
+        )
+
+
+def captions_told(store: Store, words: TextTokenizer, most: int = 100_000) -> dict[str, list[str]]:
+    """Return the captions of the first rows by language; none of a language that there is none in."""
+    texts = store.texts_of(np.arange(min(len(store), most)))
+    told = {}
+    for i, lang in enumerate(LANGUAGES):
+        chosen = texts.text_P[(texts.kind_P == Kind.CAPTION) & (texts.lang_P == i)]
+        if len(chosen):
+            told[lang] = [words.decode(tokens.tolist()) for tokens in store.tokens_of(chosen)]
+    return told
 
 
 def moved_tokens(

@@ -23,6 +23,7 @@ from torch import Tensor
 from vilg.config import to_json
 from vilg.data.order import permute
 from vilg.data.pictures import load_pictures, tell
+from vilg.data.store import Store, file_hash
 from vilg.errors import VilgError
 from vilg.files import write_whole
 from vilg.images import to_pictures
@@ -49,13 +50,15 @@ from vilg.training.generator_job import (
     StepTokens,
 )
 from vilg.training.inputs import (
+    captions_told,
+    check_store,
     digest_of,
     find_store,
     find_words,
+    is_learnable,
     moved_tokens,
     pairs_of,
     read_pictures,
-    readable_texts,
     rows_of,
     stored_tokens,
 )
@@ -154,13 +157,17 @@ def _check_tokenizer(config: TokenizerRun) -> None:
 def _check_generator(recipe: Recipe) -> None:
     config = recipe.generator
     assert config is not None
-    source = config.data.open()
-    words = find_words(config.vocabulary, config.vocabulary_or_built, source)
-    if not any(readable_texts(pair, words, config.max_text) for pair in pairs_of(source)):
-        raise RunError(
-            f"{config.data.source} has no text that the model can read: it reads "
-            f"{config.max_text - 1} tokens a text, which generator.max_text sets"
-        )
+    if config.data.is_store:
+        words = TextTokenizer.from_file(config.vocabulary)
+        check_store(Store(Path(config.data.source)), words, config.max_text)
+    else:
+        source = config.data.open()
+        words = find_words(config.vocabulary, config.vocabulary_or_built, source)
+        if not any(is_learnable(pair, words, config.max_text) for pair in pairs_of(source)):
+            raise RunError(
+                f"{config.data.source} has no picture with a caption that the model can read: it reads "
+                f"{config.max_text - 1} tokens a text, which generator.max_text sets"
+            )
     lent = (
         recipe.tokenizer.model
         if recipe.tokenizer
@@ -235,15 +242,20 @@ def _initial_tokenizer(init: str | None, config: TokenizerConfig) -> ImageTokeni
 
 def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: TextIO) -> None:
     image_tokenizer = load_model(lender).image_tokenizer
-    source = config.data.open()
-    stage.begin(config, digest_of(source))
-    text_tokenizer = find_words(config.vocabulary, config.vocabulary_or_built, source)
-    store = find_store(
-        source, image_tokenizer, text_tokenizer, config.max_text, stage.folder / "tokens"
-    )
-    say(f"generator: {len(store)} pairs ({source.format.name})", log)
+    data, source = config.data, None
+    if data.is_store:
+        stage.begin(config, file_hash(Path(data.source) / "store.json"))
+        text_tokenizer = TextTokenizer.from_file(config.vocabulary)
+    else:
+        source = data.open()
+        stage.begin(config, digest_of(source))
+        text_tokenizer = find_words(config.vocabulary, config.vocabulary_or_built, source)
+    tokens = stage.folder / "tokens"
+    store = find_store(data, image_tokenizer, text_tokenizer, config.max_text, tokens)
+    say(f"generator: {len(store)} pairs ({source.format.name if source else 'tokens'})", log)
     if store.info.rejects:
         say(f"left out: {store.info.rejects} pairs, see {store.folder / 'rejects.jsonl'}", log)
+    captions = captions_told(store, text_tokenizer)
     grid = image_tokenizer.config.grid_size
     shape = config.shape(image_tokenizer.config, len(text_tokenizer))
 
@@ -253,6 +265,8 @@ def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: Text
     seed, end_to_end = config.loop.seed, None
     moves = (config.augmentation, config.prefix_augmentation)
     if config.end_to_end is not None or any(move != AS_THEY_ARE for move in moves):
+        if source is None:
+            raise RunError(f"{data.source} holds no pictures, which this run needs: name the pairs")
         pictures = load_pictures(rows_of(store, source), image_tokenizer.config.image_size)
     if config.end_to_end is not None:
         end_to_end = EndToEnd(config.end_to_end, shape, image_tokenizer, pictures, seed)
@@ -288,12 +302,8 @@ def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: Text
         text_tokenizer,
         config.sampling,
         end_to_end.reconstructor.eval() if end_to_end else None,
-        text_tokenizer.latin_words(
-            text for pair in pairs_of(source) for text in pair.captions.get("zh", ())
-        ),
-        tuple(
-            lang for lang in LANGUAGES if any(lang in pair.captions for pair in pairs_of(source))
-        ),
+        text_tokenizer.latin_words(captions.get("zh", ())),
+        tuple(captions) or LANGUAGES,
     )
     save_model(stage.model, model)
 
