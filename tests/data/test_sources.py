@@ -124,6 +124,6 @@ def test_rejects_are_not_among_chosen_pairs(tmp_path):
     lines = [f'{{"image": "a.png", "id": "{id}", "caption": "{id}"}}\n' for id in "ab"]
     path = put(tmp_path / "a.jsonl", "".join(lines) + "[]\n")
     ids = put(tmp_path / "ids.txt", "b\n")
-    assert [type(item).__name__ for item in open_source(str(path))] == ["Pair", "Pair", "Reject"]
+    assert [type(item).__name__ for item in open_source(str(path))] == ["Pair", "Reject", "Pair"]
     (only,) = open_source(str(path), ids=ids)
     assert only.captions == {"en": ("b",)}
