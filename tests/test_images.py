@@ -283,8 +283,8 @@ def test_reading_takes_eight_bytes_a_pixel(mode: str, kind: str, size: tuple[int
     exif, (width, height) = Image.Exif(), size
     exif[0x0112] = 6
     stored = encoded(Image.new(mode, size), kind, exif=exif)
-    open_picture(encoded(Image.new(mode, (4, 4)), kind, exif=exif))  # what the first one loads stays
-    peak = peak_of(lambda: open_picture(stored))
+    # What the first one loads stays, and is no part of what a picture takes.
+    peak = min(peak_of(lambda: open_picture(stored)) for _ in range(2))
     # 8 MiB for the bands, and what Pillow holds of where rows begin.
     assert peak < 8 * width * height + 16 * (width + height) + 2**23
 
@@ -294,8 +294,7 @@ def test_reading_takes_eight_bytes_a_pixel(mode: str, kind: str, size: tuple[int
 def test_a_long_row_is_converted_in_bands_too(mode: str) -> None:
     num = 4_000_000
     stored = encoded(Image.new(mode, (num, 1)))
-    open_picture(encoded(Image.new(mode, (4, 1))))  # what the first one loads stays
-    assert peak_of(lambda: open_picture(stored)) < 12 * num + 2**23
+    assert min(peak_of(lambda: open_picture(stored)) for _ in range(2)) < 12 * num + 2**23
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
