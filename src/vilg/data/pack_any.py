@@ -19,8 +19,10 @@ from vilg.data.parts import (
     Worker,
     check_share,
     id_hashes,
+    left_out_of,
     num_parts,
     own_parts,
+    pin,
     second_of_one_id,
 )
 from vilg.data.shards import PICTURE_SUFFIXES, suffix_of
@@ -69,7 +71,7 @@ def pack(
         _check_same(out, made_from)
         return True
     parts = out / "parts"
-    _pin(parts, made_from)
+    pin(parts, made_from, "other pairs")
     made = _Parts(out, name, num_parts(num_items))
     for number, items in own_parts(
         source, worker, lambda number: made[number].notes.exists(), num_items, "shards"
@@ -129,15 +131,6 @@ def _check_same(out: Path, made_from: dict[str, str | int]) -> None:
         raise DataError(f"{out} holds another data set: name another folder, or remove it first")
 
 
-def _pin(parts: Path, made_from: dict[str, str | int]) -> None:
-    """Note what parts are made from; refuse parts of anything else."""
-    path, text = parts / "made_from.json", json.dumps(made_from, ensure_ascii=False)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise DataError(f"{parts} holds parts of other pairs: remove it first")
-    parts.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
-
-
 class _Part:
     """A part: a shard, which lies among the parts until all are there, and notes of what is in it."""
 
@@ -153,12 +146,9 @@ class _Part:
         kept: list[tuple[str, str, str]] = []
         with open_whole(self._raw) as file, _archive(file) as archive:
             for i, item in enumerate(items, self._first):
+                left_out += left_out_of(item)
                 if isinstance(item, Reject):
-                    left_out.append(LeftOut(item.place, item.id, item.reason))
                     continue
-                left_out += [
-                    LeftOut(item.place, item.id, fault, is_pair=False) for fault in item.faults
-                ]
                 try:
                     picture, suffix = _picture_of(item)
                 except DataError as error:
@@ -181,7 +171,7 @@ class _Part:
         return notes["kept"], [LeftOut(**item) for item in notes["left_out"]], notes["sha256"]
 
     def move(self, without: Collection[str]) -> None:
-        """Put the shard in its place without some keys, unless that has been dpart."""
+        """Put the shard in its place without some keys, unless that has been done."""
         if not self._raw.exists() and self.shard.exists():
             return
         if without:

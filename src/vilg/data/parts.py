@@ -6,7 +6,7 @@ the same for any number of workers on any machines, and what is there when a wor
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vilg.data.ids import hash_of
 from vilg.data.pairs import DataError, Pair, Reject
+from vilg.files import write_whole
 from vilg.progress import Progress
 
 ITEMS = 1000  # a few seconds' work, which is what a kill costs
@@ -44,6 +45,26 @@ class LeftOut:
         line = json.dumps(fields, ensure_ascii=False) + "\n"
         # A file's name may be no UTF-8; what Python escapes it by is JSON too.
         return line.encode("utf-8", "backslashreplace").decode()
+
+
+def left_out_of(item: Pair | Reject) -> list[LeftOut]:
+    """Return what a reader left out: the item itself, or texts of a pair."""
+    if isinstance(item, Reject):
+        return [LeftOut(item.place, item.id, item.reason)]
+    return [LeftOut(item.place, item.id, fault, is_pair=False) for fault in item.faults]
+
+
+def pin(parts: Path, made_from: Mapping[str, str | int], others: str) -> None:
+    """Note what parts are made from; refuse parts of other ones.
+
+    Raises:
+        DataError: the folder has parts of `others`.
+    """
+    path, text = parts / "made_from.json", json.dumps(made_from, ensure_ascii=False)
+    if path.exists() and path.read_bytes() != text.encode():
+        raise DataError(f"{parts} holds parts of {others}: remove it first")
+    parts.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text)
 
 
 def own_parts(

@@ -22,8 +22,10 @@ from vilg.data.parts import (
     check_share,
     id_hashes,
     identify,
+    left_out_of,
     num_parts,
     own_parts,
+    pin,
     second_of_one_id,
 )
 from vilg.data.sources import Source
@@ -119,7 +121,7 @@ def _make(
         return paths[number].exists() or is_whole()
 
     try:
-        _pin(parts, made_from)
+        pin(parts, vars(made_from), "other pairs or tokenizers")
         for number, items in own_parts(source, worker, is_done, num_items, "tokens"):
             made = _encode_part(image_tokenizer, words, made_from.max_text, items)
             write_whole(paths[number], _packed(made))
@@ -141,15 +143,6 @@ class _MadeFrom:
     max_text: int
 
 
-def _pin(parts: Path, made_from: _MadeFrom) -> None:
-    """Note what parts are made from; refuse parts of anything else."""
-    path, text = parts / "made_from.json", json.dumps(vars(made_from))
-    if path.exists() and path.read_bytes() != text.encode():
-        raise DataError(f"{parts} holds parts of other pairs or tokenizers: remove it first")
-    parts.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
-
-
 def _clean(out: Path) -> None:
     """Remove parts, and what a kill has left half written."""
     for path in out.glob(".store-*.part"):
@@ -169,10 +162,9 @@ def _encode_part(
     left_out: list[LeftOut] = []
     rows: list[tuple[Pair, list[Text]]] = []
     for item in items:
+        left_out += left_out_of(item)
         if isinstance(item, Reject):
-            left_out.append(LeftOut(item.place, item.id, item.reason))
             continue
-        left_out += [LeftOut(item.place, item.id, fault, is_pair=False) for fault in item.faults]
         texts, reasons = encode_texts(item, words, max_text)
         left_out += [LeftOut(item.place, item.id, reason, is_pair=False) for reason in reasons]
         if item.picture is None or not texts:
