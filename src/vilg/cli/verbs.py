@@ -153,8 +153,8 @@ class Evaluate:
     """folder for the numbers and their manifest"""
     limit: Annotated[int | None, arg(metavar="K", help_behavior_hint="")] = None
     """measure on this many pictures of each split only"""
-    groups: Annotated[tuple[str, ...], arg(metavar="GROUP...", help_behavior_hint="")] = ()
-    """measure on these groups of the data only: those that the model was trained on"""
+    only: Annotated[tuple[str, ...], arg(metavar="TAG=VALUE...", help_behavior_hint="")] = ()
+    """measure on the pairs with these tags only, such as group=symbols: those that the model was trained on"""
     splits: Annotated[tuple[str, ...], arg(metavar="SPLIT...", help_behavior_hint="")] = ()
     """measure a tokenizer on these splits of the data only"""
     precision: PrecisionName = "fp32"
@@ -174,7 +174,7 @@ class Evaluate:
         keep_freed_memory()  # a search for tokens runs through the decoder as training does
         settings = Settings(
             limit=self.limit,
-            groups=self.groups or None,
+            only=self.only,
             splits=self.splits or None,
             precision=Precision(self.precision),
             refine_steps=self.refine,

@@ -1,6 +1,7 @@
 """Pairs of any source become a data set of shards (`data/shards.py`), by any number of workers."""
 
 import hashlib
+import io
 import json
 import shutil
 import tarfile
@@ -11,7 +12,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vilg.data.pack import add_member
 from vilg.data.pairs import DataError, Pair, Reject
 from vilg.data.parts import (
     ITEMS,
@@ -199,6 +199,13 @@ class _Parts:
 
     def __iter__(self) -> Iterator[_Part]:
         return (self[number] for number in range(self.number))
+
+
+def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file whose owner, mode and time are fixed."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o644
+    archive.addfile(member, io.BytesIO(content))
 
 
 def _archive(file: BinaryIO) -> tarfile.TarFile:
