@@ -77,10 +77,10 @@ def list_splits(folder: Path) -> list[str]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the hash of all ids, decoded pixels and captions, as the manifest states it.
+    """Return the hash of all content, as the manifest states it.
 
-    Two builds of a data set that training cannot tell apart have the same one, however their
-    files were packed.
+    `vilg data pack` hashes the shards; the emoji's is of ids, decoded pixels and captions, and stays the same
+    however their files are packed.
     """
     content_sha256, _ = read_manifest(folder)
     return content_sha256
