@@ -25,7 +25,7 @@ from packages import NAMES, PACKAGES, BuildError, fetch
 from PIL import Image, features
 from splits import SPLITS, split_samples
 
-from vilg.data.pack_any import pack
+from vilg.data.pack import pack
 from vilg.data.pairs import Pair
 from vilg.data.sources import source_of
 from vilg.errors import VilgError

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw
 
-from vilg.data.pack_any import pack
+from vilg.data.pack import pack
 from vilg.data.pairs import Pair
 from vilg.data.sources import load_pairs, source_of
 from vilg.images import open_picture

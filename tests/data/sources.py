@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from vilg.data.pack_any import pack
+from vilg.data.pack import pack
 from vilg.data.pairs import Pair
 from vilg.data.sources import source_of
 

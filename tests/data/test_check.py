@@ -185,7 +185,7 @@ SCRIPT = """
 import resource, sys
 from pathlib import Path
 from vilg.data.check import check
-from vilg.data.pack_any import pack
+from vilg.data.pack import pack
 from vilg.data.sources import open_source
 from vilg.text import TextTokenizer
 source = open_source(sys.argv[2])

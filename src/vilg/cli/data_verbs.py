@@ -160,7 +160,7 @@ class DataPack(FromSource):
 
     def run(self) -> None:
         from vilg.cli.output import check_folder
-        from vilg.data.pack_any import pack, packed
+        from vilg.data.pack import pack, packed
 
         check_folder(self.out)
         whole = pack(

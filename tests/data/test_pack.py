@@ -12,8 +12,9 @@ import pytest
 
 from tests.data.sources import files_of, picture, write_jsonl
 from tests.training.conftest import forking
-from vilg.data import pack_any, parts
-from vilg.data.pack_any import pack
+from vilg.data import pack as packer
+from vilg.data import parts
+from vilg.data.pack import add_member, pack
 from vilg.data.pairs import DataError, Pair, Reject
 from vilg.data.parts import Worker
 from vilg.data.sources import Source, open_source
@@ -23,7 +24,7 @@ EMOJI = Path(__file__).parents[2] / "datasets" / "emoji"
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (parts, pack_any):
+    for module in (parts, packer):
         monkeypatch.setattr(module, "ITEMS", 4)
 
 
@@ -189,7 +190,7 @@ def test_who_is_late_begins_nothing_again(source: Path, tmp_path: Path) -> None:
 
 
 def join(source: Path, out: Path) -> None:
-    for module in (parts, pack_any):
+    for module in (parts, packer):
         module.ITEMS = 4  # type: ignore[attr-defined]
     pack_whole(source, out)
 
@@ -229,8 +230,8 @@ def write_shard(folder: Path, fields: Any) -> Path:
     pack(open_source(str(folder / "in")), folder / "out", "one")
     [shard] = (folder / "out" / "shards").iterdir()
     with tarfile.open(shard, "w") as archive:
-        pack_any.add_member(archive, "0.png", picture(0))
-        pack_any.add_member(archive, "0.json", json.dumps(fields).encode())
+        add_member(archive, "0.png", picture(0))
+        add_member(archive, "0.json", json.dumps(fields).encode())
     manifest = json.loads((folder / "out" / "manifest.json").read_text())
     manifest["shards"][0]["sha256"] = hashlib.sha256(shard.read_bytes()).hexdigest()
     (folder / "out" / "manifest.json").write_text(json.dumps(manifest))
