@@ -54,7 +54,9 @@ def plain(folder: Path) -> Path:
 def test_pictures_are_found_however_they_are_kept(
     write: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    found = read_pictures(DataConfig(source=str(write(tmp_path / "in"))), io.StringIO())
+    found = read_pictures(
+        DataConfig(source=str(write(tmp_path / "in"))), tmp_path / "out", io.StringIO()
+    )
     arrays_NYX3 = load_readable(found, 4, 0.0, tmp_path / "rejects.jsonl")
     assert arrays_NYX3[:, 0, 0].tolist() == [[shade, 0, 99] for shade in SHADES]
     assert found.others == ({".txt": 1} if write is plain else {})
@@ -67,7 +69,7 @@ def test_pairs_of_a_folder_can_be_chosen_by_their_ids(tmp_path: Path) -> None:
         (folder / f"{shade}.txt").write_text("a square")
     (tmp_path / "kept.txt").write_text("10\n30\n")
     data = DataConfig(source=str(folder), ids=tmp_path / "kept.txt")
-    training = read_pictures(data, io.StringIO()).training
+    training = read_pictures(data, tmp_path / "out", io.StringIO()).training
     assert [pair.id for pair in training if isinstance(pair, Pair)] == ["10", "30"]
 
 
@@ -79,7 +81,7 @@ def test_a_broken_picture_is_a_counted_reject(kind: str, tmp_path: Path) -> None
     if kind == "pairs":
         lines = [{"image": f"{shade}.png", "caption": "a square"} for shade in SHADES]
         source = write_jsonl(folder, [*lines, {"image": "lost.png", "caption": "nothing"}])
-    found = read_pictures(DataConfig(source=str(source)), io.StringIO())
+    found = read_pictures(DataConfig(source=str(source)), tmp_path / "out", io.StringIO())
     rejects = tmp_path / "rejects.jsonl"
     arrays_NYX3 = load_readable(found, 4, 0.5, rejects)
     assert arrays_NYX3[:, 0, 0].tolist() == [[10, 0, 99], [30, 0, 99]]
@@ -101,7 +103,7 @@ def test_pictures_of_which_none_can_be_read_are_refused(tmp_path: Path) -> None:
     folder = plain(tmp_path / "in")
     for path in folder.glob("*.png"):
         path.write_bytes(b"no picture")
-    found = read_pictures(DataConfig(source=str(folder)), io.StringIO())
+    found = read_pictures(DataConfig(source=str(folder)), tmp_path / "out", io.StringIO())
     with pytest.raises(DataError, match="3 of 3 pictures cannot be used"):
         load_readable(found, 4, 1.0, tmp_path / "rejects.jsonl")
 
@@ -109,4 +111,6 @@ def test_pictures_of_which_none_can_be_read_are_refused(tmp_path: Path) -> None:
 def test_prompts_alone_are_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a red square\na cat\n")
     with pytest.raises(DataError, match="holds no picture for an image tokenizer"):
-        read_pictures(DataConfig(source=str(tmp_path / "prompts.txt")), io.StringIO())
+        read_pictures(
+            DataConfig(source=str(tmp_path / "prompts.txt")), tmp_path / "out", io.StringIO()
+        )

@@ -475,9 +475,9 @@ def test_the_discriminator_has_settings_of_its_own(
     assert moved == {"learner"} and any(name.startswith("discriminator") for name in before)
 
 
-def test_samples_show_pictures_that_are_held_out(finished: Finished) -> None:
+def test_samples_show_pictures_that_are_held_out(finished: Finished, tmp_path: Path) -> None:
     data = replace(finished.recipe.tokenizer.data, only=())
-    shown = read_pictures(data, io.StringIO()).held_out
+    shown = read_pictures(data, tmp_path, io.StringIO()).held_out
     assert [pair.id for pair in shown] == ["flat-1F344"]  # a lime
 
 
@@ -639,7 +639,7 @@ def test_refined_tokens_are_made_once_and_resume_exactly(
     store = tmp_path / "out" / "tokenizer" / "tokens"
     record = json.loads((store / "tokens.json").read_text())
     chosen = [int(name) for name in record["ids"]]
-    pictures = read_pictures(tokenizer.data, io.StringIO()).training
+    pictures = read_pictures(tokenizer.data, tmp_path, io.StringIO()).training
     assert chosen != [0, 1, 2]  # styles come one after the other
     assert chosen == permute(np.arange(3), 8, 5, epoch=0).tolist()
     arrays = load_pictures([pictures[i] for i in chosen], before.config.image_size)

@@ -1,6 +1,7 @@
 """What runs are trained on: pictures, their tokens, and proof that they stay the same."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -94,20 +95,6 @@ class DataConfig:
         )
 
 
-def digest_of(source: Source) -> str:
-    """Identify a source by the names and sizes of its files; our own manifests hold every hash."""
-    found = hashlib.sha256()
-    for file in source.files:
-        if file.name == "manifest.json":
-            found.update(file.read_bytes())
-        inside = sorted(file.rglob("*")) if file.is_dir() else [file]
-        for path in inside:
-            found.update(
-                f"{path.relative_to(file)} {path.stat().st_size}\n".encode("utf-8", "replace")
-            )
-    return found.hexdigest()
-
-
 @dataclass(frozen=True)
 class Pictures:
     """What an image tokenizer is trained on: pairs, or files.
@@ -126,18 +113,19 @@ class Pictures:
     others: Counter[str] = field(default_factory=Counter)
 
 
-def read_pictures(data: DataConfig, log: TextIO) -> Pictures:
+def read_pictures(data: DataConfig, out: Path, log: TextIO) -> Pictures:
     """Find the pictures of a source of pairs, or all of a folder, captioned or not.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or the run is to be written where they are read.
     """
     source = data.open()
+    source.check_outside(out)
     if source.format.name == "folder" and data.ids is None and not data.only:
         return _list_pictures(source, log)
     say(source.recognised, log)
     pairs, rejects = list[Pair](), list[LeftOut]()
-    for item in walk(source):
+    for item in _reading(source):
         if isinstance(item, Pair) and item.picture is not None:
             pairs.append(item)
         else:
@@ -152,7 +140,7 @@ def read_pictures(data: DataConfig, log: TextIO) -> Pictures:
     if is_data_set(folder) and SHOWN in list_splits(folder):
         others = replace(source, only=(), ids=split_of(folder, SHOWN), limit=None)
         held_out = list(pairs_of(others))[::SHOWN_STRIDE]
-    return Pictures(pairs, held_out[:NUM_SHOWN], digest_of(source), rejects)
+    return Pictures(pairs, held_out[:NUM_SHOWN], source.identity.sha256, rejects)
 
 
 def _list_pictures(source: Source, log: TextIO) -> Pictures:
@@ -203,7 +191,7 @@ def load_readable(
     return arrays_NYX3[:num]
 
 
-def walk(source: Source) -> Iterator[Pair | Reject]:
+def _reading(source: Source) -> Iterator[Pair | Reject]:
     """Yield all of a source, and say how far it is read where that takes long."""
     with Progress("pairs", what="reading") as progress:
         for number, item in enumerate(source, start=1):
@@ -213,7 +201,7 @@ def walk(source: Source) -> Iterator[Pair | Reject]:
 
 def pairs_of(source: Source) -> Iterator[Pair]:
     """Yield a source's pairs alone."""
-    return (item for item in walk(source) if isinstance(item, Pair))
+    return (item for item in _reading(source) if isinstance(item, Pair))
 
 
 def texts_of(pair: Pair) -> Iterator[str]:
@@ -231,9 +219,20 @@ def is_learnable(pair: Pair, words: TextTokenizer, max_text: int) -> bool:
 
 
 def rows_of(store: Store, source: Source) -> list[Pair]:
-    """Return the pairs of a store's rows, in their order."""
-    by_id = {pair.id: pair for pair in reversed(list(pairs_of(source)))}  # the first of one id
-    return [by_id[id] for id in store.ids(np.arange(len(store)))]
+    """Return the pairs of a store's rows: all of its source, in order, but those that were left out.
+
+    An id does not tell them: where the first pair of an id was left out, the row is the second one's.
+
+    Raises:
+        DataError: the store was made from other pairs.
+    """
+    with (store.folder / "rejects.jsonl").open(encoding="utf-8") as file:
+        rejects = [row for row in map(json.loads, file) if row["left_out"] == "pair"]
+    left_out = {(row["place"], row["id"]) for row in rejects}
+    pairs = [pair for pair in pairs_of(source) if (pair.place, pair.id) not in left_out]
+    if [pair.id for pair in pairs] != store.ids(np.arange(len(store))):
+        raise DataError(f"{store.folder} was made from other pairs: tokenize them anew")
+    return pairs
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,7 @@ class Pairs:
 
 
 def read_pairs(
-    data: DataConfig, vocabulary: Path, or_built: bool, max_text: int, log: TextIO
+    data: DataConfig, vocabulary: Path, or_built: bool, max_text: int, out: Path, log: TextIO
 ) -> Pairs:
     """Recognise a generator's pairs, say so, and find their vocabulary.
 
@@ -259,7 +258,8 @@ def read_pairs(
         or_built: build one from the captions where that one would spell too many.
 
     Raises:
-        DataError: no pair that a model of this length could learn from, or tokens that do not fit.
+        DataError: no pair that a model of this length could learn from, tokens that do not fit, or the run
+            is to be written where they are read.
     """
     words = TextTokenizer.from_file(vocabulary)
     if data.is_store:
@@ -267,7 +267,10 @@ def read_pairs(
         say(f"{data.source}: tokens of vilg data tokenize", log)
         return Pairs(None, words)
     source = data.open()
+    source.check_outside(out)
     say(source.recognised, log)
+    if untagged := source.identity.untagged:
+        say(f"languages told by characters, since no tag tells them: {untagged:,} captions", log)
     if or_built:
         words = find_words(words, source)
     if not any(is_learnable(pair, words, max_text) for pair in pairs_of(source)):

@@ -54,7 +54,6 @@ from vilg.training.inputs import (
     Pairs,
     Pictures,
     captions_told,
-    digest_of,
     find_store,
     load_readable,
     moved_tokens,
@@ -143,14 +142,14 @@ def _check_stages(recipe: Recipe, out: Path, log: TextIO) -> tuple[Pictures | No
     if recipe.tokenizer:
         tokenizer.check(recipe.tokenizer)
         if not tokenizer.is_finished:
-            pictures = read_pictures(recipe.tokenizer.data, log)
+            pictures = read_pictures(recipe.tokenizer.data, out, log)
         if not tokenizer.has_begun:
             _check_tokenizer(recipe.tokenizer)
     if config := recipe.generator:
         generator.check(config)
         if not generator.is_finished:
             words = (config.vocabulary, config.vocabulary_or_built)
-            pairs = read_pairs(config.data, *words, config.max_text, log)
+            pairs = read_pairs(config.data, *words, config.max_text, out, log)
             if not generator.has_begun:
                 _check_generator(recipe, pairs.words)
     return pictures, pairs
@@ -252,7 +251,7 @@ def _train_generator(
     image_tokenizer = load_model(lender).image_tokenizer
     data, source, text_tokenizer = config.data, pairs.source, pairs.words
     stage.begin(
-        config, digest_of(source) if source else file_hash(Path(data.source) / "store.json")
+        config, source.identity.sha256 if source else file_hash(Path(data.source) / "store.json")
     )
     store = find_store(data, pairs, image_tokenizer, config.max_text, stage.folder / "tokens")
     say(f"generator: {len(store)} pairs", log)
