@@ -98,7 +98,10 @@ class Work:
         if not self.whole.exists():
             try:
                 self._run(source, worker, make, join)
-            except FileNotFoundError:
+            except (
+                FileNotFoundError,
+                FileExistsError,
+            ):  # the latter of a folder that is gone again
                 if not self.whole.exists():
                     raise
                 # Another worker has joined the parts meanwhile, and removed them.
