@@ -235,6 +235,11 @@ class Source:
     translations: Path | None = None
 
     @property
+    def recognised(self) -> str:
+        """What the source was taken for, in a line for people."""
+        return f"{self.given}: read as {self.format.name} ({self.format.wants})"
+
+    @property
     def told(self) -> str:
         """Which pairs these are, in a line."""
         chosen = [*self.only]

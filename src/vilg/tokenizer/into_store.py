@@ -23,10 +23,11 @@ from vilg.data.parts import (
     left_out_of,
     second_of_one_id,
 )
+from vilg.data.pictures import try_picture
 from vilg.data.sources import Source
 from vilg.data.store import Kind, Part, StoreInfo, Writer, open_over, read_info
 from vilg.errors import VilgError
-from vilg.images import ImageError, batch_of, open_picture, square, to_array, to_pixels
+from vilg.images import batch_of, to_pixels
 from vilg.progress import Progress
 from vilg.text import LANGUAGES, TextError, TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
@@ -148,7 +149,7 @@ def _encode_part(
                 places.append(pair.place)
                 kept.append(texts)
         if good:
-            ids_BHW = image_tokenizer.encode(to_pixels(np.stack(good)))
+            ids_BHW = image_tokenizer.encode(to_pixels(np.stack(good), image_tokenizer.device))
             tokens.append(ids_BHW.flatten(1).cpu().numpy())
     num_cells = image_tokenizer.config.grid_size**2
     image_ids_SN = np.concatenate([*tokens, np.empty((0, num_cells), np.int64)]).astype(np.uint16)
@@ -193,14 +194,7 @@ def _decoded(rows: Batch, size: int) -> Iterator[tuple[Batch, Pictures]]:
     batches = [rows[i : i + batch_of(size)] for i in range(0, len(rows), batch_of(size))]
 
     def decode(row: tuple[Pair, list[Text]]) -> NDArray[np.uint8] | VilgError:
-        pair = row[0]
-        assert pair.picture is not None
-        try:
-            return to_array(square(open_picture(pair.picture(), name="the picture"), size))
-        except VilgError as error:
-            return error
-        except OSError as error:
-            return ImageError(f"the picture cannot be read: {error.strerror or error}")
+        return try_picture(row[0], size)
 
     with ThreadPoolExecutor(2) as pool:
         ahead: list[Iterator[NDArray[np.uint8] | VilgError]] = []
