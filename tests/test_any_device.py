@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.elsewhere import ELSEWHERE, HostRead, OtherDevice, moved_there, other_device
 from tests.sampling.test_decode import PROMPTS, ZH, toy_generator, toy_images
+from vilg.api import Vilg
 from vilg.device import moved
 from vilg.images import to_pixels
 from vilg.model.defaults import Decoder, SamplingConfig
@@ -271,3 +272,27 @@ def test_refined_tokens(toy_model: Model) -> None:
         found = refine(tokenizer, to_pixels(arrays, ELSEWHERE), Squares(), 3)
         assert device.reads == 1  # how long the codes are
         assert torch.equal(found.cpu(), here)
+
+
+def test_the_public_face(toy_model: Model) -> None:
+    """All that people call, from end to end; what it draws and says is what it draws and says on the CPU."""
+
+    def use(vilg: Vilg) -> list[Any]:
+        apple, other = noise(2)
+        drawn = vilg.generate("green apple", 2, seed=3, best_of=2)
+        below = vilg.edit(apple, "green apple", 1, first_row=2, best_of=2)
+        varied = vilg.edit(apple, "green apple", 2, share=0.3, raw=True)
+        said = [
+            *vilg.caption(other, "en"),
+            *vilg.caption(other, "zh", 2, beam=3),
+            *vilg.caption(other, "en", temperature=1, best_of=3),
+        ]
+        return [np.stack([np.array(picture) for picture in drawn + below + varied]), said]
+
+    here = use(Vilg(toy_model))
+    with other_device():
+        vilg = Vilg(there(toy_model))
+        assert vilg.device == ELSEWHERE and vilg.precision == "fp32"
+        found = use(vilg)
+    assert np.array_equal(here[0], found[0])
+    assert here[1] == found[1]

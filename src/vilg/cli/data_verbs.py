@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
-from vilg.cli.options import APP, Flag, ModelName, UsageError, clean, load, print_json
+from vilg.cli.options import (
+    APP,
+    DeviceName,
+    Flag,
+    ModelName,
+    UsageError,
+    choose,
+    clean,
+    load,
+    print_json,
+)
 from vilg.progress import say
 
 if TYPE_CHECKING:
@@ -102,6 +112,7 @@ class DataTokenize(FromSource):
     """folder of the store"""
     model: ModelName = None
     """whose image tokenizer and vocabulary make the tokens"""
+    device: DeviceName = "auto"
     max_text: Annotated[int, arg(metavar="N")] = 64
     """tokens of the longest text that is kept"""
     max_rejects: Annotated[float, arg(metavar="SHARE")] = 0.1
@@ -116,7 +127,7 @@ class DataTokenize(FromSource):
         if not 0 <= self.max_rejects <= 1:
             raise UsageError(f"--max-rejects must be from 0 to 1, not {self.max_rejects}")
         worker = this_worker()
-        source, model = self.open(), load(self.model)
+        source, model = self.open(), load(self.model, self.device)
         whole = tokenize(
             source,
             self.out,
@@ -267,6 +278,7 @@ class DataFilter(FromSource):
         str | None, arg(metavar="FOLDER|HUB_ID", help_behavior_hint="(default: no score)")
     ] = None
     """adds the matching score, by this CLIP (Chinese-CLIP, SigLIP)"""
+    device: DeviceName = "auto"
     max_rejects: Annotated[float, arg(metavar="SHARE")] = 0.1
     """share of the source that may be no pairs at all"""
 
@@ -306,11 +318,13 @@ class DataFilter(FromSource):
             from vilg.sampling.clip import ClipRanker
             from vilg.sampling.matching import ClipMatcher
 
-            return ClipMatcher(self.clip, ClipRanker.from_pretrained(self.clip))
+            return ClipMatcher(
+                self.clip, ClipRanker.from_pretrained(self.clip, choose(self.device))
+            )
         if self.model:
             from vilg.sampling.matching import ModelMatcher
 
-            model = load(self.model)
+            model = load(self.model, self.device)
             return ModelMatcher(
                 self.model,
                 str(model.weights_hash),
@@ -351,6 +365,7 @@ class DataTranslate(FromSource):
     """file of the translations"""
     prefix: Annotated[str, arg(metavar="TEXT", help_behavior_hint="(default: none)")] = ""
     """stands before every caption, where the model wants it (T5: "translate English to Chinese: ")"""
+    device: DeviceName = "auto"
 
     def run(self) -> None:
         from vilg.data.parts import count
@@ -360,7 +375,9 @@ class DataTranslate(FromSource):
         if self.out.suffix != ".jsonl":
             raise UsageError(f"--out {self.out}: name a file that ends in .jsonl")
         source = self.open()
-        translator = HubTranslator.from_pretrained(self.by, self.to, self.prefix)
+        translator = HubTranslator.from_pretrained(
+            self.by, self.to, self.prefix, choose(self.device)
+        )
         if not write_translations(
             source, count(source), self.out, translator, self.to, this_worker()
         ):
