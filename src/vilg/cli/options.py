@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -46,6 +47,26 @@ DeviceName = Annotated[
     ),
 ]
 Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a source of pairs is read and which of its pairs: options of every verb that reads pairs."""
+
+    format: Annotated[
+        str | None, arg(metavar="NAME", help_behavior_hint="(default: recognised)")
+    ] = None
+    """how the pairs are kept, where it should not be guessed; an unknown name lists the known ones"""
+    pictures: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside the source)")
+    ] = None
+    """folder that the pictures lie in or below"""
+    ids: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: all)")] = None
+    """only the pairs whose ids stand in this file, one a line, such as kept.txt of vilg data filter"""
+    translations: Annotated[
+        Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")
+    ] = None
+    """adds the captions of a file that vilg data translate wrote of this source"""
 
 
 class UsageError(VilgError):

@@ -21,6 +21,7 @@ from vilg.cli.options import (
     Flag,
     ModelName,
     PrecisionName,
+    Reading,
     UsageError,
     choose,
     load,
@@ -66,7 +67,7 @@ class Demo:
 
 @APP.command(name="train")
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(Reading):
     """Train an image tokenizer, a generator, or one after the other.
 
     Example: vilg train emoji_cpu_tiny --set generator.loop.num_steps=400
@@ -112,11 +113,8 @@ class Train:
         out = self.out or Path("runs") / self.recipe
         check_folder(out)
         recipe = read_recipe(out) if self.resume else RECIPES[self.recipe].recipe()
-        if self.data is not None:
-            stages = [name for name, stage in vars(recipe).items() if stage is not None]
-            source = json.dumps(os.path.abspath(self.data))  # --resume may come from elsewhere
-            changes = [f"{stage}.data.source={source}" for stage in stages] + changes
-        recipe = override(recipe, changes)
+        stages = [name for name, stage in vars(recipe).items() if stage is not None]
+        recipe = override(recipe, [*self._data_settings(stages), *changes])
         if self.show:
             for assignment, meaning in explain(recipe):
                 print(f"--set {shlex.quote(assignment)}  # {meaning}")
@@ -133,6 +131,21 @@ class Train:
             raise
         say(f"done; the verbs read this model with --model {folder}")
         print(folder)
+
+    def _data_settings(self, stages: list[str]) -> list[str]:
+        """Return what is said of the data, as settings of all stages."""
+        paths = {"source": self.data} | {
+            name: getattr(self, name) for name in ("pictures", "ids", "translations")
+        }
+        # --resume may come from elsewhere.
+        given = {name: os.path.abspath(path) for name, path in paths.items() if path is not None}
+        if self.format is not None:
+            given["format"] = self.format
+        return [
+            f"{stage}.data.{name}={json.dumps(value)}"
+            for stage in stages
+            for name, value in given.items()
+        ]
 
 
 _SUITES = (
