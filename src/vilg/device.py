@@ -105,9 +105,8 @@ def record(step: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Te
     given = x.clone()
     side = torch.cuda.Stream(x.device)
     side.wait_stream(torch.cuda.current_stream(x.device))
-    with torch.cuda.stream(
-        side
-    ):  # first calls choose kernels and take memory, which is not recorded
+    # First calls choose kernels and take memory, which cannot be recorded.
+    with torch.cuda.stream(side):
         for _ in range(3):
             step(given)
     torch.cuda.current_stream(x.device).wait_stream(side)

@@ -1,6 +1,7 @@
 """What verbs share: the app they register with, types of options, and JSON."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +81,13 @@ def load(name: str | None, device: str, precision: str | None = None) -> "Vilg":
 
 
 def choose(name: str) -> "torch.device":
-    """Return the device of a name, and say which it is where that is not the CPU."""
+    """Return the device of a name, and say which it is where that is not the CPU.
+
+    Of workers that torchrun started on a machine, each takes a device of its own.
+    """
     from vilg.device import HOST, choose_device, described
 
-    device = choose_device(name)
+    device = choose_device(name, int(os.environ.get("LOCAL_RANK", "0")))
     if device != HOST:
         say(f"computing on {described(device)}")
     return device
