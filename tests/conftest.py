@@ -24,6 +24,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 EMOJI = Path(__file__).parent.parent / "datasets" / "emoji"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if not needing:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder: random weights, 16 image tokens, the real vocabulary."""

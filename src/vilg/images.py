@@ -125,6 +125,8 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
 
 def _lay_on(picture: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
     """Return RGB, made in bands: a second copy of all pixels is the only one."""
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture
     flat = Image.new("RGB", picture.size)
     # Pillow's own conversion cuts off at 255. Plain "I" may also hold 8 bits' levels.
     is_deep = picture.mode.startswith("I;") or (

@@ -327,6 +327,15 @@ def test_parts_of_something_else_are_refused(many: Many, tmp_path: Path) -> None
     assert contents(half) == contents(whole)
 
 
+def test_other_pictures_with_the_same_texts_are_refused(tmp_path: Path) -> None:
+    lay_pictures(tmp_path / "pictures")
+    lines = [{"id": i, "image": f"pictures/{i}.png", "en": "red"} for i in range(9)]
+    source = write_lines(tmp_path / "pairs.jsonl", lines)
+    assert run(source, tmp_path / "out")
+    Image.new("RGB", (200, 200)).save(tmp_path / "pictures" / "3.png")
+    assert "holds a store of other pairs" in refused(lambda: run(source, tmp_path / "out"))
+
+
 def test_too_many_rejects_leave_no_store(many: Many, tmp_path: Path) -> None:
     info = Store(many.store).info
     share = info.rejects / (info.rows + info.rejects)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.training.conftest import BrokenOff
+from tests.training.test_run import Breaking
 from vilg.api import Vilg
 from vilg.config import override
 from vilg.data.pairs import DataError
@@ -18,6 +21,7 @@ from vilg.errors import SettingError, VilgError
 from vilg.model.folder import load_model
 from vilg.recipes.own import pairs
 from vilg.tokenizer.into_store import tokenize
+from vilg.training.inputs import rows_of
 from vilg.training.run import run
 from vilg.training.run_folder import RunError
 from vilg.training.settings import Recipe
@@ -176,6 +180,56 @@ def test_a_share_of_pairs_may_be_left_out_if_it_is_said(pictures: Path, tmp_path
         recipe_of(pictures, "generator.data.max_rejects=0.5"), tmp_path / "run", log=io.StringIO()
     )
     assert load_model(folder).languages == ("en",)
+
+
+def test_a_row_whose_first_pair_was_left_out_has_the_second_ones_picture(
+    pictures: Path, tmp_path: Path
+) -> None:
+    rows = [{"image": f"{i % 3}.png", "id": f"{i}", "caption": f"square {i}"} for i in range(30)]
+    rows[4]["id"] = "0"  # stays, as the first one's picture is broken
+    rows[5]["id"] = "1"  # goes
+    rows[0]["image"] = "bad.png"
+    (pictures / "bad.png").write_bytes(b"no picture")
+    table = pictures / "pairs.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    vilg = Vilg.from_pretrained()
+    tokenizers = (vilg.image_tokenizer, vilg.text_tokenizer)
+    source = open_source(str(table))
+    assert tokenize(source, tmp_path / "tokens", *tokenizers, max_text=32)
+    found = rows_of(Store(tmp_path / "tokens"), source)
+    lines = [int(pair.place.rpartition(" ")[2]) - 1 for pair in found]
+    assert lines == [i for i in range(30) if i not in (0, 5)]
+    (pictures / "less.jsonl").write_text(json.dumps(rows[2]) + "\n")
+    with pytest.raises(DataError, match="was made from other pairs"):
+        rows_of(Store(tmp_path / "tokens"), open_source(str(pictures / "less.jsonl")))
+
+
+def test_a_run_goes_on_with_the_same_pairs_only(pictures: Path, tmp_path: Path) -> None:
+    """A file that is no pair changes nothing; a picture does, though the table is as it was."""
+    rows = [{"image": f"{i}.png", "caption": f"square {i}"} for i in range(3)]
+    table = tmp_path / "pairs.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = recipe_of(table, f"generator.data.pictures={pictures}", "generator.loop.save_every=1")
+    with pytest.raises(BrokenOff):
+        run(recipe, tmp_path / "run", log=Breaking("generator", 2))
+    half = shutil.copytree(tmp_path / "run", tmp_path / "half")
+    (pictures / ".DS_Store").write_text("a Mac was here")
+    (pictures / "nowhere.png").symlink_to(pictures / "gone.png")
+    run(recipe, tmp_path / "run", resume=True, log=io.StringIO())
+    Image.new("RGB", (170, 164), "red").save(pictures / "0.png")
+    with pytest.raises(RunError, match="the data are not those that"):
+        run(recipe, half, resume=True, log=io.StringIO())
+
+
+def test_a_run_among_the_pictures_that_it_reads_is_refused(pictures: Path) -> None:
+    write_texts(pictures, [[caption] for caption in CAPTIONS["en"]])
+    with pytest.raises(DataError, match="all of which is read: write outside of it"):
+        run(recipe_of(pictures), pictures / "runs" / "own", log=io.StringIO())
+    tokenizer = replace(
+        _small_tokenizer(), data=replace(pairs().generator.data, source=str(pictures))
+    )
+    with pytest.raises(DataError, match="all of which is read: write outside of it"):
+        run(Recipe(tokenizer=tokenizer), pictures / "runs" / "own", log=io.StringIO())
 
 
 def test_an_image_tokenizer_is_trained_on_the_pictures_of_pairs(

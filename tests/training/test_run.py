@@ -473,9 +473,9 @@ def test_the_discriminator_has_settings_of_its_own(
     assert moved == {"learner"} and any(name.startswith("discriminator") for name in before)
 
 
-def test_samples_show_pictures_that_are_held_out(finished: Finished) -> None:
+def test_samples_show_pictures_that_are_held_out(finished: Finished, tmp_path: Path) -> None:
     data = replace(finished.recipe.tokenizer.data, only=())
-    assert [sample.id for sample in read_pictures(data).shown] == ["flat-1F344"]  # a lime
+    assert [sample.id for sample in read_pictures(data, tmp_path).shown] == ["flat-1F344"]  # a lime
 
 
 def test_what_fails_before_anything_is_saved_leaves_the_folder_free(
@@ -636,7 +636,7 @@ def test_refined_tokens_are_made_once_and_resume_exactly(
     store = tmp_path / "out" / "tokenizer" / "tokens"
     record = json.loads((store / "tokens.json").read_text())
     chosen = [int(name) for name in record["ids"]]
-    pictures = read_pictures(tokenizer.data).training
+    pictures = read_pictures(tokenizer.data, tmp_path).training
     assert chosen != [0, 1, 2]  # styles come one after the other
     assert chosen == permute(np.arange(3), 8, 5, epoch=0).tolist()
     arrays = load_pictures([pictures[i] for i in chosen], before.config.image_size)

@@ -273,19 +273,17 @@ class DataFilter(FromSource):
     def run(self) -> None:
         from vilg.cli.reports import rules_table
         from vilg.data.filter import KEPT, PAPER, choose, has_matching, parse_rule, write_columns
-        from vilg.data.parts import count
 
         conditions = [*(PAPER if self.rules else ()), *self.keep]
         rules = [parse_rule(condition) for condition in conditions]
         source, worker, matcher = self.open(), this_worker(), self._matcher()
-        num_items = count(source)
-        if not num_items:
+        if not source.identity.items:
             raise UsageError(f"{self.source} holds no pair")
-        is_whole = write_columns(source, num_items, self.out, worker)
+        is_whole = write_columns(source, self.out, worker)
         if matcher:
             from vilg.sampling.matching import write_matching
 
-            is_whole &= write_matching(source, num_items, self.out, matcher, worker)
+            is_whole &= write_matching(source, self.out, matcher, worker)
         if not is_whole:
             say(
                 "this worker's part is done; the last one to end joins all parts and applies the rules"
@@ -353,7 +351,6 @@ class DataTranslate(FromSource):
     """stands before every caption, where the model wants it (T5: "translate English to Chinese: ")"""
 
     def run(self) -> None:
-        from vilg.data.parts import count
         from vilg.data.translate import count_translations, write_translations
         from vilg.sampling.translator import HubTranslator
 
@@ -361,9 +358,7 @@ class DataTranslate(FromSource):
             raise UsageError(f"--out {self.out}: name a file that ends in .jsonl")
         source = self.open()
         translator = HubTranslator.from_pretrained(self.by, self.to, self.prefix)
-        if not write_translations(
-            source, count(source), self.out, translator, self.to, this_worker()
-        ):
+        if not write_translations(source, self.out, translator, self.to, this_worker()):
             say("this worker's part is done; the last one to end joins all parts")
             return
         made = count_translations(self.out, self.to)

@@ -50,6 +50,16 @@ def list_pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
     return sorted(files), others
 
 
+def check_outside(folder: Path, out: Path) -> None:
+    """Refuse to write below a folder all of which is read, as what is written would be read the next time.
+
+    Raises:
+        DataError: `out` lies in the folder, or is it.
+    """
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{out} lies in {folder}, all of which is read: write outside of it")
+
+
 def walk(folder: Path, others: Counter[str]) -> Iterator[Path]:
     """Yield the files in a folder and below it, sorted within each folder; hidden ones are left out.
 

@@ -63,10 +63,11 @@ class ImageTokenizer(nn.Module):
         return self.decode_codes(self.quantizer.lookup(ids_BHW)).clamp(-1, 1)
 
     def fingerprint(self) -> str:
-        """Identify encoder and codebook: token stores and generators are only valid for these."""
+        """Identify encoder and codebook as they are stored: token stores and generators are for these only."""
         digest = hashlib.sha256(to_json(self.config).encode())
         for name, tensor in sorted(self.state_dict().items()):
             if not name.startswith("decoder."):
                 digest.update(name.encode())
-                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+                rounded = tensor.detach().cpu().to(self.stored_as).float()
+                digest.update(rounded.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

@@ -1,6 +1,7 @@
 """What runs are trained on: pictures, their tokens, and proof that they stay the same."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from vilg.config import require
 from vilg.data.pairs import DataError, Pair, Reject
-from vilg.data.pictures import is_data_set, list_pictures
+from vilg.data.pictures import check_outside, is_data_set, list_pictures
 from vilg.data.readers.packed import split_of
 from vilg.data.shards import list_splits
 from vilg.data.sources import Source, open_source
@@ -82,20 +83,6 @@ class DataConfig:
         )
 
 
-def digest_of(source: Source) -> str:
-    """Identify a source by the names and sizes of its files; our own manifests hold every hash."""
-    found = hashlib.sha256()
-    for file in source.files:
-        if file.name == "manifest.json":
-            found.update(file.read_bytes())
-        inside = sorted(file.rglob("*")) if file.is_dir() else [file]
-        for path in inside:
-            found.update(
-                f"{path.relative_to(file)} {path.stat().st_size}\n".encode("utf-8", "replace")
-            )
-    return found.hexdigest()
-
-
 @dataclass(frozen=True)
 class Pictures:
     """What an image tokenizer is trained on: pairs, or files.
@@ -112,11 +99,12 @@ class Pictures:
     left_out: Counter[str]
 
 
-def read_pictures(data: DataConfig) -> Pictures:
-    """Find the pictures of a source of pairs, or of any folder."""
+def read_pictures(data: DataConfig, out: Path) -> Pictures:
+    """Find the pictures of a source of pairs, or of any folder, in which nothing may be written."""
     folder = Path(data.source)
     if not folder.is_dir() or is_data_set(folder) or data.format is not None:
         source = data.open()
+        source.check_outside(out)
         items = list(source)
         pairs = [item for item in items if isinstance(item, Pair) and item.picture is not None]
         left_out = Counter("rejected pair" for item in items if isinstance(item, Reject))
@@ -125,11 +113,12 @@ def read_pictures(data: DataConfig) -> Pictures:
             shown = [item for item in held_out if isinstance(item, Pair)][::SHOWN_STRIDE]
         else:
             shown = pairs[:: max(1, len(pairs) // NUM_SHOWN)]
-        return Pictures(pairs, shown[:NUM_SHOWN], digest_of(source), left_out)
+        return Pictures(pairs, shown[:NUM_SHOWN], source.identity.sha256, left_out)
     require(
         not data.only and data.split is None,
         f"{folder} is a plain folder of pictures: leave out only and split",
     )
+    check_outside(folder, out)
     found, left_out = list_pictures(folder)
     lines = [f"{file.relative_to(folder)} {file.stat().st_size}\n" for file in found]
     digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
@@ -157,9 +146,20 @@ def is_learnable(pair: Pair, words: TextTokenizer, max_text: int) -> bool:
 
 
 def rows_of(store: Store, source: Source) -> list[Pair]:
-    """Return the pairs of a store's rows, in their order."""
-    by_id = {pair.id: pair for pair in reversed(list(pairs_of(source)))}  # the first of one id
-    return [by_id[id] for id in store.ids(np.arange(len(store)))]
+    """Return the pairs of a store's rows: all of its source, in order, but those that were left out.
+
+    An id does not tell them: where the first pair of an id was left out, the row is the second one's.
+
+    Raises:
+        DataError: the store was made from other pairs.
+    """
+    with (store.folder / "rejects.jsonl").open(encoding="utf-8") as file:
+        rejects = [row for row in map(json.loads, file) if row["left_out"] == "pair"]
+    left_out = {(row["place"], row["id"]) for row in rejects}
+    pairs = [pair for pair in pairs_of(source) if (pair.place, pair.id) not in left_out]
+    if [pair.id for pair in pairs] != store.ids(np.arange(len(store))):
+        raise DataError(f"{store.folder} was made from other pairs: tokenize them anew")
+    return pairs
 
 
 def find_words(vocabulary: Path, or_built: bool, source: Source) -> TextTokenizer:

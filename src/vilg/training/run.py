@@ -52,7 +52,6 @@ from vilg.training.generator_job import (
 from vilg.training.inputs import (
     captions_told,
     check_store,
-    digest_of,
     find_store,
     find_words,
     is_learnable,
@@ -135,15 +134,15 @@ def _check_stages(recipe: Recipe, out: Path) -> None:
     if recipe.tokenizer:
         tokenizer.check(recipe.tokenizer)
         if not tokenizer.has_begun:
-            _check_tokenizer(recipe.tokenizer)
+            _check_tokenizer(recipe.tokenizer, out)
     if recipe.generator:
         generator.check(recipe.generator)
         if not generator.has_begun:
-            _check_generator(recipe)
+            _check_generator(recipe, out)
 
 
-def _check_tokenizer(config: TokenizerRun) -> None:
-    read_pictures(config.data)
+def _check_tokenizer(config: TokenizerRun, out: Path) -> None:
+    read_pictures(config.data, out)
     config.loss.perceptual_loss()
     if config.refine_steps:
         lite0_loss(pooled=True)
@@ -154,7 +153,7 @@ def _check_tokenizer(config: TokenizerRun) -> None:
         _initial_tokenizer(config.init, config.model)
 
 
-def _check_generator(recipe: Recipe) -> None:
+def _check_generator(recipe: Recipe, out: Path) -> None:
     config = recipe.generator
     assert config is not None
     if config.data.is_store:
@@ -162,6 +161,7 @@ def _check_generator(recipe: Recipe) -> None:
         check_store(Store(Path(config.data.source)), words, config.max_text)
     else:
         source = config.data.open()
+        source.check_outside(out)
         words = find_words(config.vocabulary, config.vocabulary_or_built, source)
         if not any(is_learnable(pair, words, config.max_text) for pair in pairs_of(source)):
             raise RunError(
@@ -183,7 +183,7 @@ def _check_generator(recipe: Recipe) -> None:
 
 
 def _train_tokenizer(config: TokenizerRun, stage: Stage, log: TextIO) -> None:
-    pictures = read_pictures(config.data)
+    pictures = read_pictures(config.data, stage.folder)
     stage.begin(config, pictures.digest)
     say(f"tokenizer: {len(pictures.training)} pictures", log)
     if pictures.left_out:
@@ -248,7 +248,7 @@ def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: Text
         text_tokenizer = TextTokenizer.from_file(config.vocabulary)
     else:
         source = data.open()
-        stage.begin(config, digest_of(source))
+        stage.begin(config, source.identity.sha256)
         text_tokenizer = find_words(config.vocabulary, config.vocabulary_or_built, source)
     tokens = stage.folder / "tokens"
     store = find_store(data, image_tokenizer, text_tokenizer, config.max_text, tokens)
