@@ -205,8 +205,10 @@ def choose(
         for bit, name in enumerate(names)
     )
     chosen = Chosen(len(failed), len(failed) - len(pairs), counts)
-    _write(out, reasons, first)
-    check_share(chosen.rejects, chosen.items, max_rejects, out / REJECTS)
+    (out / KEPT).unlink(missing_ok=True)  # of other rules, should these be refused
+    with _whole(out / KEPT) as kept:
+        _write(out, reasons, first, kept)
+        check_share(chosen.rejects, chosen.items, max_rejects, out / REJECTS)
     return chosen
 
 
@@ -263,9 +265,9 @@ def _rows(out: Path) -> Iterator[Row]:
     return ({**row, **score} for row, score in zip(columns, scores, strict=True))
 
 
-def _write(out: Path, reasons: Sequence[str], first: NDArray[np.uint8]) -> None:
+def _write(out: Path, reasons: Sequence[str], first: NDArray[np.uint8], kept: TextIO) -> None:
     """Write which pairs are kept, and why each other one is not."""
-    with _whole(out / KEPT) as kept, _whole(out / REJECTS) as rejects:
+    with _whole(out / REJECTS) as rejects:
         for row, bit in zip(read_lines_of(out / COLUMNS), first.tolist(), strict=True):
             if "reject" not in row and bit == _NONE:
                 kept.write(row["id"] + "\n")
@@ -278,6 +280,9 @@ def _write(out: Path, reasons: Sequence[str], first: NDArray[np.uint8]) -> None:
 def _whole(path: Path) -> Iterator[TextIO]:
     """Open a file for writing that is there when all of it is written, and else as it was."""
     half = path.with_name(f".{path.name}.part")
-    with half.open("w", encoding="utf-8", newline="\n") as file:
-        yield file
-    half.replace(path)
+    try:
+        with half.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
