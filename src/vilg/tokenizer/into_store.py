@@ -149,7 +149,7 @@ def _encode_part(
                 places.append(pair.place)
                 kept.append(texts)
         if good:
-            ids_BHW = image_tokenizer.encode(to_pixels(np.stack(good)))
+            ids_BHW = image_tokenizer.encode(to_pixels(np.stack(good), image_tokenizer.device))
             tokens.append(ids_BHW.flatten(1).cpu().numpy())
     num_cells = image_tokenizer.config.grid_size**2
     image_ids_SN = np.concatenate([*tokens, np.empty((0, num_cells), np.int64)]).astype(np.uint16)
