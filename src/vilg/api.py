@@ -96,7 +96,7 @@ class Vilg:
         return cls(load_model(folder), weights_hash(folder), precision)
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write a folder that `from_pretrained` reads, in half precision."""
+        """Write a folder that `from_pretrained` reads, in the precision of the model's files."""
         save_model(Path(folder), self.model)
 
     @property
