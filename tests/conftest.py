@@ -35,9 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
 
 
-@pytest.fixture(scope="session")
-def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder: random weights, 16 image tokens, the real vocabulary."""
+def save_toy(folder: Path) -> Path:
+    """Write a model folder: random weights, 16 image tokens, the real vocabulary."""
     import torch
     from torch import nn
 
@@ -81,9 +80,14 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for weight in generator.parameters():
             if weight.ndim > 1:
                 nn.init.normal_(weight, std=0.2)
-    folder = tmp_path_factory.mktemp("toy") / "model"
     save_model(folder, Model(image_tokenizer.eval(), generator.eval(), text_tokenizer))
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a toy model."""
+    return save_toy(tmp_path_factory.mktemp("toy") / "model")
 
 
 @pytest.fixture(scope="session")

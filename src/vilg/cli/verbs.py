@@ -17,11 +17,13 @@ from tyro.conf import Positional, UseAppendAction, arg
 from vilg.cli.options import (
     APP,
     DataFolder,
+    DeviceName,
     Flag,
     ModelName,
     PrecisionName,
     Reading,
     UsageError,
+    choose,
     load,
 )
 from vilg.progress import say
@@ -39,6 +41,7 @@ class Demo:
     out: Annotated[Path, arg(metavar="DIR")] = Path("demo")
     """folder to write to"""
     model: ModelName = None
+    device: DeviceName = "auto"
     data: DataFolder = EMOJI
     """folder of the emoji data set, for the nearest training pictures"""
 
@@ -52,7 +55,7 @@ class Demo:
                 "not; name it with --data"
             )
         check_folder(self.out)
-        model = load(self.model)
+        model = load(self.model, self.device)
         made = make_demo(model, self.data, say)
         for name, content in (
             ("demo.png", png(made.sheet, {})),
@@ -166,6 +169,7 @@ class Evaluate:
         str, Positional, arg(metavar="SUITE", help="\n\n".join(_SUITES), help_behavior_hint="")
     ]
     model: ModelName = None
+    device: DeviceName = "auto"
     data: DataFolder = EMOJI
     """folder of a data set"""
     out: Annotated[
@@ -178,7 +182,7 @@ class Evaluate:
     """measure on these groups of the data only: those that the model was trained on"""
     splits: Annotated[tuple[str, ...], arg(metavar="SPLIT...", help_behavior_hint="")] = ()
     """measure a tokenizer on these splits of the data only"""
-    precision: PrecisionName = "fp32"
+    precision: PrecisionName = None
     """bf16 and int8 measure a generator with rounded weights; bf16 also makes --refine faster"""
     refine: Annotated[int, arg(metavar="STEPS")] = 0
     """measure by tokens searched for each picture in so many steps; needs the extra "train" too"""
@@ -197,10 +201,10 @@ class Evaluate:
             limit=self.limit,
             groups=self.groups or None,
             splits=self.splits or None,
-            precision=Precision(self.precision),
+            precision=Precision(self.precision) if self.precision else None,
             refine_steps=self.refine,
         )
-        evaluate(self.suite, self.model, self.data, out, settings)
+        evaluate(self.suite, self.model, self.data, out, settings, choose(self.device))
 
 
 @APP.command(name="import")

@@ -193,13 +193,13 @@ FORMATS = (
     ),
     Format(
         "JSON lines",
-        f"*.jsonl with one of {', '.join(PICTURE)}",
+        "*.jsonl of objects with fields such as image and caption",
         _files("*.jsonl", "*.ndjson", fits=_has_object(prompt=False)),
         read_jsonl,
     ),
     Format(
         "table",
-        "*.csv or *.tsv with such columns",
+        "*.csv or *.tsv with columns such as image and caption",
         _files("*.csv", "*.tsv", fits=_has_columns(prompt=False)),
         read_table,
     ),
