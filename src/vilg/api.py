@@ -115,7 +115,7 @@ class Vilg:
         return cls(load_model(folder, device=place, dtype=held), weights_hash(folder), precision)
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write a folder that `from_pretrained` reads, in half precision."""
+        """Write a folder that `from_pretrained` reads, in the precision of the model's files."""
         save_model(Path(folder), self.model)
 
     @property

@@ -12,8 +12,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from vilg.config import require
@@ -21,6 +23,7 @@ from vilg.model.folder import Model, find_model, load_model, read_config
 from vilg.model.generator import Generator
 from vilg.model.reconstructor import Reconstructor
 from vilg.model.weights import DTYPES
+from vilg.progress import Progress
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.sources import read_safetensors
 from vilg.training.checkpoint import CheckpointError
@@ -136,8 +139,13 @@ def _averages(path: Path, wanted: dict[str, torch.Size], prefix: str) -> dict[st
             if sum(chunk.sizes.numel() for chunk in entry.chunks) != entry.size.numel():
                 raise ValueError(f"a process's part of {name} is missing")
         averages = {name: torch.empty(shape) for name, shape in wanted.items()}
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that it is alone
-            load({"averages": averages}, storage_reader=reader, no_dist=True)
+        total = sum(len(entry.chunks) for entry in kept.values())
+        with (
+            Progress("parts", what="reading averages") as progress,
+            warnings.catch_warnings(action="ignore", category=UserWarning),  # that it is alone
+        ):
+            planner = _Told(total, progress)
+            load({"averages": averages}, storage_reader=reader, planner=planner, no_dist=True)
         return averages
     except (CheckpointException, SafetensorError, OSError, KeyError, ValueError) as error:
         if isinstance(error, CheckpointError):
@@ -146,6 +154,18 @@ def _averages(path: Path, wanted: dict[str, torch.Size], prefix: str) -> dict[st
             raise KeyboardInterrupt from error
         reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} is damaged ({reason}): export another step") from error
+
+
+class _Told(DefaultLoadPlanner):
+    """Reads as torch does, and says how far it is."""
+
+    def __init__(self, total: int, progress: Progress):
+        super().__init__()
+        self.done, self.total, self.progress = 0, total, progress
+
+    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
+        self.done += 1
+        self.progress(self.done, self.total)
 
 
 def _check_shapes(path: Path, wanted: dict[str, torch.Size], found: dict[str, torch.Size]) -> None:
