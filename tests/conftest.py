@@ -24,9 +24,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 EMOJI = Path(__file__).parent.parent / "datasets" / "emoji"
 
 
-@pytest.fixture(scope="session")
-def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder: random weights, 16 image tokens, the real vocabulary."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    needing = [item for item in items if item.get_closest_marker("gpu")]
+    if not needing:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
+def save_toy(folder: Path) -> Path:
+    """Write a model folder: random weights, 16 image tokens, the real vocabulary."""
     import torch
     from torch import nn
 
@@ -70,9 +80,14 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for weight in generator.parameters():
             if weight.ndim > 1:
                 nn.init.normal_(weight, std=0.2)
-    folder = tmp_path_factory.mktemp("toy") / "model"
     save_model(folder, Model(image_tokenizer.eval(), generator.eval(), text_tokenizer))
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a toy model."""
+    return save_toy(tmp_path_factory.mktemp("toy") / "model")
 
 
 @pytest.fixture(scope="session")

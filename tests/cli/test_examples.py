@@ -31,6 +31,7 @@ SHRUNK = {
     "evaluate": "--model {toy} --data {data} --limit 2",
     "import": "",
     "data": "",
+    "plan": "",
 }
 # Two steps instead of hundreds, on four pictures instead of thousands.
 STEPS = "loop.num_steps=2 loop.batch_size=2 loop.precision=fp32"

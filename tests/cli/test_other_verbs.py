@@ -261,6 +261,19 @@ def test_the_help_of_train_lists_every_recipe_with_its_time_and_whether_it_needs
         assert f"{name} ({cost}" in words
 
 
+def test_what_is_said_of_the_data_holds_for_all_stages(run: Run) -> None:
+    options = ("--data", "photos", "--ids", "kept.txt", "--format", "JSON lines")
+    result = run("train", "emoji_cpu_tiny", "--show", *options)
+    assert result.status == 0, result.err
+    for stage in ("tokenizer", "generator"):
+        for setting in (
+            f"data.source={Path.cwd() / 'photos'}",
+            f"data.ids={Path.cwd() / 'kept.txt'}",
+            "data.format=JSON lines",
+        ):
+            assert f"{stage}.{setting}" in result.out.replace("'", "").replace('"', "")
+
+
 def test_all_settings_are_shown_as_they_are_changed_and_nothing_is_trained(run: Run) -> None:
     command = ["train", "emoji_cpu_tiny", "--show", "--set", "generator.max_text=40"]
     result = run(*command, 'generator.patterns=["row"]', "--out", "run")

@@ -25,7 +25,7 @@ from vilg.data.filter import (
     write_columns,
 )
 from vilg.data.pairs import DataError
-from vilg.data.parts import ITEMS, Worker, count
+from vilg.data.parts import ITEMS, Worker
 from vilg.data.sources import Source, open_source
 from vilg.data.words import counter_of
 from vilg.randomness import integers
@@ -68,7 +68,7 @@ def ten(tmp_path: Path) -> Source:
 
 
 def filtered(source: Source, out: Path, *conditions: str, near: int | None = None) -> Chosen:
-    assert write_columns(source, count(source), out)
+    assert write_columns(source, out)
     rules = [parse_rule(condition) for condition in conditions]
     return choose(out, rules, near, max_rejects=1)
 
@@ -160,10 +160,29 @@ def test_columns_of_another_source_are_not_taken_for_this_ones(ten: Source, tmp_
     filtered(ten, out)
     with Path(ten.given).open("a") as file:
         file.write("[]\n")
-    with pytest.raises(
-        DataError, match=r"columns\.jsonl is made from another items \(10, now 11\)"
-    ):
-        filtered(ten, out)
+    with pytest.raises(DataError, match=r"columns\.jsonl is made from another source: remove it"):
+        filtered(open_source(ten.given), out)
+
+
+def test_columns_of_other_pictures_are_not_taken_for_these_ones(
+    ten: Source, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    filtered(ten, out, near=3)
+    noise(9, 200, 200).save(Path(ten.given).with_name("1-again.png"))
+    with pytest.raises(DataError, match=r"columns\.jsonl is made from another source"):
+        filtered(open_source(ten.given), out, near=3)
+
+
+def test_what_is_chosen_is_not_written_among_what_is_read(tmp_path: Path) -> None:
+    """kept.txt would be a text without a picture the next time."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    noise(0).save(folder / "a.png")
+    (folder / "a.txt").write_text("a dog")
+    with pytest.raises(DataError, match="write outside of it"):
+        filtered(open_source(str(folder)), folder / "chosen")
+    assert not (folder / "chosen").exists()
 
 
 def test_too_many_items_that_are_no_pairs(ten: Source, tmp_path: Path) -> None:
@@ -282,9 +301,7 @@ def test_workers_make_the_same_files_however_many_they_are(many: Path, tmp_path:
     source, made = open_source(str(many)), []
     for world in (1, 2, 3):
         out = tmp_path / str(world)
-        ends = [
-            write_columns(source, MANY, out, Worker(rank, world)) for rank in reversed(range(world))
-        ]
+        ends = [write_columns(source, out, Worker(rank, world)) for rank in reversed(range(world))]
         assert ends == [False] * (world - 1) + [True]
         choose(out, [parse_rule("words<15")])
         made.append(files_of(out))

@@ -45,9 +45,7 @@ def write(
     finish: Callable[[], Callable[[Row], Row]] | None = None,
     **settings: object,
 ) -> bool:
-    return write_lines(
-        source, NUMBER, path, settings, about, what="rows", worker=worker, finish=finish
-    )
+    return write_lines(source, path, settings, about, what="rows", worker=worker, finish=finish)
 
 
 def test_a_line_for_each_item_that_there_is_something_to_say_about(
@@ -57,7 +55,7 @@ def test_a_line_for_each_item_that_there_is_something_to_say_about(
     assert write(source, path, about, by="a")
     assert [row["id"] for row in read_lines_of(path)] == [str(i) for i in range(0, NUMBER, 2)]
     assert about.asked == NUMBER
-    assert made_from(path) == {"source": source.told, "items": NUMBER, "by": "a"}
+    assert made_from(path) == {"source": source.identity.sha256, "items": NUMBER, "by": "a"}
     assert sorted(file.name for file in path.parent.iterdir()) == ["table.jsonl", "table.made_from"]
     assert write(source, path, about, by="a") and about.asked == NUMBER
 
@@ -100,3 +98,31 @@ def test_tables_of_something_else_are_left_alone(source: Source, tmp_path: Path)
     assert not write(source, path, About(), Worker(0, 2), by="a")
     with pytest.raises(DataError, match=r"made from another by \(a, now b\)"):
         write(source, path, About(), Worker(1, 2), by="b")
+
+
+def test_who_is_late_begins_nothing_again(source: Source, tmp_path: Path) -> None:
+    """While one is at its first part, another makes all of them, joins them and clears up."""
+    path, quick = tmp_path / "table.jsonl", About()
+
+    class Late(About):
+        def __call__(self, items: Sequence[Pair | Reject]) -> list[Row | None]:
+            assert write(source, path, quick)
+            return super().__call__(items)
+
+    late = Late()
+    assert write(source, path, late)
+    assert (quick.asked, late.asked) == (NUMBER, ITEMS)
+    assert len([*read_lines_of(path)]) == NUMBER // 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["table.jsonl", "table.made_from"]
+
+
+def test_who_joins_what_another_has_joined_does_no_harm(source: Source, tmp_path: Path) -> None:
+    path = tmp_path / "table.jsonl"
+
+    def overtaken() -> Callable[[Row], Row]:
+        assert write(source, path, About())
+        return lambda row: row
+
+    assert write(source, path, About(), finish=overtaken)
+    assert len([*read_lines_of(path)]) == NUMBER // 2
+    assert not (tmp_path / "table.parts").exists()

@@ -2,21 +2,21 @@
 
 import hashlib
 import json
-import subprocess
-import sys
+import shutil
 import tarfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.data.sources import files_of, picture, write_jsonl
+from tests.training.conftest import forking
 from vilg.data import pack_any, parts
 from vilg.data.pack_any import pack
 from vilg.data.pairs import DataError, Pair, Reject
 from vilg.data.parts import Worker
-from vilg.data.sources import open_source
+from vilg.data.sources import Source, open_source
 
 EMOJI = Path(__file__).parents[2] / "datasets" / "emoji"
 
@@ -157,6 +157,62 @@ def test_what_was_made_from_other_pairs_is_not_mixed_with_these(
     assert not (tmp_path / "new").exists()
 
 
+def test_parts_with_other_pictures_are_not_mixed_with_these(source: Path, tmp_path: Path) -> None:
+    pack_whole(source, tmp_path / "half", Worker(0, 2))
+    pack_whole(source, tmp_path / "done")
+    source.with_name("a.png").write_bytes(picture(7, size=(99, 99)))
+    with pytest.raises(DataError, match="parts holds parts of other pairs"):
+        pack_whole(source, tmp_path / "half", Worker(1, 2))
+    with pytest.raises(DataError, match="holds another data set"):
+        pack_whole(source, tmp_path / "done")
+
+
+def test_who_is_late_begins_nothing_again(source: Path, tmp_path: Path) -> None:
+    """When one is about to begin, another makes all parts, joins them and clears up."""
+    out = tmp_path / "out"
+
+    class Late(Source):
+        walks = 0
+
+        def __iter__(self) -> Iterator[Pair | Reject]:
+            Late.walks += 1
+            for i, item in enumerate(super().__iter__()):
+                if Late.walks == 2 and i == 5:  # the first walk takes stock; the first part is made
+                    assert pack_whole(source, out)
+                yield item
+
+    found = open_source(str(source))
+    late = Late(found.given, found.format, found.files)
+    assert pack(late, out, "fruit", max_rejects=0.3)
+    pack_whole(source, tmp_path / "alone")
+    assert files_of(out) == files_of(tmp_path / "alone")
+
+
+def join(source: Path, out: Path) -> None:
+    for module in (parts, pack_any):
+        module.ITEMS = 4  # type: ignore[attr-defined]
+    pack_whole(source, out)
+
+
+def test_who_joins_at_the_same_time_does_no_harm(source: Path, tmp_path: Path) -> None:
+    with source.open("a", encoding="utf-8") as file:
+        for i in range(200):
+            record = {"image": "a.png", "id": f"more {i % 190}", "caption": "x"}
+            file.write(json.dumps(record) + "\n")
+    pack_whole(source, tmp_path / "alone")
+    with pytest.raises(DataError, match="--max-rejects"):
+        pack(open_source(str(source)), tmp_path / "made", "fruit", max_rejects=0.0)
+    for i in range(4):
+        out = shutil.copytree(tmp_path / "made", tmp_path / str(i))
+        processes = [forking().Process(target=join, args=(source, out)) for _ in range(3)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0] * 3
+        assert files_of(out) == files_of(tmp_path / "alone")
+
+
 def test_the_emoji_set_reads_the_same_when_it_is_packed_anew(tmp_path: Path) -> None:
     """Its own shards are of the older form, with names, keywords and concepts."""
     emoji = open_source(str(EMOJI), limit=30)
@@ -219,7 +275,7 @@ def test_half_characters_come_back(tmp_path: Path) -> None:
     assert [said(pair) for pair in pairs_of(tmp_path / "out")] == [said(item)]
 
 
-@pytest.mark.parametrize("moment", ["moved", "written anew", "written anew and removed"])
+@pytest.mark.parametrize("moment", ["moved", "written anew"])
 def test_a_kill_while_shards_are_put_in_place_costs_no_byte(
     source: Path, tmp_path: Path, moment: str
 ) -> None:
@@ -233,49 +289,5 @@ def test_a_kill_while_shards_are_put_in_place_costs_no_byte(
     if moment != "moved":
         anew = (tmp_path / "whole" / "shards" / "fruit-00000001.tar").read_bytes()
         (shards / "fruit-00000001.tar").write_bytes(anew)
-    if moment == "written anew and removed":
-        (out / "parts" / "00000001.tar").unlink()
     assert pack_whole(source, out)
     assert files_of(out) == files_of(tmp_path / "whole")
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from vilg.data import pack_any, parts
-from vilg.data.sources import open_source
-pack_any.ITEMS = parts.ITEMS = 4
-print("ready", flush=True)
-pack_any.pack(open_source(sys.argv[1]), Path(sys.argv[2]), "fruit", max_rejects=0.3)
-"""
-
-
-@pytest.mark.slow
-def test_a_kill_at_any_moment_costs_no_byte(source: Path, tmp_path: Path) -> None:
-    """The moments follow each other over the time that an undisturbed run takes."""
-    with source.open("a", encoding="utf-8") as file:
-        for i in range(400):
-            file.write(json.dumps({"image": "a.png", "id": f"more {i % 390}", "caption": "x"}))
-            file.write("\n")
-    command = [sys.executable, "-c", SCRIPT, str(source)]
-
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([*command, str(out)], stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        process.stdout.readline()
-        return process
-
-    with start(tmp_path / "whole") as process:
-        begin = time.monotonic()
-        assert process.wait() == 0
-        seconds = time.monotonic() - begin
-    kills = 0
-    for moment in range(1, 6):
-        with start(tmp_path / "killed") as process:
-            time.sleep(seconds * moment / 6)
-            kills += process.poll() is None
-            process.kill()
-    with start(tmp_path / "killed") as process:
-        assert process.wait() == 0
-    assert kills
-    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")

@@ -1,22 +1,17 @@
 """Parts: everything is somebody's, once, for any number of workers."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from vilg.data.pairs import DataError, Pair, Question, Reject
+from vilg.data.pairs import DataError, Pair, Reject
 from vilg.data.parts import (
     ITEMS,
     LeftOut,
     Worker,
     check_share,
-    count,
-    identify,
     num_parts,
     own_parts,
     second_of_one_id,
@@ -46,45 +41,6 @@ def test_every_item_is_one_workers(number: int, world: int) -> None:
 def test_what_is_done_is_left_alone() -> None:
     parts = own_parts(rejects(4 * ITEMS), Worker(1, 2), lambda part: part == 1, 4 * ITEMS, "test")
     assert [(part, some[0].place) for part, some in parts] == [(3, str(3 * ITEMS))]
-
-
-PAIR = Pair(
-    id="a",
-    place="line 1",
-    picture=None,
-    captions={"zh": ("一",), "en": ("one", "two")},
-    prompts={"en": ("three",)},
-    questions=(Question(lang="en", text="four?", answers=("five",)),),
-    faults=("an empty caption",),
-)
-REJECT = Reject(place="line 2", reason="no picture", id="b")
-CHANGES: list[dict[str, Any]] = [
-    {"id": "b"},
-    {"place": "line 0"},
-    {"picture": lambda: b""},
-    {"captions": {"zh": ("一",), "en": ("two", "one")}},
-    {"captions": {"en": ("one", "two"), "zh": ("一",)}},  # the order of a row's texts
-    {"prompts": {}},
-    {"questions": ()},
-    {"faults": ()},
-]
-
-
-def test_a_source_is_known_by_what_it_says() -> None:
-    number, same = identify([PAIR, REJECT])
-    assert number == 2 == count([PAIR, REJECT])
-    again: list[Pair | Reject] = [replace(PAIR), replace(REJECT, reason="in other words")]
-    assert identify(iter(again)) == (2, same)
-    others: list[Sequence[Pair | Reject]] = [
-        [],
-        [PAIR],
-        [REJECT, PAIR],
-        [PAIR, REJECT, REJECT],
-        [PAIR, replace(REJECT, id="c")],
-        [PAIR, replace(REJECT, place="line 3")],
-        *((replace(PAIR, **change), REJECT) for change in CHANGES),
-    ]
-    assert len({same, *(identify(items)[1] for items in others)}) == 1 + len(others)
 
 
 @pytest.mark.parametrize("ids", ["", "a", "abc", "aa", "abab", "abcabcab", "zaza" * 30])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.training.conftest import BrokenOff
+from tests.training.test_run import Breaking
 from vilg.api import Vilg
 from vilg.config import override
 from vilg.data.pairs import DataError
@@ -18,6 +21,7 @@ from vilg.errors import SettingError, VilgError
 from vilg.model.folder import load_model
 from vilg.recipes.own import pairs
 from vilg.tokenizer.into_store import tokenize
+from vilg.training.inputs import rows_of
 from vilg.training.run import run
 from vilg.training.run_folder import RunError
 from vilg.training.settings import Recipe
@@ -64,7 +68,9 @@ def test_captions_of_one_language_are_enough(pictures: Path, tmp_path: Path, lan
     write_texts(pictures, [[caption] for caption in CAPTIONS[lang]])
     log = io.StringIO()
     folder = run(recipe_of(pictures), tmp_path / "run", log=log)
-    assert log.getvalue().startswith("generator: 3 pairs (folder)\n")
+    first, told, second, *_ = log.getvalue().splitlines()
+    assert first.startswith(f"{pictures}: read as folder (") and second == "generator: 3 pairs"
+    assert told == "languages told by characters, since no tag tells them: 3 captions"
     assert load_model(folder).languages == (lang,)
     model = Vilg.from_pretrained(folder)
     assert [picture.size for picture in model.generate(CAPTIONS[lang][0])] == [(64, 64)]
@@ -119,7 +125,7 @@ def test_what_is_left_out_is_counted_and_too_much_is_refused(
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     log = io.StringIO()
     run(recipe_of(table), tmp_path / "run", log=log)
-    assert log.getvalue().startswith("generator: 20 pairs (JSON lines)\nleft out: 1 pairs, see ")
+    assert "\ngenerator: 20 pairs\nleft out: 1 pairs, see " in log.getvalue()
     rejects = tmp_path / "run" / "generator" / "tokens" / "rejects.jsonl"
     (line,) = rejects.read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["place"] == "pairs.jsonl line 21"
@@ -129,6 +135,24 @@ def test_what_is_left_out_is_counted_and_too_much_is_refused(
         run(recipe_of(table), tmp_path / "other", log=io.StringIO())
 
 
+def test_a_run_takes_what_was_filtered_and_translated(pictures: Path, tmp_path: Path) -> None:
+    write_texts(pictures, [[caption] for caption in CAPTIONS["en"]])
+    kept, translated = tmp_path / "kept.txt", tmp_path / "zh.jsonl"
+    kept.write_text("0\n2\n")
+    rows = [
+        {"id": str(i), "zh": [text], "translated": "a dictionary"}
+        for i, text in enumerate(CAPTIONS["zh"])
+    ]
+    translated.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = (f"generator.data.ids={kept}", f"generator.data.translations={translated}")
+    folder = run(recipe_of(pictures, *settings), tmp_path / "run", log=io.StringIO())
+    store, words = Store(tmp_path / "run/generator/tokens"), load_model(folder).text_tokenizer
+    assert store.ids(np.arange(len(store))) == ["0", "2"] and words is not None
+    tokens = store.tokens_of(store.texts_of(np.arange(2)).text_P)
+    found = [words.decode(one.tolist()) for one in tokens]
+    assert sorted(found) == sorted(["a red square", "红方块", "a blue square", "蓝方块"])
+
+
 def test_tokens_made_beforehand_train_the_same_model(pictures: Path, tmp_path: Path) -> None:
     write_texts(pictures, [[caption] for caption in CAPTIONS["en"]])
     vilg = Vilg.from_pretrained()
@@ -136,13 +160,15 @@ def test_tokens_made_beforehand_train_the_same_model(pictures: Path, tmp_path: P
     assert tokenize(open_source(str(pictures)), tmp_path / "tokens", *tokenizers, max_text=32)
     log = io.StringIO()
     made = run(recipe_of(tmp_path / "tokens"), tmp_path / "made", log=log)
-    assert log.getvalue().startswith("generator: 3 pairs (tokens)\n")
+    said = f"{tmp_path / 'tokens'}: tokens of vilg data tokenize\ngenerator: 3 pairs\n"
+    assert log.getvalue().startswith(said)
     direct = run(recipe_of(pictures), tmp_path / "direct", log=io.StringIO())
     for name in ("model.safetensors", "config.json"):
         assert (made / name).read_bytes() == (direct / name).read_bytes()
     assert not (tmp_path / "made" / "generator" / "tokens").exists()
     for setting, said in (
         ("generator.max_text=31", "texts of up to 32 tokens"),
+        ("generator.data.ids=kept.txt", r"leave out data\.ids"),
         ('generator.prefix_augmentation={"max_shift": 1, "flip": false}', "holds no pictures"),
     ):
         with pytest.raises(VilgError, match=said):
@@ -162,7 +188,7 @@ def test_pairs_that_teach_nothing_are_refused_before_any_work(
 ) -> None:
     table = pictures / "pairs.jsonl"
     table.write_text(json.dumps(line) + "\n")
-    with pytest.raises(RunError, match="no picture with a caption that the model can read"):
+    with pytest.raises(DataError, match="no picture with a caption that the model can read"):
         run(recipe_of(table), tmp_path / "run", log=io.StringIO())
     assert not (tmp_path / "run").exists()
 
@@ -178,17 +204,67 @@ def test_a_share_of_pairs_may_be_left_out_if_it_is_said(pictures: Path, tmp_path
     assert load_model(folder).languages == ("en",)
 
 
+def test_a_row_whose_first_pair_was_left_out_has_the_second_ones_picture(
+    pictures: Path, tmp_path: Path
+) -> None:
+    rows = [{"image": f"{i % 3}.png", "id": f"{i}", "caption": f"square {i}"} for i in range(30)]
+    rows[4]["id"] = "0"  # stays, as the first one's picture is broken
+    rows[5]["id"] = "1"  # goes
+    rows[0]["image"] = "bad.png"
+    (pictures / "bad.png").write_bytes(b"no picture")
+    table = pictures / "pairs.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    vilg = Vilg.from_pretrained()
+    tokenizers = (vilg.image_tokenizer, vilg.text_tokenizer)
+    source = open_source(str(table))
+    assert tokenize(source, tmp_path / "tokens", *tokenizers, max_text=32)
+    found = rows_of(Store(tmp_path / "tokens"), source)
+    lines = [int(pair.place.rpartition(" ")[2]) - 1 for pair in found]
+    assert lines == [i for i in range(30) if i not in (0, 5)]
+    (pictures / "less.jsonl").write_text(json.dumps(rows[2]) + "\n")
+    with pytest.raises(DataError, match="was made from other pairs"):
+        rows_of(Store(tmp_path / "tokens"), open_source(str(pictures / "less.jsonl")))
+
+
+def test_a_run_goes_on_with_the_same_pairs_only(pictures: Path, tmp_path: Path) -> None:
+    """A file that is no pair changes nothing; a picture does, though the table is as it was."""
+    rows = [{"image": f"{i}.png", "caption": f"square {i}"} for i in range(3)]
+    table = tmp_path / "pairs.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = recipe_of(table, f"generator.data.pictures={pictures}", "generator.loop.save_every=1")
+    with pytest.raises(BrokenOff):
+        run(recipe, tmp_path / "run", log=Breaking("generator", 2))
+    half = shutil.copytree(tmp_path / "run", tmp_path / "half")
+    (pictures / ".DS_Store").write_text("a Mac was here")
+    (pictures / "nowhere.png").symlink_to(pictures / "gone.png")
+    run(recipe, tmp_path / "run", resume=True, log=io.StringIO())
+    Image.new("RGB", (170, 164), "red").save(pictures / "0.png")
+    with pytest.raises(RunError, match="the data are not those that"):
+        run(recipe, half, resume=True, log=io.StringIO())
+
+
+def test_a_run_among_the_pictures_that_it_reads_is_refused(pictures: Path) -> None:
+    write_texts(pictures, [[caption] for caption in CAPTIONS["en"]])
+    with pytest.raises(DataError, match="all of which is read: write outside of it"):
+        run(recipe_of(pictures), pictures / "runs" / "own", log=io.StringIO())
+    tokenizer = replace(
+        _small_tokenizer(), data=replace(pairs().generator.data, source=str(pictures))
+    )
+    with pytest.raises(DataError, match="all of which is read: write outside of it"):
+        run(Recipe(tokenizer=tokenizer), pictures / "runs" / "own", log=io.StringIO())
+
+
 def test_an_image_tokenizer_is_trained_on_the_pictures_of_pairs(
     pictures: Path, tmp_path: Path
 ) -> None:
     write_texts(pictures, [[caption] for caption in CAPTIONS["en"]])
     own = override(
         Recipe(tokenizer=replace(_small_tokenizer(), data=pairs().generator.data)),
-        [f"tokenizer.data.source={pictures}", "tokenizer.data.format=folder"],
+        [f"tokenizer.data.source={pictures}"],
     )
     log = io.StringIO()
     folder = run(own, tmp_path / "run", log=log)
-    assert log.getvalue().startswith("tokenizer: 3 pictures\n")
+    assert "\ntokenizer: 3 pictures\n" in log.getvalue()
     settings = f"generator.image_tokenizer={folder}"
     model = run(recipe_of(pictures, settings), tmp_path / "pairs", log=io.StringIO())
     assert load_model(model).image_tokenizer.fingerprint() == (

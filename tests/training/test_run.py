@@ -197,8 +197,10 @@ def test_a_recipe_ends_with_a_model_that_works(finished: Finished) -> None:
 def test_a_run_tells_what_it_is_and_what_it_did(finished: Finished) -> None:
     assert (finished.out / "config.json").read_text(encoding="utf-8") == to_json(finished.recipe)
     lines = finished.log.splitlines()
-    assert lines[0] == "tokenizer: 8 pictures" and lines[7] == "generator: 8 pairs (packed)"
-    assert len(lines) == 2 * (1 + 6)
+    source = finished.recipe.tokenizer.data.source
+    assert lines[:2] == [f"{source}: read as packed (manifest.json of vilg data pack)"] * 2
+    assert lines[2] == "tokenizer: 8 pictures" and lines[9] == "generator: 8 pairs"
+    assert len(lines) == 2 * (2 + 6)
     for stage in ("tokenizer", "generator"):
         folder = finished.out / stage
         assert [record["step"] for record in log_records(folder)] == [1, 2, 3, 4, 5, 6]
@@ -240,7 +242,7 @@ def test_resuming_skips_the_stage_that_is_finished(finished: Finished, out: Path
     log = io.StringIO()
     run(finished.recipe, out, resume=True, log=log)
     assert results(out) == results(finished.out)
-    assert log.getvalue().startswith("generator: 8 pairs (packed)\nstep 1/6")
+    assert "generator: 8 pairs\nstep 1/6" in log.getvalue()
 
 
 def test_a_model_that_was_not_written_is_made_from_the_last_checkpoint(
@@ -250,7 +252,7 @@ def test_a_model_that_was_not_written_is_made_from_the_last_checkpoint(
     log = io.StringIO()
     run(finished.recipe, out, resume=True, log=log)
     assert contents(out) == contents(finished.out)
-    assert log.getvalue() == "generator: 8 pairs (packed)\n"
+    assert log.getvalue().splitlines()[1:] == ["generator: 8 pairs"]
 
 
 class Breaking(io.StringIO):
@@ -473,9 +475,10 @@ def test_the_discriminator_has_settings_of_its_own(
     assert moved == {"learner"} and any(name.startswith("discriminator") for name in before)
 
 
-def test_samples_show_pictures_that_are_held_out(finished: Finished) -> None:
+def test_samples_show_pictures_that_are_held_out(finished: Finished, tmp_path: Path) -> None:
     data = replace(finished.recipe.tokenizer.data, only=())
-    assert [sample.id for sample in read_pictures(data).shown] == ["flat-1F344"]  # a lime
+    shown = read_pictures(data, tmp_path, io.StringIO()).held_out
+    assert [pair.id for pair in shown] == ["flat-1F344"]  # a lime
 
 
 def test_what_fails_before_anything_is_saved_leaves_the_folder_free(
@@ -533,7 +536,7 @@ def test_limits_and_groups_choose_the_pictures(finished: Finished, tmp_path: Pat
         log = io.StringIO()
         recipe = Recipe(tokenizer=replace(finished.recipe.tokenizer, data=data, loop=loop))
         assert run(recipe, tmp_path / str(i), log=log) == tmp_path / str(i) / "tokenizer" / "model"
-        assert log.getvalue().startswith(f"tokenizer: {expected} pictures\n")
+        assert f"\ntokenizer: {expected} pictures\n" in log.getvalue()
 
 
 def still(generator: GeneratorRun, init: Path) -> GeneratorRun:
@@ -636,7 +639,7 @@ def test_refined_tokens_are_made_once_and_resume_exactly(
     store = tmp_path / "out" / "tokenizer" / "tokens"
     record = json.loads((store / "tokens.json").read_text())
     chosen = [int(name) for name in record["ids"]]
-    pictures = read_pictures(tokenizer.data).training
+    pictures = read_pictures(tokenizer.data, tmp_path, io.StringIO()).training
     assert chosen != [0, 1, 2]  # styles come one after the other
     assert chosen == permute(np.arange(3), 8, 5, epoch=0).tolist()
     arrays = load_pictures([pictures[i] for i in chosen], before.config.image_size)
@@ -828,7 +831,8 @@ def test_a_tokenizer_is_trained_on_any_folder_of_pictures(
     own = replace(finished.recipe.tokenizer, data=DataConfig(source=str(pictures)))
     log = io.StringIO()
     folder = run(Recipe(tokenizer=own), tmp_path / "out", log=log)
-    assert log.getvalue().startswith("tokenizer: 9 pictures\n")
+    said = f"{pictures}: all pictures of the folder\ntokenizer: 9 pictures\n"
+    assert log.getvalue().startswith(said)
     assert load_model(folder).generator is None
     with pytest.raises(DataError, match="holds no picture"):
         empty = replace(

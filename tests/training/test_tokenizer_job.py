@@ -28,7 +28,7 @@ from vilg.images import to_pixels
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
-from vilg.tokenizer.losses import adaptive_weight, logit_laplace_loss
+from vilg.tokenizer.losses import adaptive_weight, logit_laplace_loss, pulls
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.loop import LoopConfig, Turn, take_turn, train
 from vilg.training.optim import build_optimizer, learning_rate
@@ -98,7 +98,7 @@ def test_the_adversarial_term_has_its_adaptive_weight() -> None:
     reconstruction = (made - pixels).abs().mean() + (made - pixels).square().mean()
     adversarial = -job.picture_loss.discriminator(made).mean()
     weight, *norms = adaptive_weight(
-        reconstruction, adversarial, job.tokenizer.decoder.conv_out.weight, lambda tensors: tensors
+        pulls(reconstruction, adversarial, job.tokenizer.decoder.conv_out.weight)
     )
     codebook = job.codebook.use.loss(quantizer, latent, ids_BHW)
     expected = reconstruction + 0.1 * commitment + codebook + 0.8 * weight * adversarial

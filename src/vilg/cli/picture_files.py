@@ -27,6 +27,7 @@ from vilg.cli.output import (
     read_notes,
     write,
 )
+from vilg.device import HOST
 from vilg.errors import VilgError
 from vilg.images import contact_sheet, to_array
 from vilg.model.defaults import SamplingConfig
@@ -135,6 +136,8 @@ class Plan:
         settings = dataclasses.asdict(self.settings)
         if self.model.precision != "fp32":
             settings["precision"] = self.model.precision
+        if self.model.device != HOST:
+            settings["device"] = self.model.device.type
         if self.ranker:
             settings["ranker"] = self.ranker.fingerprint
         return {

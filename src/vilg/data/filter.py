@@ -7,11 +7,10 @@ its rules.
 import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from vilg.data.pairs import DataError
 from vilg.data.parts import LeftOut, Worker, check_share, second_of_one_id
 from vilg.data.sources import Source
 from vilg.data.words import counter_of
+from vilg.files import open_whole
 from vilg.text import LANGUAGES
 
 PAPER = ("words<15", "nouns>=1", "special=0", "matching>0.5")
@@ -126,12 +126,16 @@ class Chosen:
         return self.rules[-1].left
 
 
-def write_columns(source: Source, num_items: int, out: Path, worker: Worker | None = None) -> bool:
-    """Measure what needs no model; return whether all of it is there, or other workers are still at it."""
+def write_columns(source: Source, out: Path, worker: Worker | None = None) -> bool:
+    """Measure what needs no model; return whether all of it is there, or other workers are still at it.
+
+    Raises:
+        DataError: the folder is read itself, or has columns of something else.
+    """
+    source.check_outside(out)
     words = {lang: counter_of(lang).by for lang in LANGUAGES}
     return write_lines(
         source,
-        num_items,
         out / COLUMNS,
         {"version": 1, "words": words},
         columns_of,
@@ -150,7 +154,7 @@ def has_matching(out: Path) -> bool:
         return False
     columns, scores = made_from(out / COLUMNS), made_from(out / MATCHING)
     if any(columns[key] != scores[key] for key in ("source", "items")):
-        raise DataError(f"{out / MATCHING} is of {scores['source']}: remove it or write elsewhere")
+        raise DataError(f"{out / MATCHING} is of another source: remove it or write elsewhere")
     return True
 
 
@@ -206,7 +210,7 @@ def choose(
     )
     chosen = Chosen(len(failed), len(failed) - len(pairs), counts)
     (out / KEPT).unlink(missing_ok=True)  # of other rules, should these be refused
-    with _whole(out / KEPT) as kept:
+    with open_whole(out / KEPT) as kept:
         _write(out, reasons, first, kept)
         check_share(chosen.rejects, chosen.items, max_rejects, out / REJECTS)
     return chosen
@@ -265,24 +269,12 @@ def _rows(out: Path) -> Iterator[Row]:
     return ({**row, **score} for row, score in zip(columns, scores, strict=True))
 
 
-def _write(out: Path, reasons: Sequence[str], first: NDArray[np.uint8], kept: TextIO) -> None:
+def _write(out: Path, reasons: Sequence[str], first: NDArray[np.uint8], kept: BinaryIO) -> None:
     """Write which pairs are kept, and why each other one is not."""
-    with _whole(out / REJECTS) as rejects:
+    with open_whole(out / REJECTS) as rejects:
         for row, bit in zip(read_lines_of(out / COLUMNS), first.tolist(), strict=True):
             if "reject" not in row and bit == _NONE:
-                kept.write(row["id"] + "\n")
+                kept.write(f"{row['id']}\n".encode())
                 continue
             reason = row["why"] if bit == _BROKEN else row.get("reject") or reasons[bit]
-            rejects.write(LeftOut(row["place"], row["id"], reason).line())
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[TextIO]:
-    """Open a file for writing that is there when all of it is written, and else as it was."""
-    half = path.with_name(f".{path.name}.part")
-    try:
-        with half.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
+            rejects.write(LeftOut(row["place"], row["id"], reason).line().encode())

@@ -1,16 +1,14 @@
 """A table about a source: one JSON object a line for each item, made in parts by any number of workers."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vilg.data.pairs import DataError, Pair, Reject
-from vilg.data.parts import Worker, num_parts, own_parts
+from vilg.data.parts import Work, Worker
 from vilg.data.sources import Source
-from vilg.files import write_whole
+from vilg.files import open_whole, write_whole
 
 Row = dict[str, Any]
 About = Callable[[Sequence[Pair | Reject]], Sequence[Row | None]]
@@ -18,7 +16,6 @@ About = Callable[[Sequence[Pair | Reject]], Sequence[Row | None]]
 
 def write_lines(
     source: Source,
-    num_items: int,
     path: Path,
     settings: Mapping[str, Any],
     about: About,
@@ -33,7 +30,6 @@ def write_lines(
     goes on after a kill. The worker who finds all parts there joins them.
 
     Args:
-        num_items: of the source.
         settings: decide the table together with the source; kept beside it in NAME.made_from.
         about: gives a row for each item of a part; for None there is no line.
         finish: is called by the one who joins, and gives what changes each row then.
@@ -41,38 +37,29 @@ def write_lines(
     Raises:
         DataError: the table, or parts of it, were made from something else.
     """
-    worker = worker or Worker()
-    parts = path.with_name(f"{path.stem}.parts")
+    made_from = {"source": source.identity.sha256, "items": source.identity.items, **settings}
     path.parent.mkdir(parents=True, exist_ok=True)
-    _pin(path, {"source": source.told, "items": num_items, **settings})
-    if path.exists():
-        shutil.rmtree(parts, ignore_errors=True)  # of a kill between the last two steps
-        return True
-    parts.mkdir(exist_ok=True)
+    _pin(path, made_from)
+    work = Work(
+        whole=path,
+        parts=path.with_name(f"{path.stem}.parts"),
+        suffix=".jsonl",
+        made_from=made_from,
+        others="another source",
+        what=what,
+    )
 
-    def part(number: int) -> Path:
-        return parts / f"{number:08d}.jsonl"
+    def make(_: int, items: Sequence[Pair | Reject]) -> str:
+        return "".join(_line(row) for row in about(items) if row is not None)
 
-    for number, items in own_parts(source, worker, lambda n: part(n).exists(), num_items, what):
-        write_whole(part(number), "".join(_line(row) for row in about(items) if row is not None))
-    paths = [part(number) for number in range(num_parts(num_items))]
-    if path.exists():  # another worker has joined them meanwhile
-        return True
-    if not all(path.exists() for path in paths):
-        return False
-    change = finish() if finish else None
-    joined = parts / f"joined-{os.getpid()}"
-    try:
-        with joined.open("w", encoding="utf-8", newline="\n") as file:
-            for made in paths:
-                for row in read_lines_of(made):
-                    file.write(_line(change(row) if change else row))
-        joined.replace(path)
-    except FileNotFoundError:
-        if not path.exists():  # as it does where another worker was quicker and has cleared up
-            raise
-    shutil.rmtree(parts, ignore_errors=True)
-    return True
+    def join(made: Sequence[Path]) -> None:
+        change = finish() if finish else None
+        with open_whole(path, work.parts) as file:
+            for part in made:
+                for row in read_lines_of(part):
+                    file.write(_line(change(row) if change else row).encode())
+
+    return work.run(source, worker or Worker(), make, join)
 
 
 def read_lines_of(path: Path) -> Iterator[Row]:
@@ -101,9 +88,10 @@ def _pin(path: Path, now: Mapping[str, Any]) -> None:
         before = made_from(path)
         if before != now:
             other = next(key for key in now if before.get(key) != now[key])
+            values = "" if other == "source" else f" ({before.get(other)}, now {now[other]})"
             raise DataError(
-                f"{path} is made from another {other} ({before.get(other)}, now {now[other]}): remove "
-                f"it and {_note(path).name}, or write elsewhere"
+                f"{path} is made from another {other}{values}: remove it and {_note(path).name}, or write "
+                "elsewhere"
             )
     elif path.exists():
         raise DataError(f"{path} is there and does not say what it is made from: write elsewhere")

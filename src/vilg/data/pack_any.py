@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,13 +15,12 @@ from vilg.data.pairs import DataError, Pair, Reject
 from vilg.data.parts import (
     ITEMS,
     LeftOut,
+    Work,
     Worker,
     check_share,
     id_hashes,
     left_out_of,
     num_parts,
-    own_parts,
-    pin,
     second_of_one_id,
 )
 from vilg.data.shards import PICTURE_SUFFIXES, suffix_of
@@ -30,7 +28,6 @@ from vilg.data.sources import Source, no_pair
 from vilg.data.store import file_hash
 from vilg.errors import VilgError
 from vilg.files import open_whole, write_whole
-from vilg.progress import Progress
 
 
 def pack(
@@ -58,55 +55,33 @@ def pack(
         raise DataError(f"{name!r} cannot be the name of a data set: leave out slashes and spaces")
     if out.exists() and Path(source.given).exists() and out.samefile(source.given):
         raise DataError(f"{out} is what is read: name another folder for the data set")
-    worker = worker or Worker()
-    num_items, num_pairs, source_sha256 = _take_stock(source)
-    if num_pairs == 0:
-        raise no_pair(source, num_items)
-    made_from: dict[str, str | int] = {
-        "name": name,
-        "items": num_items,
-        "source_sha256": source_sha256,
-    }
-    if (out / "manifest.json").exists():
+    identity = source.identity
+    if identity.pairs == 0:
+        raise no_pair(source, identity.items)
+    made_from = {"name": name, "items": identity.items, "source_sha256": identity.sha256}
+    work = Work(
+        whole=out / "manifest.json",
+        parts=out / "parts",
+        suffix=".json",
+        made_from=made_from,
+        others="other pairs",
+        what="shards",
+    )
+    if work.whole.exists():
         _check_same(out, made_from)
-        return True
-    parts = out / "parts"
-    pin(parts, made_from, "other pairs")
-    made = _Parts(out, name, num_parts(num_items))
-    for number, items in own_parts(
-        source, worker, lambda number: made[number].notes.exists(), num_items, "shards"
-    ):
-        made[number].write(items)
-    if not all(part.notes.exists() for part in made):
-        return (out / "manifest.json").exists()
-    try:
-        _join(made, out, made_from, max_rejects)
-    except FileNotFoundError:
-        # Another worker that found all parts was quicker, and has removed them.
-        if not (out / "manifest.json").exists():
-            raise
-    shutil.rmtree(parts, ignore_errors=True)
-    return True
+    made = _Parts(out, name, num_parts(identity.items))
+    return work.run(
+        source,
+        worker or Worker(),
+        lambda number, items: made[number].write(items),
+        lambda _: _join(made, out, made_from, max_rejects),
+    )
 
 
 def packed(out: Path) -> tuple[int, int]:
     """Return how many pairs a data set has, and how many were left out of it."""
     manifest = json.loads((out / "manifest.json").read_bytes())
     return manifest["samples"], manifest["left_out"]
-
-
-def _take_stock(source: Source) -> tuple[int, int, str]:
-    """Count the items and the pairs, and hash all that they say; reads no picture."""
-    total = hashlib.sha256()
-    num_items = num_pairs = 0
-    with Progress("pairs", what="counting") as progress:
-        for item in source:
-            num_items += 1
-            num_pairs += isinstance(item, Pair)
-            said = _json_of(item) if isinstance(item, Pair) else b"reject"
-            total.update(f"{item.place} {len(said)} ".encode("utf-8", "backslashreplace") + said)
-            progress(num_items, None)
-    return num_items, num_pairs, total.hexdigest()
 
 
 def _json_of(pair: Pair) -> bytes:
@@ -123,7 +98,7 @@ def _json_of(pair: Pair) -> bytes:
         return json.dumps(fields).encode("ascii")
 
 
-def _check_same(out: Path, made_from: dict[str, str | int]) -> None:
+def _check_same(out: Path, made_from: dict[str, Any]) -> None:
     manifest = json.loads((out / "manifest.json").read_bytes())
     if not isinstance(manifest, dict) or any(
         manifest.get(name) != value for name, value in made_from.items()
@@ -140,8 +115,8 @@ class _Part:
         self._raw = out / "parts" / f"{number:08d}.tar"
         self._first = number * ITEMS
 
-    def write(self, items: Sequence[Pair | Reject]) -> None:
-        """Write the items of this part; its notes come last."""
+    def write(self, items: Sequence[Pair | Reject]) -> str:
+        """Write the items of this part; return its notes, which are written when the shard is there."""
         left_out: list[LeftOut] = []
         kept: list[tuple[str, str, str]] = []
         with open_whole(self._raw) as file, _archive(file) as archive:
@@ -158,32 +133,30 @@ class _Part:
                 add_member(archive, f"{key}.{suffix}", picture)
                 add_member(archive, f"{key}.json", _json_of(item))
                 kept.append((key, item.id, item.place))
-        notes = {
-            "sha256": file_hash(self._raw),
-            "kept": kept,
-            "left_out": [vars(item) for item in left_out],
-        }
-        write_whole(self.notes, json.dumps(notes))
+        sha256, others = file_hash(self._raw), [vars(item) for item in left_out]
+        return json.dumps({"sha256": sha256, "kept": kept, "left_out": others})
 
     def read_notes(self) -> tuple[list[list[str]], list[LeftOut], str]:
         """Return keys, ids and places of the pairs, what was left out, and the hash of the shard."""
         notes: dict[str, Any] = json.loads(self.notes.read_bytes())
         return notes["kept"], [LeftOut(**item) for item in notes["left_out"]], notes["sha256"]
 
-    def move(self, without: Collection[str]) -> None:
-        """Put the shard in its place without some keys, unless that has been done."""
-        if not self._raw.exists() and self.shard.exists():
-            return
-        if without:
-            some = self._raw.with_name(f"some-{self._raw.name}")
-            with open_whole(some) as file, _archive(file) as archive:
-                for header, content in _members(self._raw):
-                    if header.name.partition(".")[0] not in without:
-                        add_member(archive, header.name, content)
-            some.replace(self.shard)
-            self._raw.unlink()
-        else:
-            self._raw.replace(self.shard)
+    def put(self, without: Collection[str]) -> None:
+        """Put the shard in its place without some keys, unless it is there and the part is not."""
+        try:
+            if without:
+                self._write_without(without)
+            else:
+                self._raw.replace(self.shard)
+        except FileNotFoundError:
+            if not self.shard.exists():
+                raise
+
+    def _write_without(self, keys: Collection[str]) -> None:
+        with open_whole(self.shard, self._raw.parent) as file, _archive(file) as archive:
+            for header, content in _members(self._raw):
+                if header.name.partition(".")[0] not in keys:
+                    add_member(archive, header.name, content)
 
 
 @dataclass(frozen=True)
@@ -229,14 +202,15 @@ def _picture_of(pair: Pair) -> tuple[bytes, str]:
     return picture, suffix
 
 
-def _join(made: _Parts, out: Path, made_from: dict[str, str | int], max_rejects: float) -> None:
+def _join(made: _Parts, out: Path, made_from: dict[str, Any], max_rejects: float) -> None:
     """Put all shards in place; of two pairs of one id the first one stays."""
+    parts = out / "parts"
     hashes = [id_hashes(id for _, id, _ in part.read_notes()[0]) for part in made]
     second = set(second_of_one_id(np.concatenate([np.empty(0, np.uint64), *hashes])).tolist())
-    rejects, num_left_out = out / "parts" / "rejects.jsonl", 0
+    rejects, num_left_out = out / "rejects.jsonl", 0
     again: dict[int, list[str]] = {}
     first = 0
-    with open_whole(rejects) as file:
+    with open_whole(rejects, parts) as file:
         for number, part in enumerate(made):
             kept, left_out, _ = part.read_notes()
             seconds = [kept[i] for i in range(len(kept)) if first + i in second]
@@ -248,15 +222,14 @@ def _join(made: _Parts, out: Path, made_from: dict[str, str | int], max_rejects:
             ]
             file.writelines(item.line().encode("utf-8", "backslashreplace") for item in left_out)
             num_left_out += sum(item.is_pair for item in left_out)
-    rejects.replace(out / "rejects.jsonl")
-    num_items = int(made_from["items"])
-    check_share(num_left_out, num_items, max_rejects, out / "rejects.jsonl")
+    num_items = made_from["items"]
+    check_share(num_left_out, num_items, max_rejects, rejects)
     (out / "shards").mkdir(exist_ok=True)
     shards, content = [], hashlib.sha256()
     for number, part in enumerate(made):
         kept, _, sha256 = part.read_notes()
         without = again.get(number, [])
-        part.move(without)
+        part.put(without)
         sha256 = file_hash(part.shard) if without else sha256
         content.update(f"{sha256}\n".encode())
         num_samples = len(kept) - len(without)
@@ -269,5 +242,4 @@ def _join(made: _Parts, out: Path, made_from: dict[str, str | int], max_rejects:
     }
     # Written last: a folder without it is not a data set.
     text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-    write_whole(out / "parts" / "manifest.json", text)
-    (out / "parts" / "manifest.json").replace(out / "manifest.json")
+    write_whole(out / "manifest.json", text, parts)

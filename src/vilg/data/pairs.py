@@ -4,8 +4,12 @@ Every reader (`data/readers/`) yields pairs and rejects in the order of its sour
 is counted once: as a pair, or as a reject with its place and the reason.
 """
 
+import os
+import re
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from unicodedata import normalize
 
@@ -13,6 +17,8 @@ from vilg.errors import VilgError
 from vilg.text import LANGUAGES, guess_language
 
 Read = Callable[[], bytes]
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class DataError(VilgError):
@@ -45,6 +51,12 @@ class Part:
         if len(content) < self.size:
             raise DataError(f"{self.path} ends before byte {self.offset + self.size}")
         return content
+
+    @property
+    def proof(self) -> str:
+        """What it is told from others by without being read (`identity.py`)."""
+        size = self.size if self.size >= 0 else self.path.stat().st_size
+        return f"{self.path.name} {self.offset} {size}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,12 +173,12 @@ def told(notes: Iterable[str]) -> str:
 
 def shown(text: str) -> str:
     """Return a text that any file takes, with half characters as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def has_half_characters(text: str) -> bool:
     """Say whether a text has surrogates, as bytes that were no UTF-8 come out."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    return _HALF_CHARACTER.search(text) is not None
 
 
 def find_picture(root: Path, name: str, *others: str, noun: str = "picture") -> Part:
@@ -185,14 +197,28 @@ def find_picture(root: Path, name: str, *others: str, noun: str = "picture") -> 
         if not place.strip() or "\0" in place or has_half_characters(place):
             raise DataError(f"{place!r} names no {noun}")
         for form in dict.fromkeys((place, *(normalize(form, place) for form in ("NFC", "NFD")))):
-            path = root / form
+            path = os.path.join(root, form)
             try:
                 # A folder that is not below the root is not asked what it holds.
-                if not path.resolve().is_relative_to(root.resolve()):
+                if not os.path.join(_real(path), "").startswith(
+                    os.path.join(_folder(str(root)), "")
+                ):
                     raise DataError(f"the {noun} {place!r} lies outside of {root}: name its folder")
-                if path.is_file():
-                    return Part(path)
-            except (OSError, RuntimeError) as error:  # a name that is too long, a circle of links
-                reason = getattr(error, "strerror", None) or "a link to itself"
-                raise DataError(f"the {noun} {place!r}: {reason}") from error
+                if stat.S_ISREG(os.stat(path).st_mode):
+                    return Part(Path(path))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:  # a name that is too long, a circle of links
+                raise DataError(f"the {noun} {place!r}: {error.strerror}") from error
     raise DataError(f"the {noun} {name!r} is not there")
+
+
+def _real(path: str) -> str:
+    """Return where a file lies, links followed; asks once about the folder that files share."""
+    folder, name = os.path.split(path)
+    if name in ("", ".", "..") or os.path.islink(path):
+        return os.path.realpath(path)
+    return os.path.join(_folder(folder), name)
+
+
+_folder = lru_cache(maxsize=1024)(os.path.realpath)

@@ -4,18 +4,20 @@ Item i of the source belongs to part i // ITEMS, and part k to worker k mod W, s
 the same for any number of workers on any machines, and what is there when a worker begins is done.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vilg.data.ids import hash_of
 from vilg.data.pairs import DataError, Pair, Reject
+from vilg.data.sources import Source
 from vilg.files import write_whole
 from vilg.progress import Progress
 
@@ -54,17 +56,87 @@ def left_out_of(item: Pair | Reject) -> list[LeftOut]:
     return [LeftOut(item.place, item.id, fault, is_pair=False) for fault in item.faults]
 
 
-def pin(parts: Path, made_from: Mapping[str, str | int], others: str) -> None:
-    """Note what parts are made from; refuse parts of other ones.
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A result that is made in parts.
 
-    Raises:
-        DataError: the folder has parts of `others`.
+    Attributes:
+        whole: the file of the result that is written last.
+        parts: the folder of the parts, which goes once the result is whole.
+        suffix: of a part's file.
+        made_from: what decides the result.
+        others: what people call anything else that parts were made from.
+        what: is made, as progress says it.
     """
-    path, text = parts / "made_from.json", json.dumps(made_from, ensure_ascii=False)
-    if path.exists() and path.read_bytes() != text.encode():
-        raise DataError(f"{parts} holds parts of {others}: remove it first")
-    parts.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
+
+    whole: Path
+    parts: Path
+    suffix: str
+    made_from: Mapping[str, Any]
+    others: str
+    what: str
+
+    def run(
+        self,
+        source: Source,
+        worker: Worker,
+        make: Callable[[int, Sequence[Pair | Reject]], bytes | str],
+        join: Callable[[Sequence[Path]], None],
+    ) -> bool:
+        """Make this worker's parts, and join all if they are there; return whether the result is whole.
+
+        Several workers may find all parts there, and join them at once: whatever `join` writes must be the
+        same, whoever else has done half of it, and `whole` comes last. Once that is there, parts may be gone.
+
+        Args:
+            make: returns the file of a part.
+            join: is given all such files.
+
+        Raises:
+            DataError: the folder has parts of `others`.
+        """
+        if not self.whole.exists():
+            try:
+                self._run(source, worker, make, join)
+            except (
+                FileNotFoundError,
+                FileExistsError,
+            ):  # the latter of a folder that is gone again
+                if not self.whole.exists():
+                    raise
+                # Another worker has joined the parts meanwhile, and removed them.
+        if not self.whole.exists():
+            return False
+        # Others may do so at the same time; who has written into it since will remove that at its own end.
+        shutil.rmtree(self.parts, ignore_errors=True)
+        return True
+
+    def _run(
+        self,
+        source: Source,
+        worker: Worker,
+        make: Callable[[int, Sequence[Pair | Reject]], bytes | str],
+        join: Callable[[Sequence[Path]], None],
+    ) -> None:
+        self._pin()
+        num_items = source.identity.items
+        paths = [self.parts / f"{i:08d}{self.suffix}" for i in range(num_parts(num_items))]
+
+        def is_done(number: int) -> bool:
+            return paths[number].exists() or self.whole.exists()
+
+        for number, items in own_parts(source, worker, is_done, num_items, self.what):
+            write_whole(paths[number], make(number, items))
+        if not self.whole.exists() and all(path.exists() for path in paths):
+            join(paths)
+
+    def _pin(self) -> None:
+        """Note what the parts are made from; refuse parts of anything else."""
+        path, text = self.parts / "made_from.json", json.dumps(self.made_from, ensure_ascii=False)
+        self.parts.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.read_bytes() != text.encode():
+            raise DataError(f"{self.parts} holds parts of {self.others}: remove it first")
+        write_whole(path, text)
 
 
 def own_parts(
@@ -88,32 +160,9 @@ def num_parts(num_items: int) -> int:
     return -(-num_items // ITEMS)
 
 
-def count(items: Iterable[Pair | Reject]) -> int:
-    """Return how many items there are; reads no picture."""
-    return sum(1 for _ in items)
-
-
 def id_hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
     """Return `hash_of` each id."""
     return np.array([hash_of(id) for id in ids], np.uint64)
-
-
-def identify(items: Iterable[Pair | Reject]) -> tuple[int, str]:
-    """Return how many items there are, and a hash of all that they say; reads no picture."""
-    number, digest = 0, hashlib.sha256()
-    for item in items:
-        number += 1
-        said: tuple[object, ...] = (item.place, item.id)
-        if isinstance(item, Pair):
-            said += (
-                item.picture is None,
-                list(item.captions.items()),
-                list(item.prompts.items()),
-                item.questions,
-                item.faults,
-            )
-        digest.update(repr(said).encode())
-    return number, digest.hexdigest()
 
 
 def second_of_one_id(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:

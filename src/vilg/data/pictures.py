@@ -14,7 +14,8 @@ from PIL import Image
 
 from vilg.data.pairs import DataError, Pair
 from vilg.data.shards import Sample
-from vilg.images import open_picture, square, to_array
+from vilg.errors import VilgError
+from vilg.images import ImageError, open_picture, square, to_array
 from vilg.progress import in_batches
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -48,6 +49,16 @@ def list_pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
         found = f", but {tell(others)}" if others else ""
         raise DataError(f"{folder} holds no picture ({', '.join(SUFFIXES)}){found}")
     return sorted(files), others
+
+
+def check_outside(folder: Path, out: Path) -> None:
+    """Refuse to write below a folder all of which is read, as what is written would be read the next time.
+
+    Raises:
+        DataError: `out` lies in the folder, or is it.
+    """
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{out} lies in {folder}, all of which is read: write outside of it")
 
 
 def walk(folder: Path, others: Counter[str]) -> Iterator[Path]:
@@ -116,3 +127,16 @@ def _open(source: Sample | Pair | Path) -> Image.Image:
         return open_sample(source)
     assert source.picture is not None
     return open_picture(source.picture(), name=f"the picture of {source.id} ({source.place})")
+
+
+def try_picture(source: Pair | Path, size: int) -> NDArray[np.uint8] | VilgError:
+    """Decode one picture, crop and resize it; return bytes_YX3, or why that cannot be."""
+    try:
+        if isinstance(source, Path):
+            return to_array(square(open_picture(source), size))
+        assert source.picture is not None
+        return to_array(square(open_picture(source.picture(), name="the picture"), size))
+    except VilgError as error:
+        return error
+    except OSError as error:
+        return ImageError(f"the picture cannot be read: {error.strerror or error}")

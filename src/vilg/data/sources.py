@@ -8,10 +8,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 
+from vilg.data.identity import Identity, identify
 from vilg.data.ids import IdSet, read_ids
 from vilg.data.pairs import DataError, Items, Pair, Reject
+from vilg.data.pictures import check_outside
 from vilg.data.readers.captions import read_aic, read_coco
 from vilg.data.readers.folders import read_folder
 from vilg.data.readers.muge import read_muge
@@ -232,6 +235,11 @@ class Source:
     translations: Path | None = None
 
     @property
+    def recognised(self) -> str:
+        """What the source was taken for, in a line for people."""
+        return f"{self.given}: read as {self.format.name} ({self.format.wants})"
+
+    @property
     def told(self) -> str:
         """Which pairs these are, in a line."""
         chosen = [*self.only]
@@ -242,6 +250,18 @@ class Source:
         if self.limit is not None:
             chosen.append(f"the first {self.limit}")
         return " ".join([self.given, *chosen])
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Which pairs these are, for what is made from them; takes a walk when it is first asked for."""
+        is_packed = self.format.read is read_packed
+        return identify(self, b"".join(f.read_bytes() for f in self.files if is_packed))
+
+    def check_outside(self, out: Path) -> None:
+        """Refuse to write into a folder all of which is read (`pictures.check_outside`)."""
+        for file in self.files:
+            if self.format.read is read_folder:
+                check_outside(file, out)
 
     def __iter__(self) -> Iterator[Pair | Reject]:
         wanted: dict[str, set[str]] = {}

@@ -60,7 +60,7 @@ class StoreInfo:
         max_text: tokens that a text has at most, its language token included.
         rejects: items of the source that are no rows; rejects.jsonl has their places and reasons.
         sha256: of each file, by its name.
-        pairs: hash of what the source said (`parts.identify`).
+        pairs: of what the source was (`identity.py`).
     """
 
     rows: int

@@ -49,7 +49,6 @@ class Translated:
 
 def write_translations(
     source: Source,
-    num_items: int,
     path: Path,
     translator: Translator,
     lang: str,
@@ -61,7 +60,6 @@ def write_translations(
     """
     return write_lines(
         source,
-        num_items,
         path,
         {"to": lang, "by": translator.name, "weights": translator.fingerprint},
         partial(_translate, translator, lang),

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vilg.device import HOST, moved
 from vilg.model.patterns import KERNEL, Pattern, sees
 from vilg.model.segments import Grid, Layout, Modality, Role, with_padding
 
@@ -40,7 +41,7 @@ def masked(see_B1TS: Tensor) -> Read:
 
     def read(q_BTHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BSHD, v_BSHD))
-        in_bf16_on_cpu = q.dtype is torch.bfloat16 and q.device.type == "cpu"
+        in_bf16_on_cpu = q.dtype is torch.bfloat16 and q.device == HOST
         if in_bf16_on_cpu and q.requires_grad and k.shape[2] <= MOST_KEPT_KEYS:
             return with_kept_scores(q, k, v, see_B1TS).transpose(1, 2)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=see_B1TS).transpose(1, 2)
@@ -60,7 +61,7 @@ def with_kept_scores(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, see_B1TS: T
 
 def attend_dense(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:
     """Return a pattern's reference form, every score computed and most of them masked."""
-    return masked(with_padding(layout.visible(pattern).to(valid_BT.device), valid_BT))
+    return masked(with_padding(moved(layout.visible(pattern), valid_BT.device), valid_BT))
 
 
 def attend(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:
@@ -96,7 +97,7 @@ def _text_read(layout: Layout, i: int, valid_BT: Tensor) -> _SegmentRead:
     # A text reads whole segments, but its own up to itself; those after the last that it reads are cut.
     read = [j for j, length in enumerate(layout.lengths) if length and see_QT[-1, ends[j]]]
     num_read = read[-1] + 1
-    see_B1QS = with_padding(see_QT.to(valid_BT.device), valid_BT, first=ends[i])[
+    see_B1QS = with_padding(moved(see_QT, valid_BT.device), valid_BT, first=ends[i])[
         ..., : ends[num_read]
     ]
     attention = masked(see_B1QS)
@@ -110,7 +111,7 @@ def _image_read(pattern: Pattern, layout: Layout, i: int, valid_BT: Tensor) -> _
     causal, grid = layout.segments[i].role is Role.TARGET, layout.grid
     reach, texts = window(pattern, grid.width, causal=causal), _visible_texts(layout, i)
     valid = valid_BT.split(layout.lengths, dim=1)
-    see_GQS = window_mask(pattern, grid, causal).to(valid_BT.device)
+    see_GQS = moved(window_mask(pattern, grid, causal), valid_BT.device)
     (G, Q, _), B = see_GQS.shape, len(valid_BT)
     see_BGQS = torch.cat(
         [
@@ -199,7 +200,7 @@ def window(pattern: Pattern, width: int, *, causal: bool) -> Window:
 def window_mask(pattern: Pattern, grid: Grid, causal: bool) -> Tensor:
     """Return see_GQS: whether the pattern lets a query read a key of its group's window."""
     reach = window(pattern, grid.width, causal=causal)
-    queries_1GQ = reach.group(torch.arange(grid.num_cells, device="cpu")[None], grid)
+    queries_1GQ = reach.group(torch.arange(grid.num_cells, device=HOST)[None], grid)
     keys_GS = torch.cat(reach.rows(queries_1GQ, fill=-1), dim=2)[0]
     queries_GQ1, keys_G1S = queries_1GQ[0, :, :, None], keys_GS[:, None, :]
     return sees(pattern, queries_GQ1, keys_G1S, grid.width, causal=causal) & (keys_G1S >= 0)

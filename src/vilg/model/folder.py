@@ -7,46 +7,49 @@
     tokenizer.json               the text vocabulary; absent likewise
     README.md                    model card
 
-Weights are kept in half precision, those of an imported image tokenizer in single, and all are computed
-with in single.
+Weights of more than a shard lie in several files with an index (`vilg.model.weights`). They are kept in the
+precision that config.json says, half unless told, and those of an image tokenizer in that of its own file.
 """
 
-import copy
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from textwrap import shorten
-from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import nn
 
-from vilg.config import from_dict, later_key, to_json
-from vilg.errors import SettingError, VilgError
+from vilg.config import from_dict, later_key, require, to_json
+from vilg.errors import SettingError
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator, GeneratorConfig
 from vilg.model.reconstructor import Reconstructor
+from vilg.model.weights import (
+    DTYPES,
+    SHARD_BYTES,
+    check_storable,
+    name_of,
+    patterns_of,
+    read_weights,
+    weight_files,
+    write_weights,
+)
+from vilg.model.weights import ModelError as ModelError
 from vilg.text import LANGUAGES, TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
-from vilg.tokenizer.sources import SourceError, download, read_safetensors
+from vilg.tokenizer.sources import SourceError, download
 
 FORMAT_VERSION = 1
-WEIGHTS = ("image_tokenizer.safetensors", "model.safetensors", "reconstructor.safetensors")
-FILES = ("config.json", *WEIGHTS, "tokenizer.json", "README.md")
+NETWORKS = ("image_tokenizer", "model", "reconstructor")
+# Patterns of their names; config.json is first, and README.md is never ours.
+FILES = (
+    "config.json",
+    *(pattern for network in NETWORKS for pattern in patterns_of(network)),
+    "tokenizer.json",
+)
 SHIPPED = Path(__file__).parent.parent / "assets" / "emoji-64"
-
-Module = TypeVar("Module", bound=nn.Module)
-Settings = TypeVar("Settings")
-
-
-class ModelError(VilgError):
-    """A model folder that is missing, damaged or of another shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ class ModelConfig:
         languages: of the captions that it was trained on; the first is what it describes in unless told.
         believed_from: mean log probability a token from which on a caption is believed; of pictures that the
             model knows nearly all have as much, of pictures without sense few. None believes all.
+        dtype: of the weights of generator and reconstructor in their files; fp32, fp16 or bf16.
     """
 
     image_tokenizer: TokenizerConfig
@@ -72,12 +76,21 @@ class ModelConfig:
     latin_words: tuple[str, ...] = later_key(())
     languages: tuple[str, ...] = later_key(LANGUAGES)
     believed_from: float | None = later_key(None)
+    dtype: str = later_key("fp16")
     format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a folder holds, ready to compute; generator and vocabulary come together or not at all."""
+    """What a folder holds, ready to compute; no generator is without its vocabulary.
+
+    Attributes:
+        stored_as: precision of generator and reconstructor in the model's files, where those of the image
+            tokenizer have one of its own.
+    """
 
     image_tokenizer: ImageTokenizer
     generator: Generator | None = None
@@ -87,6 +100,7 @@ class Model:
     latin_words: tuple[str, ...] = ()
     languages: tuple[str, ...] = LANGUAGES
     believed_from: float | None = None
+    stored_as: torch.dtype = torch.float16
 
 
 def find_model(model: str | Path | None) -> Path:
@@ -110,7 +124,7 @@ def find_model(model: str | Path | None) -> Path:
             f"{', '.join(shipped)}"
         )
     try:
-        return download(str(model), list(FILES))
+        return download(str(model), [*FILES, "README.md"])
     except SourceError as error:
         raise ModelError(f"no model at {model}: not a folder here, and {error}") from error
 
@@ -140,15 +154,21 @@ def read_config(folder: Path) -> ModelConfig:
         raise ModelError(f"{path}: {error}") from error
 
 
-def load_model(folder: Path) -> Model:
+def load_model(
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Model:
     """Load a model folder.
+
+    Args:
+        dtype: of the generator's weights in memory. Those of the image tokenizer and the reconstructor are
+            in single precision always: tokens and pixels are data.
 
     Raises:
         ModelError: files missing or damaged, or weights of another shape than config.json says.
     """
     config = read_config(folder)
-    image_tokenizer, stored_as = _load(
-        ImageTokenizer, config.image_tokenizer, folder / "image_tokenizer.safetensors"
+    image_tokenizer, stored_as = read_weights(
+        lambda: ImageTokenizer(config.image_tokenizer), folder, "image_tokenizer"
     )
     image_tokenizer.stored_as = stored_as
     found = image_tokenizer.fingerprint()
@@ -157,30 +177,34 @@ def load_model(folder: Path) -> Model:
             f"{folder}: the image tokenizer's fingerprint is {found}, config.json says "
             f"{config.image_tokenizer_fingerprint:.40}: files of two models are mixed here"
         )
-    if config.generator is None:
-        return Model(image_tokenizer, sampling=config.sampling)
-    text_tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
-    if text_tokenizer.fingerprint != config.text_tokenizer_fingerprint:
-        raise ModelError(f"{folder}: tokenizer.json is another vocabulary than config.json names")
-    shape = (config.generator.grid_height, config.generator.grid_width, config.generator.num_codes)
-    grid, codes = config.image_tokenizer.grid_size, config.image_tokenizer.num_codes
-    if shape != (grid, grid, codes) or config.generator.vocabulary_size != len(text_tokenizer):
-        raise ModelError(
-            f"{folder}: config.json gives the generator other tokens than its tokenizers"
+    image_tokenizer.to(device)
+    text_tokenizer, generator, reconstructor = None, None, None
+    stored_as = DTYPES[config.dtype]
+    if config.text_tokenizer_fingerprint is not None:
+        text_tokenizer = TextTokenizer.from_file(folder / "tokenizer.json")
+        if text_tokenizer.fingerprint != config.text_tokenizer_fingerprint:
+            raise ModelError(
+                f"{folder}: tokenizer.json is another vocabulary than config.json names"
+            )
+    if config.generator is not None:
+        _check_generator(folder, config, text_tokenizer)
+        shape = config.generator
+        generator, _ = read_weights(
+            lambda: Generator(shape),
+            folder,
+            "model",
+            stored_as=stored_as,
+            dtype=dtype,
+            device=device,
         )
-    if config.generator_fingerprint not in (None, _fingerprint(config.generator)):
-        raise ModelError(
-            f"{folder}: config.json gives the generator other settings than it was made with: "
-            "take the config.json that came with its weights"
-        )
-    generator, _ = _load(Generator, config.generator, folder / "model.safetensors")
-    reconstructor = None
-    if config.has_reconstructor:
+    if config.generator is not None and config.has_reconstructor:
         width = config.generator.width
-        reconstructor, _ = _load(
-            lambda settings: Reconstructor(width, ImageTokenizer(settings)),
-            config.image_tokenizer,
-            folder / "reconstructor.safetensors",
+        reconstructor, _ = read_weights(
+            lambda: Reconstructor(width, ImageTokenizer(config.image_tokenizer)),
+            folder,
+            "reconstructor",
+            stored_as=stored_as,
+            device=device,
         )
     return Model(
         image_tokenizer,
@@ -191,69 +215,51 @@ def load_model(folder: Path) -> Model:
         config.latin_words,
         config.languages,
         config.believed_from,
+        stored_as,
     )
 
 
-def _load(
-    build: Callable[[Settings], Module], config: Settings, path: Path
-) -> tuple[Module, torch.dtype]:
-    """Build a module without initial weights, and load those of a file in single precision.
-
-    Returns:
-        The module, and the precision of the file.
-    """
-    try:
-        with torch.device("meta"):
-            module = build(config)
-    # A number that no tensor can have is a TypeError, or a MemoryError.
-    except (ValueError, RuntimeError, ArithmeticError, TypeError, MemoryError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(f"config.json beside {path} describes no network: {reason}") from error
-    try:
-        weights = read_safetensors(path)
-    except SourceError as error:
-        raise ModelError(str(error)) from error
-    for name, value in weights.items():
-        if not value.is_floating_point():
-            raise ModelError(f"{path}: {name} is {value.dtype}; weights are floating-point numbers")
-    state = {name: value.float() for name, value in weights.items()}
-    for name, value in state.items():
-        if not bool(value.isfinite().all()):
-            raise ModelError(f"{path}: {name} has values that are no numbers: get the file again")
-    try:
-        module.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        reason = shorten(" ".join(lines[1:3]), 300)
-        raise ModelError(f"{path} does not fit its config.json: {reason}") from error
-    # Only convolutions have weights that this changes; they are twice as fast so on a CPU.
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    single = any(value.dtype == torch.float32 for value in weights.values())
-    return module.eval().requires_grad_(False), torch.float32 if single else torch.float16
+def _check_generator(folder: Path, config: ModelConfig, words: TextTokenizer | None) -> None:
+    """Refuse a generator of other tokens than those of its tokenizers, or with changed settings."""
+    assert config.generator is not None
+    shape = (config.generator.grid_height, config.generator.grid_width, config.generator.num_codes)
+    grid, codes = config.image_tokenizer.grid_size, config.image_tokenizer.num_codes
+    size = len(words) if words else None
+    if shape != (grid, grid, codes) or config.generator.vocabulary_size != size:
+        raise ModelError(
+            f"{folder}: config.json gives the generator other tokens than its tokenizers"
+        )
+    if config.generator_fingerprint not in (None, _fingerprint(config.generator)):
+        raise ModelError(
+            f"{folder}: config.json gives the generator other settings than it was made with: "
+            "take the config.json that came with its weights"
+        )
 
 
-def save_model(folder: Path, model: Model) -> None:
+def save_model(folder: Path, model: Model, *, shard_bytes: int = SHARD_BYTES) -> None:
     """Write a model folder; what is there already is replaced when all is written.
 
-    Weights are written in half precision, those of an image tokenizer as its `stored_as` says. The
-    fingerprints are those of the rounded weights, which is what anybody will load.
+    Each network is written as its `stored_as` says. The image tokenizer's fingerprint is that of the
+    rounded weights, which is what anybody will load.
+
+    Args:
+        shard_bytes: largest file; a single weight may be larger.
 
     Raises:
         ModelError: the files cannot be written, or a weight is no number or too large for its precision;
             then nothing is.
     """
-    modules = zip(
-        WEIGHTS, (model.image_tokenizer, model.generator, model.reconstructor), strict=True
-    )
-    weights = {
-        file: _packed(module, getattr(module, "stored_as", torch.float16))
-        for file, module in modules
+    modules = (model.image_tokenizer, model.generator, model.reconstructor)
+    networks = {
+        name: (module, getattr(module, "stored_as", model.stored_as))
+        for name, module in zip(NETWORKS, modules, strict=True)
         if module is not None
     }
-    rounded = copy.deepcopy(model.image_tokenizer).to(model.image_tokenizer.stored_as).float()
+    for module, dtype in networks.values():
+        check_storable(module, dtype)
     config = ModelConfig(
         image_tokenizer=model.image_tokenizer.config,
-        image_tokenizer_fingerprint=rounded.fingerprint(),
+        image_tokenizer_fingerprint=model.image_tokenizer.fingerprint(),
         generator=model.generator.config if model.generator else None,
         text_tokenizer_fingerprint=model.text_tokenizer.fingerprint
         if model.text_tokenizer
@@ -264,37 +270,30 @@ def save_model(folder: Path, model: Model) -> None:
         latin_words=model.latin_words,
         languages=model.languages,
         believed_from=model.believed_from,
+        dtype=name_of(model.stored_as),
     )
+    # A folder that is still to be made is made when all is written beside it.
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
-            for file, state in weights.items():
-                save_file(state, Path(name) / file)
+        with tempfile.TemporaryDirectory(dir=place, prefix=".unfinished-") as name:
+            for network, (module, dtype) in networks.items():
+                write_weights(Path(name), network, module, dtype, shard_bytes)
             if model.text_tokenizer is not None:
                 model.text_tokenizer.save(Path(name) / "tokenizer.json")
             (Path(name) / "config.json").write_text(to_json(config), encoding="utf-8")
+            folder.mkdir(parents=True, exist_ok=True)
             # A folder without config.json is no model: it goes first and comes last, so that a
             # broken-off save is never taken for a model.
-            for old in ("config.json", *WEIGHTS, "tokenizer.json"):
-                (folder / old).unlink(missing_ok=True)
+            for pattern in FILES:
+                for old in folder.glob(pattern):
+                    old.unlink()
             for path in sorted(Path(name).iterdir(), key=lambda path: path.name == "config.json"):
                 path.chmod(0o644)
                 path.rename(folder / path.name)
     except (SafetensorError, OSError) as error:  # a full disk, above all
         raise ModelError(f"cannot write the model to {folder}: {error}") from error
-
-
-def _packed(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    state = module.state_dict()
-    weights = {name: value.to(dtype).contiguous() for name, value in state.items()}
-    for name, value in weights.items():
-        if not bool(value.isfinite().all()):
-            raise ModelError(
-                f"{name} of the {type(module).__name__} reaches {float(state[name].abs().max()):g} and is "
-                f"stored as numbers up to {torch.finfo(dtype).max:g}: "
-                "train anew with a lower optim.peak_lr, in another --out"
-            )
-    return weights
 
 
 def _fingerprint(config: GeneratorConfig) -> str:
@@ -304,9 +303,8 @@ def _fingerprint(config: GeneratorConfig) -> str:
 def weights_hash(folder: Path) -> str:
     """Identify the weights of a model folder, for manifests and picture metadata."""
     digest = hashlib.sha256()
-    for path in (folder / name for name in WEIGHTS):
-        if path.exists():
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path in (path for network in NETWORKS for path in weight_files(folder, network)):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

@@ -33,5 +33,7 @@ class Reconstructor(nn.Module):
 
     def forward(self, states_BNC: Tensor, grid: Grid) -> Tensor:
         """Return the decoder's raw output; `ImageTokenizer.to_image` makes pixels of it."""
-        codes_BND = self.map(states_BNC)
+        codes_BND = self.map(
+            states_BNC.to(next(self.parameters()).dtype)
+        )  # a generator's may be bf16
         return self.decoder(codes_BND.transpose(1, 2).unflatten(2, (grid.height, grid.width)))

@@ -19,6 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from vilg.device import HOST
 from vilg.model.patterns import Pattern
 from vilg.model.patterns import mask as pattern_mask
 
@@ -132,13 +133,13 @@ class Layout:
     @cached_property
     def cell_T(self) -> Tensor:
         """The cell of each image position; 0, and never used, at text."""
-        places = [torch.arange(length, device="cpu") for length in self.lengths]
+        places = [torch.arange(length, device=HOST) for length in self.lengths]
         return torch.cat(places) * self.is_image_T
 
     def _by_segment(self, values: list[bool] | list[int]) -> Tensor:
-        """Repeat a value of each segment at its positions. Masks are made on the CPU, whatever is set."""
-        return torch.tensor(values, device="cpu").repeat_interleave(
-            torch.tensor(self.lengths, device="cpu")
+        """Repeat a value of each segment at its positions. Masks are made on the host, whatever is set."""
+        return torch.tensor(values, device=HOST).repeat_interleave(
+            torch.tensor(self.lengths, device=HOST)
         )
 
     def visible_by_role(self, queries: slice) -> Tensor:
@@ -146,7 +147,7 @@ class Layout:
 
         A source sees sources; a target sees sources and earlier targets of its branch.
         """
-        order_T = torch.arange(self.length, device="cpu")
+        order_T = torch.arange(self.length, device=HOST)
         target_QT = self.is_target_T[queries, None] & self.is_target_T[None, :]
         earlier_QT = order_T[None, :] <= order_T[queries, None]
         branch_QT = self.branch_T[queries, None] == self.branch_T[None, :]

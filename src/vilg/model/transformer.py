@@ -8,8 +8,10 @@ Shape letters: B batch, T positions, C width, H heads, D = C / H head width.
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vilg.model.attend import Read
 
@@ -51,10 +53,16 @@ class Block(nn.Module):
 
     The paper states neither the norm's place nor the activation (docs/paper.md); 4C follows
     from its parameter counts (12 L C^2).
+
+    Attributes:
+        recompute: keep only the input for the backward pass, which then computes the rest again: a third more
+            work for a tenth of the memory (paper section 4.1, "activation recomputation"). A training sets it; a
+            wrapper would rename the parameters.
     """
 
     def __init__(self, width: int, num_heads: int, qk_norm: bool):
         super().__init__()
+        self.recompute = False
         self.norm1 = nn.LayerNorm(width)
         self.attention = Attention(width, num_heads, qk_norm)
         self.norm2 = nn.LayerNorm(width)
@@ -62,6 +70,14 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(4 * width, width)
 
     def forward(self, x_BTC: Tensor, read: Read) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            # No random numbers are drawn in a block.
+            return checkpoint(
+                self._computed, x_BTC, read, use_reentrant=False, preserve_rng_state=False
+            )
+        return self._computed(x_BTC, read)
+
+    def _computed(self, x_BTC: Tensor, read: Read) -> Tensor:
         x_BTC = x_BTC + self.attention(self.norm1(x_BTC), read)
         return x_BTC + self.mlp_out(F.gelu(self.mlp_in(self.norm2(x_BTC))))
 

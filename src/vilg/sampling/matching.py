@@ -25,6 +25,7 @@ from vilg.data.lines import Row, write_lines
 from vilg.data.pairs import DataError, Pair, Reject
 from vilg.data.parts import Worker
 from vilg.data.sources import Source
+from vilg.device import moved
 from vilg.files import write_whole
 from vilg.images import ImageError, batch_of, open_picture, square, to_array, to_pixels
 from vilg.model.generator import Generator, text_to_image_log_probs
@@ -110,19 +111,22 @@ class ModelMatcher:
         if not good:
             return found
         arrays_BYX3 = np.stack([to_array(square(picture, size)) for picture in pictures])
-        image_ids_BN = self.image_tokenizer.encode(to_pixels(arrays_BYX3)).flatten(1)
+        device = self.generator.device
+        image_ids_BN = self.image_tokenizer.encode(to_pixels(arrays_BYX3, device)).flatten(1)
         alone_B = torch.cat(
             [
                 text_to_image_log_probs(self.generator, [[]] * len(part_BN), part_BN).mean(dim=1)
                 for part_BN in image_ids_BN.split(rows_at_once(self.generator))
             ]
         )
-        of = torch.tensor([texts[i].picture for i in good])
+        of = moved(torch.tensor([texts[i].picture for i in good]), device)
         prompts = [tokens[i] for i in good]
         languages = [self.words.language_id(texts[i].lang) for i in good]
         gain_T = image_scores(self.generator, prompts, image_ids_BN[of]) - alone_B[of]
         text_T = caption_scores(self.generator, image_ids_BN[of], languages, prompts)
-        for i, features in zip(good, torch.stack([gain_T, text_T], dim=1).tolist(), strict=True):
+        for i, features in zip(
+            good, torch.stack([gain_T, text_T], dim=1).cpu().tolist(), strict=True
+        ):
             found[i] = features
         return found
 
@@ -207,7 +211,7 @@ def fit_logistic(
 
 
 def write_matching(
-    source: Source, num_items: int, out: Path, matcher: Matcher, worker: Worker | None = None
+    source: Source, out: Path, matcher: Matcher, worker: Worker | None = None
 ) -> bool:
     """Score each pair; return whether all are, or other workers are still at it.
 
@@ -219,13 +223,12 @@ def write_matching(
     """
     return write_lines(
         source,
-        num_items,
         out / MATCHING,
         {"by": matcher.name, "weights": matcher.fingerprint, "sample": SAMPLE, "seed": _SEED},
         partial(_measure, matcher),
         what="matching scores",
         worker=worker,
-        finish=partial(_calibrate, source, num_items, out / CALIBRATION, matcher),
+        finish=partial(_calibrate, source, out / CALIBRATION, matcher),
     )
 
 
@@ -272,10 +275,8 @@ def _open(pair: Pair) -> Image.Image | None:
         return None
 
 
-def _calibrate(
-    source: Source, num_items: int, path: Path, matcher: Matcher
-) -> Callable[[Row], Row]:
-    calibration = calibrate(source, num_items, matcher)
+def _calibrate(source: Source, path: Path, matcher: Matcher) -> Callable[[Row], Row]:
+    calibration = calibrate(source, matcher)
     write_whole(path, json.dumps(asdict(calibration), ensure_ascii=False) + "\n")
 
     def change(row: Row) -> Row:
@@ -288,7 +289,7 @@ def _calibrate(
     return change
 
 
-def calibrate(source: Source, num_items: int, matcher: Matcher) -> Calibration:
+def calibrate(source: Source, matcher: Matcher) -> Calibration:
     """Fit a score to a sample of a source's pairs, and the same with captions of others.
 
     About `SAMPLE` pairs are taken, each of which has the same chance whatever stands where, with one of
@@ -297,7 +298,7 @@ def calibrate(source: Source, num_items: int, matcher: Matcher) -> Calibration:
     Raises:
         DataError: there are fewer than `FEWEST` pairs, or as few can be shuffled.
     """
-    pairs = list(_sample(source, num_items))
+    pairs = list(_sample(source))
     pictures = [_open(pair) for pair, _ in pairs]
     keys = [(text.lang, text.text) for _, text in pairs]
     good = [i for i, picture in enumerate(pictures) if picture is not None]
@@ -345,7 +346,7 @@ def calibrate(source: Source, num_items: int, matcher: Matcher) -> Calibration:
     )
 
 
-def _sample(source: Source, num_items: int) -> Iterator[tuple[Pair, Text]]:
+def _sample(source: Source) -> Iterator[tuple[Pair, Text]]:
     """Yield the pairs of the sample with one of the captions each; their pictures are read at once.
 
     A pair may know its picture by holding much else, such as the shard that it is in.
@@ -353,7 +354,7 @@ def _sample(source: Source, num_items: int) -> Iterator[tuple[Pair, Text]]:
     for place, item in enumerate(source):
         if place % _CHUNK == 0:
             chance = uniforms(_SEED, "calibration", place + np.arange(_CHUNK))
-        if chance[place % _CHUNK] * num_items >= SAMPLE or not isinstance(item, Pair):
+        if chance[place % _CHUNK] * source.identity.items >= SAMPLE or not isinstance(item, Pair):
             continue
         captions = [(lang, text) for lang, texts in item.captions.items() for text in texts]
         if item.picture is None or not captions:

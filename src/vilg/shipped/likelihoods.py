@@ -62,7 +62,8 @@ def likelihoods(
         ids_BN, here = image_ids_SN[part], texts[part]
         image_BN = text_to_image_log_probs(generator, here, ids_BN)
         text_BM, _ = image_to_text_log_probs(generator, ids_BN, [language_id] * len(here), here)
-        image_S[part], text_S[part] = image_BN.double().sum(dim=1), text_BM.double().sum(dim=1)
+        image_S[part] = image_BN.cpu().double().sum(dim=1)
+        text_S[part] = text_BM.cpu().double().sum(dim=1)
     num_text_tokens = sum(len(text) + 1 for text in texts)
     return Likelihoods(image_S, text_S, image_ids_SN.numel(), num_text_tokens)
 

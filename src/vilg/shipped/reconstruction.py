@@ -114,10 +114,10 @@ def _score_split(
     batch = min(_BATCH, batch_of(tokenizer.config.image_size))
     for part in in_batches(len(samples), batch, f"pictures through the codes, {name}"):
         arrays_BYX3 = load_pictures(samples[part], tokenizer.config.image_size)
-        ids_BHW = encode(to_pixels(arrays_BYX3))
+        ids_BHW = encode(to_pixels(arrays_BYX3, tokenizer.device))
         originals.append(arrays_BYX3)
         rebuilt.append(to_arrays(tokenizer.decode(ids_BHW)))
-        ids.append(ids_BHW.flatten(1).numpy())
+        ids.append(ids_BHW.flatten(1).cpu().numpy())
         psnr.append(psnr_db(arrays_BYX3, rebuilt[-1]))
         similarity.append(ssim(arrays_BYX3, rebuilt[-1]))
     ids_SN, psnr_S, ssim_S = np.concatenate(ids), np.concatenate(psnr), np.concatenate(similarity)
@@ -155,6 +155,7 @@ def reconstruction_sheet(tokenizer: ImageTokenizer, encode: Encoder, splits: Spl
         fresh_first = sorted(by_style[part.start], key=lambda i: samples[i].concept in shown)
         chosen = [samples[i] for i in fresh_first[:_SHOWN_A_STYLE]]
         shown |= {sample.concept for sample in chosen}
-        pixels = to_pixels(load_pictures(chosen, tokenizer.config.image_size))
+        arrays_BYX3 = load_pictures(chosen, tokenizer.config.image_size)
+        pixels = to_pixels(arrays_BYX3, tokenizer.device)
         rows += [to_pictures(pixels), to_pictures(tokenizer.decode(encode(pixels)))]
     return contact_sheet(rows, scale=2)

@@ -32,7 +32,8 @@ class Settings:
         choice_seed: which pictures.
         shuffle_seed: who is paired with whom.
         subset_seed: which subsets give kernel distances their standard error.
-        precision: how the generator's weights are multiplied, or what a search for tokens computes in.
+        precision: how the generator's weights are multiplied, or what a search for tokens computes in; None
+            is the device's usual one, and fp32 of a search.
         refine_steps: by which a tokenizer's tokens are refined before they are decoded.
     """
 
@@ -46,7 +47,7 @@ class Settings:
     choice_seed: int = 0
     shuffle_seed: int = 0
     subset_seed: int = 0
-    precision: Precision = Precision.FP32
+    precision: Precision | None = None
     refine_steps: int = 0
 
     def num_pictures(self, split: str) -> int | None:

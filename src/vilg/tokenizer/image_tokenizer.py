@@ -40,6 +40,10 @@ class ImageTokenizer(nn.Module):
         # CPU convolutions are about twice as fast in this layout.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    @property
+    def device(self) -> torch.device:
+        return self.quantizer.codebook_KD.device
+
     def to_image(self, raw: Tensor) -> Tensor:
         """Return pixels_B3YX of the decoder's output; about [-1, 1], not clamped."""
         return dvae.to_image(raw) if isinstance(self.config, DVAEConfig) else raw
@@ -63,10 +67,11 @@ class ImageTokenizer(nn.Module):
         return self.decode_codes(self.quantizer.lookup(ids_BHW)).clamp(-1, 1)
 
     def fingerprint(self) -> str:
-        """Identify encoder and codebook: token stores and generators are only valid for these."""
+        """Identify encoder and codebook as they are stored: token stores and generators are for these only."""
         digest = hashlib.sha256(to_json(self.config).encode())
         for name, tensor in sorted(self.state_dict().items()):
             if not name.startswith("decoder."):
                 digest.update(name.encode())
-                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+                rounded = tensor.detach().cpu().to(self.stored_as).float()
+                digest.update(rounded.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

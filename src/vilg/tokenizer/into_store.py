@@ -2,11 +2,9 @@
 
 import io
 import json
-import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -18,21 +16,18 @@ from numpy.typing import NDArray
 from vilg.data.pairs import DataError, Pair, Reject
 from vilg.data.parts import (
     LeftOut,
+    Work,
     Worker,
     check_share,
     id_hashes,
-    identify,
     left_out_of,
-    num_parts,
-    own_parts,
-    pin,
     second_of_one_id,
 )
+from vilg.data.pictures import try_picture
 from vilg.data.sources import Source
 from vilg.data.store import Kind, Part, StoreInfo, Writer, open_over, read_info
 from vilg.errors import VilgError
-from vilg.files import write_whole
-from vilg.images import ImageError, batch_of, open_picture, square, to_array, to_pixels
+from vilg.images import batch_of, to_pixels
 from vilg.progress import Progress
 from vilg.text import LANGUAGES, TextError, TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
@@ -78,20 +73,31 @@ def tokenize(
     Raises:
         DataError: no pairs, or too much left out of them; or what is there was made from something else.
     """
-    worker = worker or Worker()
-    num_items, pairs = identify(source)
-    if not num_items:
+    identity = source.identity
+    if not identity.items:
         raise DataError(f"{source.given} holds no pairs: name another source")
     if max(image_tokenizer.config.num_codes, len(words)) > _MOST_IDS:
         raise DataError(f"a store holds ids below {_MOST_IDS}: take smaller vocabularies")
     made_from = _MadeFrom(
-        pairs=pairs,
+        pairs=identity.sha256,
         image_tokenizer=image_tokenizer.fingerprint(),
         text_tokenizer=words.fingerprint,
         max_text=max_text,
     )
-    if not (out / "store.json").exists() and not _make(
-        source, out, image_tokenizer, words, made_from, worker, num_items, max_rejects
+    work = Work(
+        whole=out / "store.json",
+        parts=out / "parts",
+        suffix=".npz",
+        made_from=vars(made_from),
+        others="other pairs or tokenizers",
+        what="tokens",
+    )
+    grid = image_tokenizer.config.grid_size
+    if not work.run(
+        source,
+        worker or Worker(),
+        lambda _, items: _packed(_encode_part(image_tokenizer, words, max_text, items)),
+        lambda paths: _join(paths, out, made_from, grid, identity.items, max_rejects),
     ):
         return False
     info = read_info(out)
@@ -99,39 +105,8 @@ def tokenize(
         raise DataError(
             f"{out} holds a store of other pairs or tokenizers: name another folder, or remove it first"
         )
-    _clean(out)
-    return True
-
-
-def _make(
-    source: Source,
-    out: Path,
-    image_tokenizer: ImageTokenizer,
-    words: TextTokenizer,
-    made_from: "_MadeFrom",
-    worker: Worker,
-    num_items: int,
-    max_rejects: float,
-) -> bool:
-    """Make this worker's parts, and join all if they are there; return whether they were."""
-    parts, is_whole = out / "parts", (out / "store.json").exists
-    paths = [parts / f"{number:08d}.npz" for number in range(num_parts(num_items))]
-
-    def is_done(number: int) -> bool:
-        return paths[number].exists() or is_whole()
-
-    try:
-        pin(parts, vars(made_from), "other pairs or tokenizers")
-        for number, items in own_parts(source, worker, is_done, num_items, "tokens"):
-            made = _encode_part(image_tokenizer, words, made_from.max_text, items)
-            write_whole(paths[number], _packed(made))
-        if not all(path.exists() for path in paths):
-            return is_whole()
-        _join(paths, out, made_from, image_tokenizer.config.grid_size, num_items, max_rejects)
-    except FileNotFoundError:
-        if not is_whole():
-            raise
-        # Another worker has joined the parts meanwhile, and removed them.
+    for path in out.glob(".store-*.part"):  # of a kill, or of another who joins what is joined
+        path.unlink(missing_ok=True)
     return True
 
 
@@ -141,15 +116,6 @@ class _MadeFrom:
     image_tokenizer: str
     text_tokenizer: str
     max_text: int
-
-
-def _clean(out: Path) -> None:
-    """Remove parts, and what a kill has left half written."""
-    for path in out.glob(".store-*.part"):
-        path.unlink(missing_ok=True)
-    while (out / "parts").exists():
-        with suppress(FileNotFoundError):  # another worker removes them too
-            shutil.rmtree(out / "parts")
 
 
 def _encode_part(
@@ -183,7 +149,7 @@ def _encode_part(
                 places.append(pair.place)
                 kept.append(texts)
         if good:
-            ids_BHW = image_tokenizer.encode(to_pixels(np.stack(good)))
+            ids_BHW = image_tokenizer.encode(to_pixels(np.stack(good), image_tokenizer.device))
             tokens.append(ids_BHW.flatten(1).cpu().numpy())
     num_cells = image_tokenizer.config.grid_size**2
     image_ids_SN = np.concatenate([*tokens, np.empty((0, num_cells), np.int64)]).astype(np.uint16)
@@ -228,14 +194,7 @@ def _decoded(rows: Batch, size: int) -> Iterator[tuple[Batch, Pictures]]:
     batches = [rows[i : i + batch_of(size)] for i in range(0, len(rows), batch_of(size))]
 
     def decode(row: tuple[Pair, list[Text]]) -> NDArray[np.uint8] | VilgError:
-        pair = row[0]
-        assert pair.picture is not None
-        try:
-            return to_array(square(open_picture(pair.picture(), name="the picture"), size))
-        except VilgError as error:
-            return error
-        except OSError as error:
-            return ImageError(f"the picture cannot be read: {error.strerror or error}")
+        return try_picture(row[0], size)
 
     with ThreadPoolExecutor(2) as pool:
         ahead: list[Iterator[NDArray[np.uint8] | VilgError]] = []

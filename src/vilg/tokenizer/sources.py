@@ -1,9 +1,10 @@
 """Where weights come from: files of safetensors, and the hub. Whatever goes wrong there is one sentence."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vilg.errors import VilgError
@@ -48,8 +49,23 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     Raises:
         SourceError: missing or damaged.
     """
+    with opened(path) as file:
+        return file.get_tensors()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[safe_open]:
+    """Open a file of weights, each of which is read as it is asked for.
+
+    Raises:
+        SourceError: missing or damaged.
+    """
     try:
-        return load_file(path)
+        # Not mapped: pages that a map touches are memory of the process too.
+        with safe_open(path, "pt", backend="pread") as file:
+            yield file
+    except VilgError:
+        raise
     except (SafetensorError, *_FAILURES) as error:
         # Ctrl-C inside of it comes out as an error of its own that names it.
         if "KeyboardInterrupt" in f"{error!r} {error.__cause__!r} {error.__context__!r}":

@@ -21,7 +21,13 @@ def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np
     rows = []
     for part in in_batches(len(samples), batch_of(tokenizer.config.image_size), "tokens"):
         pictures = load_pictures(samples[part], tokenizer.config.image_size)
-        rows.append(tokenizer.encode(to_pixels(pictures)).flatten(1).numpy().astype(np.uint16))
+        rows.append(
+            tokenizer.encode(to_pixels(pictures, tokenizer.device))
+            .flatten(1)
+            .cpu()
+            .numpy()
+            .astype(np.uint16)
+        )
     return np.concatenate(rows)
 
 
@@ -31,5 +37,11 @@ def refined_tokens(
     """Return every picture's ids, refined in so many steps, one raster row a picture."""
     encode, rows = refining_encoder(tokenizer, num_steps, bf16=bf16), []
     for part in in_batches(len(pictures_SYX3), batch_of(pictures_SYX3.shape[1]), "tokens refined"):
-        rows.append(encode(to_pixels(pictures_SYX3[part])).flatten(1).numpy().astype(np.uint16))
+        rows.append(
+            encode(to_pixels(pictures_SYX3[part], tokenizer.device))
+            .flatten(1)
+            .cpu()
+            .numpy()
+            .astype(np.uint16)
+        )
     return np.concatenate(rows)

@@ -276,6 +276,10 @@ def coco_cn(folder: Path) -> Path:
         folder / "imageid.human-written-caption.txt",
         f"{first}#0\t一盘菜。\n{second}#0\t长颈鹿站在树下。\n{first}#1\t桌子上有菜。\n",
     )
+    put(
+        folder / "imageid.human-written-tags.txt",
+        f"{first} 盘子 菜\nCOCO_val2014_000000000030 狗\n{second}\n",
+    )
     put(folder / "imageid.human-written-caption.bosonseg.txt", f"{first}#0\t一 盘 菜\n")
     put(folder / "imageid.manually-translated-caption.txt", f"{second}#0\t两只长颈鹿。\n")
     return folder

@@ -26,11 +26,15 @@ def test_coco_cn(tmp_path):
             "imageid.manually-translated-caption.txt",
             f"left out beside {PEOPLE}: give it by itself to read it",
         ),
+        ("imageid.human-written-tags.txt line 3", "no tags"),
         ("coco-cn_test.txt line 2", "no caption of it"),
         ("COCO_val2014_000000000009", f"{PEOPLE} line 1", {"zh": ("一盘菜。", "桌子上有菜。")}),
         ("COCO_val2014_000000000025", f"{PEOPLE} line 2", {"zh": ("长颈鹿站在树下。",)}),
     ]
-    assert [pair.tags for pair in pairs_of(items)] == [{"split": "train"}, {"split": "test"}]
+    assert [pair.tags for pair in pairs_of(items)] == [
+        {"split": "train", "tags": "盘子 菜"},
+        {"split": "test"},
+    ]
     assert pairs_of(items)[1].picture() == picture(2, "JPEG")
 
 

@@ -44,7 +44,7 @@ def read_folder(folder: Path, pictures: Path | None = None) -> Items:
             yield Reject(place=_inside(folder, path), reason="no picture has this text")
     for kind, number in others.items():
         for _ in range(number):
-            yield Reject(place=str(folder), reason=kind)
+            yield Reject(place=folder.resolve().name, reason=kind)
 
 
 def _pair(folder: Path, path: Path) -> Pair | Reject:

@@ -31,6 +31,11 @@ class Base64Part:
             place = f"{self.part.path} at byte {self.part.offset}"
             raise DataError(f"{place} is no base64: {error}") from error
 
+    @property
+    def proof(self) -> str:
+        """As that of a `Part`."""
+        return self.part.proof
+
 
 def pictures_beside(path: Path) -> Path:
     """Return the file with the pictures of a file of texts."""

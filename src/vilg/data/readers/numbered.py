@@ -1,12 +1,14 @@
 """Lines of numbered captions, `PICTURE#0<TAB>sentence`: Flickr8k and 30k, Flickr8k-CN, COCO-CN.
 
-A folder's splits are tags of its pairs. Of several files of captions of the same pictures, those by people
+A folder's splits, and the words that people chose for COCO-CN's pictures (`tags`, spaces between them), are
+tags of its pairs. Of several files of captions of the same pictures, those by people
 are read, and the others (translated by machines or from English) are named as left out; to read one of
 those, give it by itself. Files of segmented words (`*.bosonseg.txt`) say nothing else and are not counted.
 """
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vilg.data.pairs import DataError, Items, Reject, has_half_characters
@@ -27,6 +29,7 @@ _BY_PEOPLE = (
     "k.token.txt",
     "results_20130124.token",
 )
+_TAGS = "imageid.human-written-tags.txt"
 _ENGLISH = ("enc",)  # other methods of Flickr8k-CN are Chinese: zhc, zhb, zhg
 
 
@@ -80,7 +83,8 @@ def is_numbered(path: Path, method: bool | None = None, coco: bool | None = None
 
 
 def _notes(paths: list[Path]) -> Notes:
-    splits = _splits(paths[0].parent)
+    about = dict[str, _About]()
+    yield from _read_about(paths[0].parent, about)
     told, seen = set[str](), set[str]()
     for path in paths:
         for number, line in read_lines(path):
@@ -88,7 +92,7 @@ def _notes(paths: list[Path]) -> Notes:
             if not line.strip():
                 continue
             try:
-                key, note = _note(line, place, splits)
+                key, note = _note(line, place, about)
                 if key in seen:
                     raise DataError(f"{key} stands before it")
             except DataError as error:
@@ -97,12 +101,12 @@ def _notes(paths: list[Path]) -> Notes:
             seen.add(key)
             told.add(note.id)
             yield note
-    for id, (_, place) in splits.items():
+    for id, one in about.items():
         if id not in told:
-            yield Reject(place=place, id=id, reason="no caption of it")
+            yield Reject(place=one.place, id=id, reason="no caption of it")
 
 
-def _note(line: bytes, place: str, splits: Mapping[str, tuple[str, str]]) -> tuple[str, Note]:
+def _note(line: bytes, place: str, about: "Mapping[str, _About]") -> tuple[str, Note]:
     """Return what a line is of (picture, method and number), and its note."""
     text = line.decode("utf-8", "surrogateescape")
     found = LINE.fullmatch(text)
@@ -120,20 +124,33 @@ def _note(line: bytes, place: str, splits: Mapping[str, tuple[str, str]]) -> tup
     elif method:
         lang = "en" if method in _ENGLISH else "zh"
     id = name_of(image)
-    tags = {"split": splits[id][0]} if id in splits else {}
+    tags = about[id].tags if id in about else {}
     note = Note(place=place, id=id, names=names, captions=((lang, caption),), tags=tags)
     return "#".join(filter(None, (image, method, number))), note
 
 
-def _splits(folder: Path) -> dict[str, tuple[str, str]]:
-    """Return the split of each id that the folder's files of splits name, and where it is named."""
-    return {id: (split, place) for id, split, place in _split_lines(folder)}
+@dataclass(frozen=True)
+class _About:
+    """What a folder says of a picture beside its captions, and where first."""
+
+    place: str
+    tags: dict[str, str] = field(default_factory=dict)
 
 
-def _split_lines(folder: Path) -> Iterator[tuple[str, str, str]]:
+def _read_about(folder: Path, about: dict[str, _About]) -> Iterator[Reject]:
+    """Read the splits and tags of a folder; yield the lines that say nothing."""
     for path in sorted(folder.iterdir()):
         found = _SPLIT.fullmatch(path.name.lower())
-        if found and path.is_file():  # a pipe or a device has no end
-            for number, line in read_lines(path):
-                if id := line.decode("utf-8", "replace").strip():
-                    yield name_of(id), found[1], f"{path.name} line {number}"
+        if not (found or path.name == _TAGS) or not path.is_file():  # a pipe has no end
+            continue
+        for number, line in read_lines(path):
+            place, text = f"{path.name} line {number}", line.decode("utf-8", "surrogateescape")
+            if not text.strip():
+                continue
+            image, *words = [text.strip()] if found else text.split()
+            if has_half_characters(text) or not (found or words):
+                reason = "bytes that are no UTF-8" if has_half_characters(text) else "no tags"
+                yield Reject(place=place, reason=reason)
+                continue
+            tags = about.setdefault(name_of(image), _About(place)).tags
+            tags |= {"split": found[1]} if found else {"tags": " ".join(words)}

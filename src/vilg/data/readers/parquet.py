@@ -46,6 +46,11 @@ class Cell:
             raise DataError(f"no picture in {self.path} group {self.group + 1} row {self.row + 1}")
         return content
 
+    @property
+    def proof(self) -> str:
+        """As that of a `Part`, but for the size, which is the whole file's: bytes are compressed together."""
+        return f"{self.path.name} {self.group} {self.row} {self.path.stat().st_size}"
+
 
 @lru_cache(_GROUPS)
 def _column(path: Path, column: str, group: int) -> Any:

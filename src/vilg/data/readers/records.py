@@ -72,7 +72,8 @@ def captions_of(record: Record) -> list[tuple[str | None, str]]:
     told = first_of(record, LANGUAGE)
     found = list(_texts(first_of(record, CAPTION), told))
     for name, lang in _OF_LANGUAGE.items():
-        found += _texts(record.get(name), lang)
+        if (value := record.get(name)) is not None:
+            found += _texts(value, lang)
     return found
 
 
