@@ -87,10 +87,14 @@ class Train:
         None
     )
     """folder of the run"""
+    device: Annotated[str, arg(metavar="auto|cpu|cuda[:N]|mps")] = "auto"
+    """where to compute; several processes of torchrun take a CUDA device each"""
 
     def run(self) -> None:
         from vilg.cli.output import check_folder
         from vilg.config import explain, override
+        from vilg.device import choose_device
+        from vilg.parallel import is_first, joined
         from vilg.training.memory import keep_freed_memory
         from vilg.training.run import run
         from vilg.training.run_folder import read_recipe
@@ -111,8 +115,11 @@ class Train:
                 print(f"--set {shlex.quote(assignment)}  # {meaning}")
             return
         keep_freed_memory()
+        device = choose_device(self.device, int(os.environ.get("LOCAL_RANK", "0")))
         try:
-            folder = run(recipe, out, resume=self.resume, log=sys.stderr)
+            with joined(device):
+                folder = run(recipe, out, resume=self.resume, device=device, log=sys.stderr)
+                speaks = is_first()
         except KeyboardInterrupt:
             if (out / "config.json").exists():
                 resume = f"vilg train {self.recipe} --resume --out {shlex.quote(str(out))}"
@@ -120,8 +127,9 @@ class Train:
             else:
                 say(f"nothing was saved yet: {out} is free for the next run")
             raise
-        say(f"done; the verbs read this model with --model {folder}")
-        print(folder)
+        if speaks:
+            say(f"done; the verbs read this model with --model {folder}")
+            print(folder)
 
 
 _SUITES = (

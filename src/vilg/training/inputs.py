@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vilg.config import require
 from vilg.data.pairs import DataError, Pair, Reject
+from vilg.data.parts import Worker
 from vilg.data.pictures import check_outside, is_data_set, list_pictures
 from vilg.data.readers.packed import split_of
 from vilg.data.shards import list_splits
@@ -20,6 +21,7 @@ from vilg.data.sources import Source, open_source
 from vilg.data.store import Kind, Store
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
 from vilg.images import to_pixels
+from vilg.parallel import is_first, meet, num_processes, this_process
 from vilg.text import LANGUAGES, TextTokenizer, train_vocabulary
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.into_store import encode_texts, tokenize
@@ -188,8 +190,16 @@ def find_store(
     if config.is_store:
         folder = Path(config.source)
     else:  # goes on where it was broken off, and is over at once where all is there
-        source, most = config.open(), config.max_rejects
-        tokenize(source, folder, image_tokenizer, words, max_text=max_text, max_rejects=most)
+        tokenize(
+            config.open(),
+            folder,
+            image_tokenizer,
+            words,
+            max_text=max_text,
+            max_rejects=config.max_rejects,
+            worker=Worker(this_process(), num_processes()),
+        )
+        meet()
     store = Store(folder)
     check_store(store, words, max_text)
     if store.info.image_tokenizer != image_tokenizer.fingerprint():
@@ -242,6 +252,7 @@ def stored_tokens(
         ids: of the samples, one a row.
         by: what makes the tokens; a store of another is refused.
     """
-    if not has_tokens(store):
+    if not has_tokens(store) and is_first():
         save_tokens(store, ids, make(), by)
+    meet()
     return load_tokens(store, ids, by)

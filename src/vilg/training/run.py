@@ -8,7 +8,7 @@
 Each stage is finished when its `model/` folder is; resuming skips finished stages.
 """
 
-import os
+import io
 import sys
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from vilg.model.folder import (
     weights_hash,
 )
 from vilg.model.generator import Generator, GeneratorConfig
+from vilg.parallel import check_divides, is_first, meet
 from vilg.progress import say
 from vilg.text import LANGUAGES, TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
@@ -48,6 +49,7 @@ from vilg.training.end_to_end import EndToEnd
 from vilg.training.generator_job import (
     GeneratorJob,
     StepTokens,
+    check_shares,
 )
 from vilg.training.inputs import (
     captions_told,
@@ -63,6 +65,7 @@ from vilg.training.inputs import (
 )
 from vilg.training.loop import TrainingPrecision, train
 from vilg.training.memory import check_memory
+from vilg.training.parallelize import parallelize, whole
 from vilg.training.picture_loss import check_fits
 from vilg.training.run_folder import RunError, Stage, held, read_recipe
 from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
@@ -70,23 +73,33 @@ from vilg.training.shared_codes import fold_codes, share_codes
 from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 
-def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.stdout) -> Path:
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    log: TextIO = sys.stdout,
+) -> Path:
     """Carry out a recipe and return the folder of the finished model.
+
+    Several processes (`parallel.joined`) call it alike; the first one writes, checks and speaks for all.
 
     Args:
         resume: go on with the run in the folder (`run_folder.read_recipe` has its settings). Those of a
-            stage that has saved something must be the same, the others' may change.
+            stage that has saved something must be the same but for how it lies on devices; the others' may
+            change.
+        device: of this process.
 
     Raises:
         RunError: the folder holds another run.
         CheckpointError, DataError, ModelError, NonFiniteLoss: from the stages.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError("several processes cannot train one run yet: start one, without torchrun")
-    if torch.cuda.is_available():
-        say("training on the CPU: this version does not use a GPU", log)
     if resume:
         read_recipe(out)
+    if not is_first():
+        meet()
+        return _train_stages(recipe, out, device, io.StringIO())
     with held(out):
         config = out / "config.json"
         if config.exists() and not resume:
@@ -97,8 +110,9 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
         if not config.exists() or config.read_text(encoding="utf-8") != to_json(recipe):
             write_whole(config, to_json(recipe))
         try:
-            return _train_stages(recipe, out, log)
-        except (VilgError, KeyboardInterrupt):
+            meet()
+            return _train_stages(recipe, out, device, log)
+        except (VilgError, KeyboardInterrupt, RuntimeError):  # the last, where a process has ended
             # What fails before anything is saved leaves the folder free for the corrected command.
             stages = [Stage(out / name) for name in ("tokenizer", "generator")]
             for stage in stages:
@@ -108,19 +122,21 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
             raise
 
 
-def _train_stages(recipe: Recipe, out: Path, log: TextIO) -> Path:
+def _train_stages(recipe: Recipe, out: Path, device: torch.device | str, log: TextIO) -> Path:
     """Train what is not finished yet; return the folder of the last model."""
     finished = None
     if recipe.tokenizer:
         stage = Stage(out / "tokenizer")
         if not stage.is_finished:
-            _train_tokenizer(recipe.tokenizer, stage, log)
+            _train_tokenizer(recipe.tokenizer, stage, device, log)
+            meet()  # its model is written
         finished = stage.model
     if recipe.generator:
         stage = Stage(out / "generator")
         if not stage.is_finished:
             lender = finished or find_model(recipe.generator.image_tokenizer)
-            _train_generator(recipe.generator, lender, stage, log)
+            _train_generator(recipe.generator, lender, stage, device, log)
+            meet()
         finished = stage.model
     assert finished is not None  # `_check_stages` has seen to it
     return finished
@@ -147,6 +163,7 @@ def _check_tokenizer(config: TokenizerRun, out: Path) -> None:
     if config.refine_steps:
         lite0_loss(pooled=True)
     check_fits(config.loss, config.model)
+    check_divides("pictures a step", config.loop.batch_size, config.loop.accumulate)
     if not config.decoder_only:
         check_memory("the image tokenizer", lambda: ImageTokenizer(config.model))
     if config.init is not None:
@@ -156,6 +173,8 @@ def _check_tokenizer(config: TokenizerRun, out: Path) -> None:
 def _check_generator(recipe: Recipe, out: Path) -> None:
     config = recipe.generator
     assert config is not None
+    check_shares(config.loss, config.loop)
+    config.parallel.check()
     if config.data.is_store:
         words = TextTokenizer.from_file(config.vocabulary)
         check_store(Store(Path(config.data.source)), words, config.max_text)
@@ -182,17 +201,27 @@ def _check_generator(recipe: Recipe, out: Path) -> None:
         _check_start(find_model(config.init), shape, words)
 
 
-def _train_tokenizer(config: TokenizerRun, stage: Stage, log: TextIO) -> None:
+def _begin(stage: Stage, config: TokenizerRun | GeneratorRun, data: str) -> bool:
+    """Begin a stage in all processes; return whether it goes on from a checkpoint."""
+    if is_first():
+        stage.begin(config, data)
+    meet()
+    return stage.has_checkpoint
+
+
+def _train_tokenizer(
+    config: TokenizerRun, stage: Stage, device: torch.device | str, log: TextIO
+) -> None:
     pictures = read_pictures(config.data, stage.folder)
-    stage.begin(config, pictures.digest)
+    resume = _begin(stage, config, pictures.digest)
     say(f"tokenizer: {len(pictures.training)} pictures", log)
     if pictures.left_out:
         left_out = tell(pictures.left_out)
         say(f"left out, not pictures by their names: {left_out}", log)
-    resume = stage.has_checkpoint
     # Encoder and codes that stay are in no checkpoint.
     starts_from_model = config.init is not None and (config.decoder_only or not resume)
     init = _initial_tokenizer(config.init, config.model) if starts_from_model else None
+    init = init.to(device) if init else None
     arrays_NYX3 = load_pictures(pictures.training, config.model.image_size)
     settings = (config.model, config.loss, config.codebook, config.augmentation, config.loop)
     shown = load_pictures(pictures.shown, config.model.image_size)
@@ -200,10 +229,11 @@ def _train_tokenizer(config: TokenizerRun, stage: Stage, log: TextIO) -> None:
     if config.decoder_only:
         assert init is not None
         alone = _decoder_alone(config, init, arrays_NYX3, stage.folder / "tokens")
-    job = TokenizerJob(*settings, arrays_NYX3, shown, init, alone)
+    job = TokenizerJob(*settings, arrays_NYX3, shown, init, alone, device)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
-    save_model(stage.model, Model(job.tokenizer.eval()))
+    if is_first():
+        save_model(stage.model, Model(job.tokenizer.eval()))
 
 
 def _decoder_alone(
@@ -240,15 +270,17 @@ def _initial_tokenizer(init: str | None, config: TokenizerConfig) -> ImageTokeni
     return load_model(folder).image_tokenizer
 
 
-def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: TextIO) -> None:
-    image_tokenizer = load_model(lender).image_tokenizer
+def _train_generator(
+    config: GeneratorRun, lender: Path, stage: Stage, device: torch.device | str, log: TextIO
+) -> None:
+    image_tokenizer = load_model(lender, device=device).image_tokenizer
     data, source = config.data, None
     if data.is_store:
-        stage.begin(config, file_hash(Path(data.source) / "store.json"))
+        resume = _begin(stage, config, file_hash(Path(data.source) / "store.json"))
         text_tokenizer = TextTokenizer.from_file(config.vocabulary)
     else:
         source = data.open()
-        stage.begin(config, source.identity.sha256)
+        resume = _begin(stage, config, source.identity.sha256)
         text_tokenizer = find_words(config.vocabulary, config.vocabulary_or_built, source)
     tokens = stage.folder / "tokens"
     store = find_store(data, image_tokenizer, text_tokenizer, config.max_text, tokens)
@@ -286,19 +318,24 @@ def _train_generator(config: GeneratorRun, lender: Path, stage: Stage, log: Text
         end_to_end,
         encode_described=encoder(config.augmentation),
         encode_prefix=encoder(config.prefix_augmentation),
+        device=device,
     )
-    resume = stage.has_checkpoint
     if config.init is not None and not resume:
         _start_from(find_model(config.init), job, image_tokenizer, log)
     if config.share_codes:
         share_codes(job.generator, image_tokenizer.quantizer.codebook_KD)
+    bf16 = config.loop.precision is TrainingPrecision.BF16
+    parallelize(job.generator, config.parallel, bf16=bf16)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
+    generator = whole(job.generator)
+    if generator is None:
+        return
     if config.share_codes:
-        fold_codes(job.generator)
+        fold_codes(generator)
     model = Model(
         image_tokenizer,
-        job.generator.eval(),
+        generator.eval(),
         text_tokenizer,
         config.sampling,
         end_to_end.reconstructor.eval() if end_to_end else None,
