@@ -4,12 +4,15 @@ Tensors are made where the model's are. What comes from NumPy, files or lists go
 doors that say so; what goes back to the host does so where a function returns lists or arrays.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from vilg.errors import VilgError
 
 AUTO = "auto"
+HOST = torch.device("cpu")
 KINDS = "auto, cpu, cuda, cuda:N (the Nth CUDA device, from 0) and mps"
 
 
@@ -62,6 +65,58 @@ def described(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
+def in_double(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor in double precision on a device, or on the host where the device has none (mps)."""
+    return tensor.cpu().double() if device.type == "mps" else moved(tensor, device).double()
+
+
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the host on a device; from pinned memory nothing waits for it."""
-    return tensor.to(device, non_blocking=tensor.device.type == "cpu" and tensor.is_pinned())
+    """Return a tensor on a device; from pinned memory of the host nothing waits for it."""
+    return tensor.to(device, non_blocking=tensor.device == HOST and tensor.is_pinned())
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether a device that is not the host has instructions for bf16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
+
+
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """Return what products are computed in where nothing is asked for: bf16 on CUDA, else fp32."""
+    is_rounded = device.type == "cuda" and multiplies_bf16(device)
+    return torch.bfloat16 if is_rounded else torch.float32
+
+
+def can_record(device: torch.device) -> bool:
+    """Return whether a device takes many operations as one launch."""
+    return device.type == "cuda"
+
+
+def record(step: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a function of one tensor as one launch (a CUDA graph, torch.cuda.CUDAGraph).
+
+    The function is run some times first. What it reads besides its argument must stay where it is, and it
+    must not look at numbers.
+
+    Args:
+        x: of the shape that every argument will have.
+    """
+    given = x.clone()
+    side = torch.cuda.Stream(x.device)
+    side.wait_stream(torch.cuda.current_stream(x.device))
+    # First calls choose kernels and take memory, which cannot be recorded.
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step(given)
+    torch.cuda.current_stream(x.device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(x.device), torch.cuda.graph(graph):
+        made = step(given)
+
+    def replay(x: Tensor) -> Tensor:
+        given.copy_(x)
+        graph.replay()
+        return made.clone()
+
+    return replay

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from vilg.device import HOST, moved
 from vilg.errors import VilgError
 
 Picture = Path | str | bytes | Image.Image
@@ -180,9 +181,9 @@ def to_array(picture: Image.Image) -> NDArray[np.uint8]:
     return np.array(picture.convert("RGB"))
 
 
-def to_pixels(arrays_BYX3: NDArray[np.uint8]) -> Tensor:
-    """Bytes to pixels_B3YX in [-1, 1], in the channels-last layout that CPU convolutions want."""
-    bytes_B3YX = torch.from_numpy(arrays_BYX3).permute(0, 3, 1, 2)
+def to_pixels(arrays_BYX3: NDArray[np.uint8], device: torch.device = HOST) -> Tensor:
+    """Bytes to pixels_B3YX in [-1, 1] on a device, in the channels-last layout that convolutions want."""
+    bytes_B3YX = moved(torch.from_numpy(arrays_BYX3), device).permute(0, 3, 1, 2)
     return bytes_B3YX.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
 

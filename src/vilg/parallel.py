@@ -49,13 +49,10 @@ class ProcessError(VilgError):
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def joined() -> Iterator[None]:
     """Let the processes that torchrun has started be one, until the end of the block; alone, do nothing.
 
     What goes wrong is said by the process that meets it first; the others end quietly, with the same status.
-
-    Args:
-        device: of this process.
 
     Raises:
         ProcessError: they cannot meet, or another one has ended.
@@ -63,9 +60,7 @@ def joined(device: torch.device) -> Iterator[None]:
     if "WORLD_SIZE" not in os.environ:
         yield
         return
-    backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=TIMEOUT)
     except (dist.DistError, ValueError, RuntimeError) as error:
@@ -76,23 +71,20 @@ def joined(device: torch.device) -> Iterator[None]:
     try:
         yield
         meet()  # who leaves while others still talk may take their connections down
-    except VilgError:
-        if not _speaks():
-            raise SystemExit(2) from None
-        raise
-    except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+    except (VilgError, OSError, RuntimeError) as error:
+        is_cut = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if not isinstance(error, VilgError | OSError) and not is_cut:
             raise
-        gone = _gone()
         if not _speaks():
             raise SystemExit(2) from None
+        if not is_cut:
+            raise
         raise ProcessError(
-            f"{gone} of {num_processes()} has ended, and with it the run: its own line or torchrun's says why; "
-            "go on with --resume"
+            f"{_gone()} of {num_processes()} has ended, and with it the run: its own line or torchrun's says "
+            "why; go on with --resume"
         ) from error
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 def _speaks() -> bool:

@@ -179,12 +179,12 @@ def test_evaluate_writes_where_it_is_told(
     run: Run, toy_folder: Path, toy_data: Path, suite: str
 ) -> None:
     options = ("--model", toy_folder, "--data", toy_data, "--out", "numbers", "--limit", "3")
-    result = run("evaluate", suite, *options, "--groups", "symbols")
+    result = run("evaluate", suite, *options, "--only", "group=symbols")
     assert result.status == 0, result.err
     report = json.loads(Path(f"numbers/{suite}.json").read_text(encoding="utf-8"))
     assert {"scores", "manifest"} <= report.keys()
     settings = report["manifest"]["settings"]
-    assert (settings["limit"], settings["groups"]) == (3, ["symbols"])
+    assert (settings["limit"], settings["only"]) == (3, ["group=symbols"])
 
 
 def test_measuring_without_the_extra_is_one_line(
@@ -259,6 +259,19 @@ def test_the_help_of_train_lists_every_recipe_with_its_time_and_whether_it_needs
             f"{named.time}; needs a GPU" if named.needs_gpu else f"{named.time}): {named.summary}"
         )
         assert f"{name} ({cost}" in words
+
+
+def test_what_is_said_of_the_data_holds_for_all_stages(run: Run) -> None:
+    options = ("--data", "photos", "--ids", "kept.txt", "--format", "JSON lines")
+    result = run("train", "emoji_cpu_tiny", "--show", *options)
+    assert result.status == 0, result.err
+    for stage in ("tokenizer", "generator"):
+        for setting in (
+            f"data.source={Path.cwd() / 'photos'}",
+            f"data.ids={Path.cwd() / 'kept.txt'}",
+            "data.format=JSON lines",
+        ):
+            assert f"{stage}.{setting}" in result.out.replace("'", "").replace('"', "")
 
 
 def test_all_settings_are_shown_as_they_are_changed_and_nothing_is_trained(run: Run) -> None:

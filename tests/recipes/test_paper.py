@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from vilg.model.generator import Generator, text_to_image_log_probs
-from vilg.recipes.paper import base_10b, lite_300m, vqgan_f8_8192
+from vilg.recipes.paper import base_10b, dvae_f8_8192, lite_300m, vqgan_f8_8192
+from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.vqgan import VQGANConfig
+from vilg.training.picture_loss import check_fits
 from vilg.training.settings import Recipe
 
 VOCABULARY_SIZE = 8283  # of datasets/emoji/tokenizer.json
@@ -62,3 +64,16 @@ def test_the_preset_f8_8192_is_the_paper_s() -> None:
     assert run is not None and isinstance(run.model, VQGANConfig)
     assert (run.model.image_size, run.model.reduction, run.model.num_codes) == (256, 8, 8192)
     assert run.loss.perceptual > 0 and run.loss.adversarial > 0 and run.loss.adversarial_from > 0
+
+
+def test_the_preset_dvae_is_dalle_s() -> None:
+    """arXiv 2102.12092, appendix A: the network of the ablation's tokenizer, its schedules and its optimizer."""
+    run = dvae_f8_8192().tokenizer
+    assert run is not None and run.model == DVAEConfig()
+    assert (run.model.grid_size, run.model.num_codes) == (32, 8192)
+    codebook, optim = run.codebook, run.optim
+    assert (codebook.temperature_from, codebook.temperature_to) == (1, 1 / 16)
+    assert (codebook.temperature_steps, codebook.kl, codebook.kl_steps) == (150_000, 6.6, 5000)
+    assert (optim.peak_lr, optim.final_lr, optim.betas) == (1e-4, 1.25e-6, (0.9, 0.999))
+    assert (run.loop.batch_size, optim.weight_decay, optim.ema_decay) == (512, 1e-4, 0.999)
+    check_fits(run.loss, run.model)

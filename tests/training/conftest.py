@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 
-from vilg.data.store import Kind, Part, Store, StoreInfo, Writer
+from vilg.data.store import Kind, Rows, Store, StoreInfo, Writer
 from vilg.images import to_array
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import paper_patterns
@@ -126,7 +126,7 @@ def toy_store(pairs: Sequence[ToyPair]) -> Store:
     ]
     writer = Writer(Path(folder.name))
     image_ids_SN = np.stack([pair.image_ids for pair in pairs])
-    writer.append(Part([str(i) for i in range(len(pairs))], image_ids_SN, texts))
+    writer.append(Rows([str(i) for i in range(len(pairs))], image_ids_SN, texts))
     writer.close(
         partial(
             StoreInfo,

@@ -68,7 +68,9 @@ def test_captions_of_one_language_are_enough(pictures: Path, tmp_path: Path, lan
     write_texts(pictures, [[caption] for caption in CAPTIONS[lang]])
     log = io.StringIO()
     folder = run(recipe_of(pictures), tmp_path / "run", log=log)
-    assert log.getvalue().startswith("generator: 3 pairs (folder)\n")
+    first, told, second, *_ = log.getvalue().splitlines()
+    assert first.startswith(f"{pictures}: read as folder (") and second == "generator: 3 pairs"
+    assert told == "languages told by characters, since no tag tells them: 3 captions"
     assert load_model(folder).languages == (lang,)
     model = Vilg.from_pretrained(folder)
     assert [picture.size for picture in model.generate(CAPTIONS[lang][0])] == [(64, 64)]
@@ -123,7 +125,7 @@ def test_what_is_left_out_is_counted_and_too_much_is_refused(
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     log = io.StringIO()
     run(recipe_of(table), tmp_path / "run", log=log)
-    assert log.getvalue().startswith("generator: 20 pairs (JSON lines)\nleft out: 1 pairs, see ")
+    assert "\ngenerator: 20 pairs\nleft out: 1 pairs, see " in log.getvalue()
     rejects = tmp_path / "run" / "generator" / "tokens" / "rejects.jsonl"
     (line,) = rejects.read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["place"] == "pairs.jsonl line 21"
@@ -133,6 +135,24 @@ def test_what_is_left_out_is_counted_and_too_much_is_refused(
         run(recipe_of(table), tmp_path / "other", log=io.StringIO())
 
 
+def test_a_run_takes_what_was_filtered_and_translated(pictures: Path, tmp_path: Path) -> None:
+    write_texts(pictures, [[caption] for caption in CAPTIONS["en"]])
+    kept, translated = tmp_path / "kept.txt", tmp_path / "zh.jsonl"
+    kept.write_text("0\n2\n")
+    rows = [
+        {"id": str(i), "zh": [text], "translated": "a dictionary"}
+        for i, text in enumerate(CAPTIONS["zh"])
+    ]
+    translated.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = (f"generator.data.ids={kept}", f"generator.data.translations={translated}")
+    folder = run(recipe_of(pictures, *settings), tmp_path / "run", log=io.StringIO())
+    store, words = Store(tmp_path / "run/generator/tokens"), load_model(folder).text_tokenizer
+    assert store.ids(np.arange(len(store))) == ["0", "2"] and words is not None
+    tokens = store.tokens_of(store.texts_of(np.arange(2)).text_P)
+    found = [words.decode(one.tolist()) for one in tokens]
+    assert sorted(found) == sorted(["a red square", "红方块", "a blue square", "蓝方块"])
+
+
 def test_tokens_made_beforehand_train_the_same_model(pictures: Path, tmp_path: Path) -> None:
     write_texts(pictures, [[caption] for caption in CAPTIONS["en"]])
     vilg = Vilg.from_pretrained()
@@ -140,13 +160,15 @@ def test_tokens_made_beforehand_train_the_same_model(pictures: Path, tmp_path: P
     assert tokenize(open_source(str(pictures)), tmp_path / "tokens", *tokenizers, max_text=32)
     log = io.StringIO()
     made = run(recipe_of(tmp_path / "tokens"), tmp_path / "made", log=log)
-    assert log.getvalue().startswith("generator: 3 pairs (tokens)\n")
+    said = f"{tmp_path / 'tokens'}: tokens of vilg data tokenize\ngenerator: 3 pairs\n"
+    assert log.getvalue().startswith(said)
     direct = run(recipe_of(pictures), tmp_path / "direct", log=io.StringIO())
     for name in ("model.safetensors", "config.json"):
         assert (made / name).read_bytes() == (direct / name).read_bytes()
     assert not (tmp_path / "made" / "generator" / "tokens").exists()
     for setting, said in (
         ("generator.max_text=31", "texts of up to 32 tokens"),
+        ("generator.data.ids=kept.txt", r"leave out data\.ids"),
         ('generator.prefix_augmentation={"max_shift": 1, "flip": false}', "holds no pictures"),
     ):
         with pytest.raises(VilgError, match=said):
@@ -166,7 +188,7 @@ def test_pairs_that_teach_nothing_are_refused_before_any_work(
 ) -> None:
     table = pictures / "pairs.jsonl"
     table.write_text(json.dumps(line) + "\n")
-    with pytest.raises(RunError, match="no picture with a caption that the model can read"):
+    with pytest.raises(DataError, match="no picture with a caption that the model can read"):
         run(recipe_of(table), tmp_path / "run", log=io.StringIO())
     assert not (tmp_path / "run").exists()
 
@@ -238,11 +260,11 @@ def test_an_image_tokenizer_is_trained_on_the_pictures_of_pairs(
     write_texts(pictures, [[caption] for caption in CAPTIONS["en"]])
     own = override(
         Recipe(tokenizer=replace(_small_tokenizer(), data=pairs().generator.data)),
-        [f"tokenizer.data.source={pictures}", "tokenizer.data.format=folder"],
+        [f"tokenizer.data.source={pictures}"],
     )
     log = io.StringIO()
     folder = run(own, tmp_path / "run", log=log)
-    assert log.getvalue().startswith("tokenizer: 3 pictures\n")
+    assert "\ntokenizer: 3 pictures\n" in log.getvalue()
     settings = f"generator.image_tokenizer={folder}"
     model = run(recipe_of(pictures, settings), tmp_path / "pairs", log=io.StringIO())
     assert load_model(model).image_tokenizer.fingerprint() == (

@@ -1,11 +1,9 @@
 """Whole runs on a toy data set: from shards to a model folder, in one go or in several."""
 
-import hashlib
 import io
 import json
 import re
 import shutil
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
+from tests.data.sources import write_packed
 from tests.training.conftest import (
     OPTIM,
     SMALL_DISCRIMINATOR,
@@ -29,9 +28,9 @@ from tests.training.conftest import (
 from vilg.api import Vilg
 from vilg.config import from_dict, override, to_json
 from vilg.data.order import permute
-from vilg.data.pairs import DataError
+from vilg.data.pairs import DataError, Pair
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import load_samples
+from vilg.data.sources import load_pairs
 from vilg.data.store import Store
 from vilg.errors import SettingError, VilgError
 from vilg.images import open_picture, to_array, to_pixels
@@ -65,46 +64,28 @@ FLAGS = ("red flag", "blue flag")
 
 
 def write_data_set(folder: Path) -> Path:
-    """Write one shard of small pictures in two styles; one concept of five is held out."""
+    """Pack small pictures in two styles; one concept of five is held out."""
     rng = np.random.default_rng(0)
-    stream = io.BytesIO()
+    pairs: list[Pair] = []
     splits: dict[str, list[str]] = {"train": [], "unseen_concept": []}
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-
-        def add(name: str, content: bytes) -> None:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-        for style in ("flat", "noto"):
-            for number, name in enumerate((*FRUIT, *FLAGS)):
-                key = f"{style}-1F34{number}"
-                splits["unseen_concept" if name == "lime" else "train"].append(key)
-                pixels = rng.integers(0, 256, (20, 16, 3), dtype=np.uint8)
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "PNG")
-                fields = {
-                    "id": key,
-                    "concept": f"1F34{number}",
-                    "style": style,
-                    "group": "flags" if name in FLAGS else "food-drink",
-                    "subgroup": "toy",
-                    "names": {"zh": f"果{number}", "en": name},
-                    "captions": {"zh": [f"果{number}，{style}"], "en": [f"{name}, {style} style"]},
-                    "keywords": {"zh": ["水果"], "en": []},
-                }
-                add(f"{key}.png", picture.getvalue())
-                add(f"{key}.json", json.dumps(fields, ensure_ascii=False).encode())
-    (folder / "shards").mkdir(parents=True)
-    (folder / "splits").mkdir()
-    (folder / "shards" / "toy-0000.tar").write_bytes(stream.getvalue())
-    digest = hashlib.sha256(stream.getvalue()).hexdigest()
-    shard = {"file": "toy-0000.tar", "samples": sum(map(len, splits.values())), "sha256": digest}
-    manifest = {"content_sha256": "abc", "shards": [shard]}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    for split, ids in splits.items():
-        (folder / "splits" / f"{split}.txt").write_text("\n".join(ids))
-    return folder
+    for style in ("flat", "noto"):
+        for number, name in enumerate((*FRUIT, *FLAGS)):
+            key = f"{style}-1F34{number}"
+            splits["unseen_concept" if name == "lime" else "train"].append(key)
+            pixels = rng.integers(0, 256, (20, 16, 3), dtype=np.uint8)
+            picture = io.BytesIO()
+            Image.fromarray(pixels).save(picture, "PNG")
+            pairs.append(
+                Pair(
+                    id=key,
+                    place=key,
+                    picture=picture.getvalue,
+                    captions={"zh": (f"果{number}，{style}",), "en": (f"{name}, {style} style",)},
+                    prompts={"zh": (f"水果，{style}",), "en": ()},
+                    tags={"group": "flags" if name in FLAGS else "food-drink"},
+                )
+            )
+    return write_packed(folder, pairs, splits)
 
 
 @dataclass(frozen=True)
@@ -204,8 +185,10 @@ def test_a_recipe_ends_with_a_model_that_works(finished: Finished) -> None:
 def test_a_run_tells_what_it_is_and_what_it_did(finished: Finished) -> None:
     assert (finished.out / "config.json").read_text(encoding="utf-8") == to_json(finished.recipe)
     lines = finished.log.splitlines()
-    assert lines[0] == "tokenizer: 8 pictures" and lines[7] == "generator: 8 pairs (packed)"
-    assert len(lines) == 2 * (1 + 6)
+    source = finished.recipe.tokenizer.data.source
+    assert lines[:2] == [f"{source}: read as packed (manifest.json of vilg data pack)"] * 2
+    assert lines[2] == "tokenizer: 8 pictures" and lines[9] == "generator: 8 pairs"
+    assert len(lines) == 2 * (2 + 6)
     for stage in ("tokenizer", "generator"):
         folder = finished.out / stage
         assert [record["step"] for record in log_records(folder)] == [1, 2, 3, 4, 5, 6]
@@ -214,14 +197,16 @@ def test_a_run_tells_what_it_is_and_what_it_did(finished: Finished) -> None:
 
 def test_the_generator_learns_the_tokens_of_its_pictures(finished: Finished) -> None:
     lender = load_model(finished.out / "tokenizer" / "model").image_tokenizer
-    samples = load_samples(Path(finished.recipe.tokenizer.data.source), "train", ("food-drink",))
+    samples = load_pairs(
+        Path(finished.recipe.tokenizer.data.source), "train", ("group=food-drink",)
+    )
     store = Store(finished.out / "generator" / "tokens")
     assert store.ids(np.arange(8)) == [sample.id for sample in samples]
     tokens_SN = store.image_ids(np.arange(len(store)))
     assert tokens_SN.shape == (8, 16)
     for sample, row in zip(samples, tokens_SN, strict=True):
         # 16 x 20 pixels: the middle square is whole.
-        picture = np.ascontiguousarray(to_array(open_picture(sample.picture))[2:18])
+        picture = np.ascontiguousarray(to_array(open_picture(sample.picture()))[2:18])
         assert lender.encode(to_pixels(picture[None])).flatten().tolist() == row.tolist()
     assert load_model(finished.model).image_tokenizer.fingerprint() == lender.fingerprint()
 
@@ -247,7 +232,7 @@ def test_resuming_skips_the_stage_that_is_finished(finished: Finished, out: Path
     log = io.StringIO()
     run(finished.recipe, out, resume=True, log=log)
     assert results(out) == results(finished.out)
-    assert log.getvalue().startswith("generator: 8 pairs (packed)\nstep 1/6")
+    assert "generator: 8 pairs\nstep 1/6" in log.getvalue()
 
 
 def test_a_model_that_was_not_written_is_made_from_the_last_checkpoint(
@@ -257,7 +242,7 @@ def test_a_model_that_was_not_written_is_made_from_the_last_checkpoint(
     log = io.StringIO()
     run(finished.recipe, out, resume=True, log=log)
     assert contents(out) == contents(finished.out)
-    assert log.getvalue() == "generator: 8 pairs (packed)\n"
+    assert log.getvalue().splitlines()[1:] == ["generator: 8 pairs"]
 
 
 class Breaking(io.StringIO):
@@ -378,7 +363,7 @@ def test_captions_are_learnt_from_pictures_that_move(finished: Finished, tmp_pat
     moving, still = (log_records(out / "generator") for out in (tmp_path / "out", finished.out))
     assert moving[0]["t2i"] == still[0]["t2i"] and moving[0]["i2t"] != still[0]["i2t"]
 
-    samples = load_samples(Path(generator.data.source), "train", ("food-drink",))
+    samples = load_pairs(Path(generator.data.source), "train", ("group=food-drink",))
     pictures = load_pictures(samples, 16)
     ids = np.array([5, 2])
     found = moved_tokens(lender, pictures, 0, generator.augmentation, 3, ids)
@@ -486,7 +471,8 @@ def test_the_discriminator_has_settings_of_its_own(
 
 def test_samples_show_pictures_that_are_held_out(finished: Finished, tmp_path: Path) -> None:
     data = replace(finished.recipe.tokenizer.data, only=())
-    assert [sample.id for sample in read_pictures(data, tmp_path).shown] == ["flat-1F344"]  # a lime
+    shown = read_pictures(data, tmp_path, io.StringIO()).held_out
+    assert [pair.id for pair in shown] == ["flat-1F344"]  # a lime
 
 
 def test_what_fails_before_anything_is_saved_leaves_the_folder_free(
@@ -535,7 +521,7 @@ def test_limits_and_groups_choose_the_pictures(finished: Finished, tmp_path: Pat
         log = io.StringIO()
         recipe = Recipe(tokenizer=replace(finished.recipe.tokenizer, data=data, loop=loop))
         assert run(recipe, tmp_path / str(i), log=log) == tmp_path / str(i) / "tokenizer" / "model"
-        assert log.getvalue().startswith(f"tokenizer: {expected} pictures\n")
+        assert f"\ntokenizer: {expected} pictures\n" in log.getvalue()
 
 
 def still(generator: GeneratorRun, init: Path) -> GeneratorRun:
@@ -638,7 +624,7 @@ def test_refined_tokens_are_made_once_and_resume_exactly(
     store = tmp_path / "out" / "tokenizer" / "tokens"
     record = json.loads((store / "tokens.json").read_text())
     chosen = [int(name) for name in record["ids"]]
-    pictures = read_pictures(tokenizer.data, tmp_path).training
+    pictures = read_pictures(tokenizer.data, tmp_path, io.StringIO()).training
     assert chosen != [0, 1, 2]  # styles come one after the other
     assert chosen == permute(np.arange(3), 8, 5, epoch=0).tolist()
     arrays = load_pictures([pictures[i] for i in chosen], before.config.image_size)
@@ -830,7 +816,8 @@ def test_a_tokenizer_is_trained_on_any_folder_of_pictures(
     own = replace(finished.recipe.tokenizer, data=DataConfig(source=str(pictures)))
     log = io.StringIO()
     folder = run(Recipe(tokenizer=own), tmp_path / "out", log=log)
-    assert log.getvalue().startswith("tokenizer: 9 pictures\n")
+    said = f"{pictures}: all pictures of the folder\ntokenizer: 9 pictures\n"
+    assert log.getvalue().startswith(said)
     assert load_model(folder).generator is None
     with pytest.raises(DataError, match="holds no picture"):
         empty = replace(

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
-from vilg.cli.options import APP, Flag, ModelName, UsageError, clean, load, print_json
+from vilg.cli.options import (
+    APP,
+    DeviceName,
+    Flag,
+    ModelName,
+    Reading,
+    UsageError,
+    choose,
+    clean,
+    load,
+    print_json,
+)
 from vilg.progress import say
 
 if TYPE_CHECKING:
@@ -24,26 +35,22 @@ APP.command(
 )
 
 
+MaxText = Annotated[
+    int,
+    arg(
+        metavar="N",
+        help="tokens of the longest text that a model reads, its language token included",
+    ),
+]
+PART_DONE = "this worker's part is done; the last one to end joins all parts"
+
+
 @dataclass(frozen=True, kw_only=True)
-class FromSource:
+class FromSource(Reading):
     """The options of every verb that reads pairs."""
 
     source: Annotated[str, Positional, arg(metavar="SOURCE", help_behavior_hint="")]
     """pairs in any format: a folder, a file, or a glob in quotes"""
-    format: Annotated[
-        str | None, arg(metavar="NAME", help_behavior_hint="(default: recognised)")
-    ] = None
-    """how the pairs are kept, where it should not be guessed; an unknown name lists the known ones"""
-    pictures: Annotated[
-        Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside the source)")
-    ] = None
-    """folder that the pictures lie in or below"""
-    ids: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: all)")] = None
-    """only the pairs whose ids stand in this file, one a line, such as kept.txt of vilg data filter"""
-    translations: Annotated[
-        Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")
-    ] = None
-    """adds the captions of a file that vilg data translate wrote of this source"""
 
     def recognise(self) -> "Source":
         """Recognise the source."""
@@ -56,8 +63,38 @@ class FromSource:
     def open(self) -> "Source":
         """Recognise the source and say so."""
         source = self.recognise()
-        say(f"{self.source}: read as {source.format.name} ({source.format.wants})")
+        say(source.recognised)
         return source
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntoFolder(FromSource):
+    """The options of every verb that any number of workers make a folder with, from pairs."""
+
+    out: Annotated[Path, arg(metavar="DIR", help_behavior_hint="")]
+    """folder to write"""
+    max_rejects: Annotated[float, arg(metavar="SHARE")] = 0.1
+    """share of the pairs that may be left out"""
+
+    def check(self) -> None:
+        """Find out before any work what cannot be."""
+        from vilg.cli.output import check_folder
+
+        if not 0 <= self.max_rejects <= 1:
+            raise UsageError(f"--max-rejects must be from 0 to 1, not {self.max_rejects}")
+        check_folder(self.out)
+
+    def say_made(self, what: str, left_out: int) -> None:
+        """Say what the folder holds and what was left out, and print its name."""
+        rejects = self.out / "rejects.jsonl"
+        see = f", see {rejects}" if rejects.stat().st_size else ""
+        say(f"{what}; left out: {left_out} pairs{see}")
+        print(self.out)
+
+
+def check_max_text(number: int) -> None:
+    if number < 2:
+        raise UsageError(f"--max-text must be at least 2, not {number}")
 
 
 def this_worker() -> "Worker":
@@ -89,8 +126,8 @@ def _whole_number(variable: str) -> int:
 
 @DATA.command(name="tokenize")
 @dataclass(frozen=True, kw_only=True)
-class DataTokenize(FromSource):
-    """Turn pairs into tokens, once, for any number of trainings.
+class DataTokenize(IntoFolder):
+    """Turn pairs into a store of tokens, once, for any number of trainings.
 
     Example: vilg data tokenize photos/ --out photos-tokens
 
@@ -98,25 +135,19 @@ class DataTokenize(FromSource):
     WORLD_SIZE set; after a kill the same command goes on.
     """
 
-    out: Annotated[Path, arg(metavar="DIR", help_behavior_hint="")]
-    """folder of the store"""
     model: ModelName = None
     """whose image tokenizer and vocabulary make the tokens"""
-    max_text: Annotated[int, arg(metavar="N")] = 64
-    """tokens of the longest text that is kept"""
-    max_rejects: Annotated[float, arg(metavar="SHARE")] = 0.1
-    """share of the pairs that may be left out"""
+    device: DeviceName = "auto"
+    max_text: MaxText = 64
 
     def run(self) -> None:
         from vilg.data.store import Store
         from vilg.tokenizer.into_store import tokenize
 
-        if self.max_text < 2:
-            raise UsageError(f"--max-text must be at least 2, not {self.max_text}")
-        if not 0 <= self.max_rejects <= 1:
-            raise UsageError(f"--max-rejects must be from 0 to 1, not {self.max_rejects}")
+        self.check()
+        check_max_text(self.max_text)
         worker = this_worker()
-        source, model = self.open(), load(self.model)
+        source, model = self.open(), load(self.model, self.device)
         whole = tokenize(
             source,
             self.out,
@@ -127,42 +158,32 @@ class DataTokenize(FromSource):
             worker=worker,
         )
         if not whole:
-            say("this worker's part is done; the last one to end joins all parts")
+            say(PART_DONE)
             return
         info = Store(self.out).info
-        left_out = f"; their places and reasons are in {self.out / 'rejects.jsonl'}"
-        say(
-            f"{info.rows} pairs, {info.texts} texts; left out: {info.rejects} pairs"
-            + (left_out if (self.out / "rejects.jsonl").stat().st_size else "")
-        )
-        print(self.out)
+        self.say_made(f"{info.rows} pairs, {info.texts} texts", info.rejects)
 
 
 @DATA.command(name="pack")
 @dataclass(frozen=True, kw_only=True)
-class DataPack(FromSource):
+class DataPack(IntoFolder):
     """Write pairs of any format as a data set of shards, with their pictures as they are.
 
     Example: vilg data pack photos/ --out photos-packed
 
-    Any number of these may run at the same time, under torchrun, as a Slurm array or with RANK and
-    WORLD_SIZE set; after a kill the same command goes on.
+    Any number of these may run at the same time, as of `vilg data tokenize`; after a kill the same
+    command goes on.
     """
 
-    out: Annotated[Path, arg(metavar="DIR", help_behavior_hint="")]
-    """folder of the data set"""
     name: Annotated[
         str | None, arg(metavar="NAME", help_behavior_hint="(default: the folder's)")
     ] = None
     """name of the data set, which its shards are called after"""
-    max_rejects: Annotated[float, arg(metavar="SHARE")] = 0.1
-    """share of the pairs that may be left out"""
 
     def run(self) -> None:
-        from vilg.cli.output import check_folder
-        from vilg.data.pack_any import pack, packed
+        from vilg.data.pack import pack, packed
 
-        check_folder(self.out)
+        self.check()
         whole = pack(
             self.open(),
             self.out,
@@ -171,12 +192,10 @@ class DataPack(FromSource):
             worker=this_worker(),
         )
         if not whole:
-            say("this worker's part is done; the last one to end joins all parts")
+            say(PART_DONE)
             return
         pairs, left_out = packed(self.out)
-        more = f", see {self.out / 'rejects.jsonl'}" if left_out else ""
-        say(f"{pairs} pairs; left out: {left_out} pairs{more}")
-        print(self.out)
+        self.say_made(f"{pairs} pairs", left_out)
 
 
 @DATA.command(name="check")
@@ -192,8 +211,7 @@ class DataCheck(FromSource):
 
     model: ModelName = None
     """whose vocabulary texts are measured by"""
-    max_text: Annotated[int, arg(metavar="N")] = 64
-    """tokens of the longest text that a model would read, its language token included"""
+    max_text: MaxText = 64
     sheet: Annotated[Path | None, arg(metavar="FILE.png", help_behavior_hint="(default: none)")] = (
         None
     )
@@ -209,8 +227,7 @@ class DataCheck(FromSource):
         from vilg.model.folder import find_model
         from vilg.text import TextTokenizer
 
-        if self.max_text < 2:
-            raise UsageError(f"--max-text must be at least 2, not {self.max_text}")
+        check_max_text(self.max_text)
         if self.sheet is not None:
             check_file(self.sheet)
         source = self.recognise()
@@ -240,17 +257,15 @@ class DataCheck(FromSource):
 
 @DATA.command(name="filter")
 @dataclass(frozen=True, kw_only=True)
-class DataFilter(FromSource):
+class DataFilter(IntoFolder):
     """Choose pairs by rules; a table says how many each rule removes, alone and in order.
 
-    What is measured of each pair stays in the folder, so that other rules cost no second look. Any number of
-    these may run at the same time, as of `vilg data tokenize`; after a kill the same command goes on.
+    The folder gets kept.txt (the ids that are kept, for --ids of every verb), rejects.jsonl (why others are not)
+    and what is measured of each pair, so that other rules cost no second look. Any number of these may run at the same time, as of `vilg data tokenize`; after a kill the same command goes on.
 
     Example: vilg data filter photos/ --out photos-chosen --keep 'width>=64' 'aspect<3' --near 3
     """
 
-    out: Annotated[Path, arg(metavar="DIR", help_behavior_hint="")]
-    """folder for columns.jsonl, kept.txt (the ids that are kept) and rejects.jsonl (why others are not)"""
     rules: Annotated[Literal["paper"] | None, arg(help_behavior_hint="(default: none)")] = None
     """paper: fewer than 15 words, at least one noun, no special character, matching score over 0.5"""
     keep: Annotated[tuple[str, ...], arg(metavar="COLUMN>VALUE", help_behavior_hint="")] = ()
@@ -267,13 +282,13 @@ class DataFilter(FromSource):
         str | None, arg(metavar="FOLDER|HUB_ID", help_behavior_hint="(default: no score)")
     ] = None
     """adds the matching score, by this CLIP (Chinese-CLIP, SigLIP)"""
-    max_rejects: Annotated[float, arg(metavar="SHARE")] = 0.1
-    """share of the source that may be no pairs at all"""
+    device: DeviceName = "auto"
 
     def run(self) -> None:
         from vilg.cli.reports import rules_table
         from vilg.data.filter import KEPT, PAPER, choose, has_matching, parse_rule, write_columns
 
+        self.check()
         conditions = [*(PAPER if self.rules else ()), *self.keep]
         rules = [parse_rule(condition) for condition in conditions]
         source, worker, matcher = self.open(), this_worker(), self._matcher()
@@ -285,9 +300,7 @@ class DataFilter(FromSource):
 
             is_whole &= write_matching(source, self.out, matcher, worker)
         if not is_whole:
-            say(
-                "this worker's part is done; the last one to end joins all parts and applies the rules"
-            )
+            say(f"{PART_DONE} and applies the rules")
             return
         if has_matching(self.out):
             self._say_calibration()
@@ -304,11 +317,13 @@ class DataFilter(FromSource):
             from vilg.sampling.clip import ClipRanker
             from vilg.sampling.matching import ClipMatcher
 
-            return ClipMatcher(self.clip, ClipRanker.from_pretrained(self.clip))
+            return ClipMatcher(
+                self.clip, ClipRanker.from_pretrained(self.clip, choose(self.device))
+            )
         if self.model:
             from vilg.sampling.matching import ModelMatcher
 
-            model = load(self.model)
+            model = load(self.model, self.device)
             return ModelMatcher(
                 self.model,
                 str(model.weights_hash),
@@ -349,6 +364,7 @@ class DataTranslate(FromSource):
     """file of the translations"""
     prefix: Annotated[str, arg(metavar="TEXT", help_behavior_hint="(default: none)")] = ""
     """stands before every caption, where the model wants it (T5: "translate English to Chinese: ")"""
+    device: DeviceName = "auto"
 
     def run(self) -> None:
         from vilg.data.translate import count_translations, write_translations
@@ -357,9 +373,11 @@ class DataTranslate(FromSource):
         if self.out.suffix != ".jsonl":
             raise UsageError(f"--out {self.out}: name a file that ends in .jsonl")
         source = self.open()
-        translator = HubTranslator.from_pretrained(self.by, self.to, self.prefix)
+        translator = HubTranslator.from_pretrained(
+            self.by, self.to, self.prefix, choose(self.device)
+        )
         if not write_translations(source, self.out, translator, self.to, this_worker()):
-            say("this worker's part is done; the last one to end joins all parts")
+            say(PART_DONE)
             return
         made = count_translations(self.out, self.to)
         say(

@@ -1,7 +1,9 @@
 """What verbs share: the app they register with, types of options, and JSON."""
 
 import json
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,8 +12,11 @@ from tyro.extras import SubcommandApp
 
 from vilg.errors import VilgError
 from vilg.model.defaults import MOST
+from vilg.progress import say
 
 if TYPE_CHECKING:
+    import torch
+
     from vilg.api import Vilg
 
 APP = SubcommandApp()
@@ -31,20 +36,61 @@ Setting = Annotated[float | None, arg(metavar="X", help_behavior_hint="(default:
 Count = Annotated[int | None, arg(metavar="K", help_behavior_hint="(default: the model's)")]
 Number = Annotated[int, arg(name="n", aliases=["-n"], metavar="K")]
 PrecisionName = Annotated[
-    Literal["fp32", "bf16", "int8"], arg(help_behavior_hint="(default: fp32)")
+    Literal["fp32", "bf16", "int8"] | None,
+    arg(metavar="fp32|bf16|int8", help_behavior_hint="(default: bf16 on CUDA, else fp32)"),
+]
+DeviceName = Annotated[
+    str,
+    arg(
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="where to compute; auto takes an accelerator where there is one",
+        help_behavior_hint="(default: auto)",
+    ),
 ]
 Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a source of pairs is read and which of its pairs: options of every verb that reads pairs."""
+
+    format: Annotated[
+        str | None, arg(metavar="NAME", help_behavior_hint="(default: recognised)")
+    ] = None
+    """how the pairs are kept, where it should not be guessed; an unknown name lists the known ones"""
+    pictures: Annotated[
+        Path | None, arg(metavar="DIR", help_behavior_hint="(default: beside the source)")
+    ] = None
+    """folder that the pictures lie in or below"""
+    ids: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: all)")] = None
+    """only the pairs whose ids stand in this file, one a line, such as kept.txt of vilg data filter"""
+    translations: Annotated[
+        Path | None, arg(metavar="FILE", help_behavior_hint="(default: none)")
+    ] = None
+    """adds the captions of a file that vilg data translate wrote of this source"""
 
 
 class UsageError(VilgError):
     """Arguments that are well formed but make no sense together."""
 
 
-def load(name: str | None, precision: str = "fp32") -> "Vilg":
+def load(name: str | None, device: str, precision: str | None = None) -> "Vilg":
     from vilg.api import Vilg
-    from vilg.sampling.precision import Precision
 
-    return Vilg.from_pretrained(name, precision=Precision(precision))
+    return Vilg.from_pretrained(name, device=choose(device), dtype=precision)
+
+
+def choose(name: str) -> "torch.device":
+    """Return the device of a name, and say which it is where that is not the CPU.
+
+    Of workers that torchrun started on a machine, each takes a device of its own.
+    """
+    from vilg.device import HOST, choose_device, described
+
+    device = choose_device(name, int(os.environ.get("LOCAL_RANK", "0")))
+    if device != HOST:
+        say(f"computing on {described(device)}")
+    return device
 
 
 def check_number(n: int) -> None:

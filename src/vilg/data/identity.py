@@ -24,10 +24,18 @@ from vilg.progress import Progress
 
 @dataclass(frozen=True)
 class Identity:
-    """How many items a source has, how many of them are pairs, and a hash of all that counts."""
+    """What one walk tells of a source.
+
+    Attributes:
+        items: how many there are.
+        pairs: how many of them are pairs.
+        untagged: how many captions' languages are told by their characters.
+        sha256: a hash of all that counts.
+    """
 
     items: int
     pairs: int
+    untagged: int
     sha256: str
 
 
@@ -37,15 +45,17 @@ def identify(items: Iterable[Pair | Reject], manifest: bytes = b"") -> Identity:
     Args:
         manifest: of our own shards.
     """
-    num_items = num_pairs = 0
+    num_items = num_pairs = untagged = 0
     digest = hashlib.sha256(manifest)
     with Progress("pairs", what="counting") as progress:
         for item in items:
             num_items += 1
-            num_pairs += isinstance(item, Pair)
+            if isinstance(item, Pair):
+                num_pairs += 1
+                untagged += item.untagged
             digest.update(repr(_said(item)).encode())
             progress(num_items, None)
-    return Identity(num_items, num_pairs, digest.hexdigest())
+    return Identity(num_items, num_pairs, untagged, digest.hexdigest())
 
 
 def _said(item: Pair | Reject) -> tuple[object, ...]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from vilg.device import HOST, moved
 from vilg.evaluation.extra import import_extra
 from vilg.progress import in_batches
 
@@ -48,6 +49,7 @@ class Judge:
     name: str
     weights: str
     network: Any
+    device: torch.device = HOST
 
     @torch.inference_mode()
     def features(self, arrays_SYX3: NDArray[np.uint8], what: str) -> NDArray[np.float64]:
@@ -58,13 +60,13 @@ class Judge:
         """
         features_SF = np.empty((len(arrays_SYX3), NUM_FEATURES))
         for part in in_batches(len(arrays_SYX3), _BATCH, what):
-            maps_BFYX = self.network.extract_features(_prepare(arrays_SYX3[part]))
-            features_SF[part] = maps_BFYX.mean(dim=(2, 3)).numpy()
+            pixels = moved(_prepare(arrays_SYX3[part]), self.device)
+            features_SF[part] = self.network.extract_features(pixels).mean(dim=(2, 3)).cpu().numpy()
         return features_SF
 
 
-def load_judge() -> Judge:
-    """Load EfficientNet-Lite2 from its packages.
+def load_judge(device: torch.device = HOST) -> Judge:
+    """Load EfficientNet-Lite2 from its packages, to compute on a device.
 
     Raises:
         MissingExtra: they are not installed.
@@ -79,7 +81,7 @@ def load_judge() -> Judge:
     network.load_state_dict(weights, assign=True)
     with path.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    return Judge(NAME, sha256[:16], network.eval().requires_grad_(False))
+    return Judge(NAME, sha256[:16], network.eval().requires_grad_(False).to(device), device)
 
 
 def _prepare(arrays_BYX3: NDArray[np.uint8]) -> Tensor:

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vilg.config import check_counts, later_key, require
-from vilg.model.attend import FEWEST_CELLS, Read, attend, attend_dense
+from vilg.device import moved
+from vilg.model.attend import FEWEST_CELLS, Form, Read, attend, attend_dense
 from vilg.model.patterns import Pattern
 from vilg.model.segments import Grid, Layout, Modality, Role, Segment
 from vilg.model.transformer import Transformer
@@ -59,7 +60,14 @@ class GeneratorConfig:
 
 
 class Generator(nn.Module):
-    """One set of weights; the layout of segments decides what it does."""
+    """One set of weights; the layout of segments decides what it does.
+
+    Attributes:
+        form: how whole layouts are read; None takes `attend`, or `attend_dense` on small grids. A training that
+            is compiled for CUDA sets `attend_flex`.
+    """
+
+    form: Form | None = None
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
@@ -107,18 +115,26 @@ class Generator(nn.Module):
 
     def embed(self, layout: Layout, ids_BT: Tensor, start: int = 0) -> Tensor:
         """Return x_BTC for the ids at positions from `start` on, each of its own vocabulary."""
-        width = self.config.grid_width
-        parts = []
-        for segment, here, inside in layout.spans(start, start + ids_BT.shape[1]):
-            place = torch.arange(inside.start, inside.stop, device=ids_BT.device)
-            if segment.modality is Modality.TEXT:
-                x = self.text_embedding(ids_BT[:, here]) + self.text_position(place)
-            else:
-                x = self.image_embedding(ids_BT[:, here])
-                x = x + self.row_position(place // width) + self.column_position(place % width)
-            kind = 2 * (segment.modality is Modality.IMAGE) + (segment.role is Role.TARGET)
-            parts.append(x + self.role_embedding.weight[kind])
+        parts = [
+            self.embed_in(
+                segment,
+                ids_BT[:, here],
+                torch.arange(inside.start, inside.stop, device=ids_BT.device),
+            )
+            for segment, here, inside in layout.spans(start, start + ids_BT.shape[1])
+        ]
         return torch.cat(parts, dim=1)
+
+    def embed_in(self, segment: Segment, ids_BT: Tensor, place_T: Tensor) -> Tensor:
+        """Return x_BTC for the ids at these places of one segment."""
+        if segment.modality is Modality.TEXT:
+            x_BTC = self.text_embedding(ids_BT) + self.text_position(place_T)
+        else:
+            row_T, column_T = place_T // self.config.grid_width, place_T % self.config.grid_width
+            x_BTC = self.image_embedding(ids_BT)
+            x_BTC = x_BTC + self.row_position(row_T) + self.column_position(column_T)
+        kind = 2 * (segment.modality is Modality.IMAGE) + (segment.role is Role.TARGET)
+        return x_BTC + self.role_embedding.weight[kind]
 
     def layer_reads(self, layout: Layout, valid_BT: Tensor) -> list[Read]:
         """Return how each layer reads a whole layout, fast where that pays.
@@ -127,19 +143,17 @@ class Generator(nn.Module):
             valid_BT: False at padding, which only texts have: pictures are whole.
         """
         patterns = self.config.patterns
-        form = attend if layout.grid.num_cells >= FEWEST_CELLS else attend_dense
+        form = self.form or (attend if layout.grid.num_cells >= FEWEST_CELLS else attend_dense)
         by_pattern = {pattern: form(pattern, layout, valid_BT) for pattern in set(patterns)}
         return [by_pattern[pattern] for pattern in patterns]
 
-    def forward(
-        self, layout: Layout, ids_BT: Tensor, reads: Sequence[Read], start: int = 0
-    ) -> Tensor:
-        """Return the last layer's states at positions from `start` on.
+    def forward(self, layout: Layout, ids_BT: Tensor, reads: Sequence[Read]) -> Tensor:
+        """Return the last layer's states at the positions of a layout, from its first on.
 
         Args:
-            reads: how each layer's queries read: by `layer_reads` for a whole layout, or from caches.
+            reads: how each layer's queries read, by `layer_reads`.
         """
-        return self.transformer(self.embed(layout, ids_BT, start), reads)
+        return self.transformer(self.embed(layout, ids_BT), reads)
 
     def image_logits(self, states_BTC: Tensor) -> Tensor:
         return self.image_head(states_BTC)
@@ -218,7 +232,7 @@ def text_to_image_log_probs(
     Args:
         texts: prompts in tokens; an empty one is the null prompt.
     """
-    text_BM, valid_BM = (tensor.to(image_ids_BN.device) for tensor in pad_texts(texts))
+    text_BM, valid_BM = (moved(tensor, image_ids_BN.device) for tensor in pad_texts(texts))
     states_BTC = text_to_image_states(generator, text_BM, valid_BM, image_ids_BN)
     return image_token_log_probs(generator, states_BTC, image_ids_BN)
 
@@ -237,10 +251,8 @@ def image_to_text_log_probs(
     pairs = zip(language_ids, texts, strict=True)
     inputs_RM, valid_RM = pad_texts([[language, *text] for language, text in pairs])
     labels_RM, _ = pad_texts([[*text, TextTokenizer.eos_id] for text in texts])
-    inputs_RM, labels_RM, valid_RM = (
-        tensor.to(image_ids_BN.device) for tensor in (inputs_RM, labels_RM, valid_RM)
-    )
-    return text_target_log_probs(generator, image_ids_BN, inputs_RM, labels_RM, valid_RM), valid_RM
+    log_probs_RM = text_target_log_probs(generator, image_ids_BN, inputs_RM, labels_RM, valid_RM)
+    return log_probs_RM, moved(valid_RM, image_ids_BN.device)
 
 
 def text_target_log_probs(
@@ -253,12 +265,17 @@ def text_target_log_probs(
     """Return the log probability of each label, 0 where it does not count, shape (R, M).
 
     Args:
+        image_ids_BN: where the model is; the others may be on the host.
         inputs_RM: R texts after their language tokens, equally many for each picture and picture by
             picture: with two of each, texts 0 and 1 are of picture 0, which is read once for both.
         labels_RM: what comes next, up to [EOS].
-        valid_RM: False for padding.
+        valid_RM: False for padding; best on the host, or the device is waited for.
     """
     B, N = image_ids_BN.shape
+    device = image_ids_BN.device
+    # Padding is left out before the head: a vocabulary of thousands makes its rows dear.
+    place_P = moved(valid_RM.flatten().nonzero().squeeze(1), device)
+    inputs_RM, labels_RM, valid_RM = (moved(x, device) for x in (inputs_RM, labels_RM, valid_RM))
     R, M = inputs_RM.shape
     num_texts, rest = divmod(R, B)
     assert num_texts >= 1 and rest == 0, "every picture has equally many texts"
@@ -266,11 +283,9 @@ def text_target_log_probs(
     ids_BT = torch.cat([image_ids_BN, inputs_RM.view(B, -1)], dim=1)
     valid_BT = F.pad(valid_RM.view(B, -1), (N, 0), value=True)
     states_BTC = generator(layout, ids_BT, generator.layer_reads(layout, valid_BT))
-    states_RMC = states_BTC[:, N:].unflatten(1, (num_texts, M)).flatten(0, 1)
-    # Padding is left out before the head: a vocabulary of thousands makes its rows dear.
-    logits_PV = generator.text_logits(states_RMC[valid_RM])
-    log_probs_RM = torch.zeros((R, M), dtype=torch.float32, device=image_ids_BN.device)
-    log_probs_RM[valid_RM] = -F.cross_entropy(
-        logits_PV.float(), labels_RM[valid_RM], reduction="none"
+    # Texts of a picture stand one after the other: rows of (R M), picture by picture.
+    states_PC = states_BTC[:, N:].flatten(0, 1)[place_P]
+    log_probs_P = -F.cross_entropy(
+        generator.text_logits(states_PC).float(), labels_RM.flatten()[place_P], reduction="none"
     )
-    return log_probs_RM
+    return torch.zeros(R * M, device=device).index_put((place_P,), log_probs_P).view(R, M)

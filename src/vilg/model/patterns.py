@@ -9,10 +9,12 @@ Shape letters: Q query cells, N key cells, both H*W in raster order.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
+
+from vilg.device import HOST, moved
 
 KERNEL = 11  # side of the convolutional window (paper section 3.1.2, as DALL-E)
 
@@ -55,14 +57,16 @@ def sees(pattern: Pattern, query: Tensor, key: Tensor, width: int, *, causal: bo
         case Pattern.ROW:
             return query // width == key // width
         case Pattern.CONVOLUTION if causal:
-            return torch.isin(back, window_offsets(width).to(back.device))
+            # `window_offsets`, said without a table: at most 5 rows up, and 5 columns off on either side.
+            reach = KERNEL // 2
+            return past & (back <= reach * width + reach) & ((back + reach) % width < KERNEL)
     rows, columns = query // width - key // width, query % width - key % width
     return (rows.abs() <= KERNEL // 2) & (columns.abs() <= KERNEL // 2)
 
 
 def mask(pattern: Pattern, height: int, width: int, *, causal: bool) -> Tensor:
     """Return see_QN: `sees` of every pair of cells."""
-    cell = torch.arange(height * width, device="cpu")
+    cell = torch.arange(height * width, device=HOST)
     return sees(pattern, cell[:, None], cell[None, :], width, causal=causal)
 
 
@@ -73,10 +77,27 @@ def window_offsets(width: int) -> Tensor:
     would get twice its weight.
     """
     reach = KERNEL // 2
-    up = torch.arange(0, reach + 1, device="cpu")[:, None]
-    left = torch.arange(-reach, reach + 1, device="cpu")[None, :]
+    up = torch.arange(0, reach + 1, device=HOST)[:, None]
+    left = torch.arange(-reach, reach + 1, device=HOST)[None, :]
     offsets = (up * width + left).flatten().unique()
     return offsets[offsets >= 0]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Where one cell keeps its key and which slots it reads, its own among them.
+
+    Of a cell that is a number, as Python wants it; of one that is a tensor, as a device wants it: the same
+    operations for every cell.
+
+    Attributes:
+        seen: a slice where the slots are neighbours, which costs no copy.
+        bias_1R: minus infinity on slots that hold nothing yet; None where none is among those seen.
+    """
+
+    slot: int | Tensor
+    seen: slice | Tensor
+    bias_1R: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -85,14 +106,46 @@ class DecodeWindow:
 
     Attributes:
         num_slots: places for keys; fewer than cells where the pattern forgets.
-        slots: of each cell, where its key is kept.
-        seen: of each cell, the slots that it reads, its own among them; a slice where they are
-            neighbours, which costs no copy.
+        slot_N: of each cell, where its key is kept.
+        back_R: how far behind a cell those lie that it reads, its own first.
     """
 
     num_slots: int
-    slots: tuple[int, ...]
-    seen: tuple[slice | Tensor, ...]
+    slot_N: Tensor
+    back_R: Tensor
+
+    @cached_property
+    def slots(self) -> tuple[int, ...]:
+        return tuple(self.slot_N.tolist())
+
+    @cached_property
+    def seen(self) -> tuple[slice | Tensor, ...]:
+        """Of each cell, the slots that it reads."""
+        return tuple(
+            _as_slice(self.slot_N[i - self.back_R[self.back_R <= i]])
+            for i in range(len(self.slot_N))
+        )
+
+    def on(self, device: torch.device) -> "DecodeWindow":
+        return DecodeWindow(self.num_slots, moved(self.slot_N, device), moved(self.back_R, device))
+
+    def reach(self, cell: int | Tensor) -> Reach:
+        """Return what a cell keeps and reads.
+
+        Args:
+            cell: a number, or a tensor of one number on the window's device.
+        """
+        if isinstance(cell, int):
+            return Reach(self.slots[cell], self.seen[cell], None)
+        hidden_R = self.back_R > cell
+        bias_1R = torch.zeros(hidden_R.shape, device=cell.device).masked_fill(hidden_R, -torch.inf)
+        slot_1 = self.slot_N.index_select(0, cell)
+        if (
+            len(self.back_R) == self.num_slots
+        ):  # all of them, and slot s holds nothing before cell s
+            return Reach(slot_1, slice(None), bias_1R[None])
+        seen_R = self.slot_N.index_select(0, (cell - self.back_R).clamp_min(0))
+        return Reach(slot_1, seen_R, bias_1R[None])
 
 
 @lru_cache(maxsize=64)
@@ -102,7 +155,7 @@ def decode_window(pattern: Pattern, height: int, width: int) -> DecodeWindow:
     Rows and the convolution keep a ring as long as they reach back: W + 1 and 5W + 6 cells. A column's
     keys lie n cells apart, so nothing is forgotten there; they are kept column by column.
     """
-    cell = torch.arange(height * width, device="cpu")
+    cell = torch.arange(height * width, device=HOST)
     back = {
         Pattern.ROW: cell[: width + 1],
         Pattern.COLUMN: cell[::width],
@@ -116,8 +169,7 @@ def decode_window(pattern: Pattern, height: int, width: int) -> DecodeWindow:
     else:
         num_slots = int(back.max()) + 1
         slot = cell % num_slots
-    seen = [_as_slice(slot[i - back[back <= i]]) for i in range(len(cell))]
-    return DecodeWindow(num_slots, tuple(slot.tolist()), tuple(seen))
+    return DecodeWindow(num_slots, slot, back)
 
 
 def _as_slice(slots: Tensor) -> slice | Tensor:

@@ -213,15 +213,18 @@ def check_storable(module: nn.Module, dtype: torch.dtype) -> None:
     Raises:
         ModelError: names the first.
     """
-    for name, value in module.state_dict().items():
-        if bool(value.to(dtype).isfinite().all()):
-            continue
-        advice = "store it in bf16, or " if bool(value.isfinite().all()) else ""
-        raise ModelError(
-            f"{name} of the {type(module).__name__} reaches {float(value.abs().max()):g} and is stored as "
-            f"numbers up to {torch.finfo(dtype).max:g}: {advice}train anew with a lower optim.peak_lr, in "
-            "another --out"
-        )
+    state = module.state_dict()
+    with Progress("weights", what="checking") as progress:
+        for done, (name, value) in enumerate(state.items(), start=1):
+            progress(done, len(state))
+            if bool(value.to(dtype).isfinite().all()):
+                continue
+            advice = "store it in bf16, or " if bool(value.isfinite().all()) else ""
+            raise ModelError(
+                f"{name} of the {type(module).__name__} reaches {float(value.abs().max()):g} and is stored "
+                f"as numbers up to {torch.finfo(dtype).max:g}: {advice}train anew with a lower "
+                "optim.peak_lr, in another --out"
+            )
 
 
 def write_weights(
@@ -232,35 +235,23 @@ def write_weights(
     Raises:
         SafetensorError, OSError: they cannot be written, and some may be there.
     """
+    # Here, because it is slow to import and only needed for this.
+    from huggingface_hub import split_torch_state_dict_into_shards
+
     state = module.state_dict()
-    shards = _shards(
-        {name: dtype.itemsize * each.numel() for name, each in state.items()}, shard_bytes
+    index = patterns_of(stem)[2]
+    split = split_torch_state_dict_into_shards(
+        {name: value.to("meta", dtype) for name, value in state.items()},
+        filename_pattern=f"{stem}{{suffix}}.safetensors",
+        max_shard_size=shard_bytes,
     )
-    alone, _, index = patterns_of(stem)
-    files = [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    if len(shards) == 1:
-        files = [alone]
     with Progress("files", what="writing") as progress:
-        for done, (file, names) in enumerate(zip(files, shards, strict=True), start=1):
+        for done, (file, names) in enumerate(split.filename_to_tensors.items(), start=1):
             # Channels-last weights are not contiguous to safetensors; values and shapes stay.
             packed = {name: state[name].to("cpu", dtype).contiguous() for name in names}
             save_file(packed, folder / file)
-            progress(done, len(files))
-    if len(shards) > 1:
-        total = sum(dtype.itemsize * value.numel() for value in state.values())
-        places = {name: file for file, names in zip(files, shards, strict=True) for name in names}
-        content = {"metadata": {"total_size": total}, "weight_map": places}
-        (folder / index).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-def _shards(num_bytes: Mapping[str, int], most: int) -> list[list[str]]:
-    """Part weights in their order; one that is larger than a shard has one for itself."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, own in num_bytes.items():
-        if shards[-1] and size + own > most:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += own
-    return shards
+            progress(done, len(split.filename_to_tensors))
+    if split.is_sharded:
+        content = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        text = json.dumps(content, indent=2, sort_keys=True)
+        (folder / index).write_text(text + "\n", encoding="utf-8")

@@ -57,6 +57,12 @@ OWN_AND_PAPER = (
         needs_gpu=True,
     ),
     Named(
+        name="dvae_f8_8192",
+        module="vilg.recipes.paper",
+        summary="the ablation model's image tokenizer, DALL-E's: 1,024 tokens of 8,192 codes at 256x256",
+        needs_gpu=True,
+    ),
+    Named(
         name="lite_300m",
         module="vilg.recipes.paper",
         summary="the paper's ablation model: 24 layers, 300 M parameters",

@@ -16,7 +16,7 @@ from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
 def picture_tokenizer() -> Recipe:
     """64x64 pixels in 64 tokens of 2,048 codes, by pixel errors; a token sees its surroundings alone.
 
-    Pictures of any sizes: --set tokenizer.data.source=FOLDER.
+    Pictures of any sizes: --data FOLDER, or any source of pairs.
     """
     return Recipe(
         tokenizer=TokenizerRun(
@@ -54,8 +54,9 @@ def pairs() -> Recipe:
     """A two-way model of any pairs, on a CPU: --data SOURCE says which.
 
     8 M parameters over the tokens of the shipped image tokenizer (another by --set
-    generator.image_tokenizer=MODEL). A few hundred pairs it learns by heart; prefixes that may lie keep the
-    words needed, and codes are learnt together, as in the shipped model (docs/lab/decisions/0012).
+    generator.image_tokenizer=MODEL). A few hundred pairs it learns by heart. On a small set a prefix must be
+    able to lie, or words fall idle (`disturbed`), and codes are seen too seldom to be learnt each alone
+    (`share_codes`): docs/lab/decisions/0012.
     """
     return Recipe(
         generator=GeneratorRun(
@@ -66,6 +67,7 @@ def pairs() -> Recipe:
             num_heads=4,
             patterns=paper_patterns(4),
             max_text=64,
+            # Looked at on the demo's prompts: docs/lab/log.md.
             sampling=SamplingConfig(temperature=0.5, guidance=1.5, best_of=4),
             loss=GeneratorLossConfig(disturbed=0.5),
             share_codes=True,

@@ -9,14 +9,14 @@ Shape letters: G groups, B sequences (the candidates of the first group, then of
 query positions, P prefix positions, S target slots, D head width.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vilg.model.attend import Read
-from vilg.model.patterns import DecodeWindow
+from vilg.model.patterns import DecodeWindow, Reach
 
 
 @dataclass(frozen=True)
@@ -79,32 +79,34 @@ def _by_sequence(x_GHQX: Tensor, B: int) -> Tensor:
 
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys and values of one layer, allocated once and written in place.
-
-    Attributes:
-        window: which slots a target position writes and reads.
-    """
+    """Keys and values of one layer, allocated once and written in place."""
 
     prefix: Prefix
     k_BHSD: Tensor
     v_BHSD: Tensor
-    window: DecodeWindow
 
     def taken(self, rows_B: Tensor) -> "LayerCache":
         """Return the cache of other sequences of the same groups; target keys are copied."""
-        return replace(self, k_BHSD=self.k_BHSD[rows_B], v_BHSD=self.v_BHSD[rows_B])
+        return LayerCache(self.prefix, self.k_BHSD[rows_B], self.v_BHSD[rows_B])
 
-    def read_step(self, place: int) -> Read:
+    def read_step(self, reach: Reach) -> Read:
         """Return attention of one position of the target, which keeps its key and reads its window."""
-        slot, seen = self.window.slots[place], self.window.seen[place]
 
         def read(q_B1HD: Tensor, k_B1HD: Tensor, v_B1HD: Tensor) -> Tensor:
-            self.k_BHSD[:, :, slot] = k_B1HD[:, 0]
-            self.v_BHSD[:, :, slot] = v_B1HD[:, 0]
-            k_BSHD, v_BSHD = (x[:, :, seen].transpose(1, 2) for x in (self.k_BHSD, self.v_BHSD))
-            return read_both(self.prefix, q_B1HD, k_BSHD, v_BSHD)
+            k_BRHD = _keep_and_see(self.k_BHSD, k_B1HD, reach)
+            v_BRHD = _keep_and_see(self.v_BHSD, v_B1HD, reach)
+            return read_both(self.prefix, q_B1HD, k_BRHD, v_BRHD, bias_TS=reach.bias_1R)
 
         return read
+
+
+def _keep_and_see(held_BHSD: Tensor, x_B1HD: Tensor, reach: Reach) -> Tensor:
+    """Keep a position's key or value; return those that it sees, x_BRHD."""
+    if isinstance(reach.slot, int):
+        held_BHSD[:, :, reach.slot] = x_B1HD[:, 0]
+    else:
+        held_BHSD.index_copy_(2, reach.slot, x_B1HD.transpose(1, 2))
+    return held_BHSD[:, :, reach.seen].transpose(1, 2)
 
 
 def keeping(
@@ -120,25 +122,27 @@ def keeping(
 
     Args:
         read: what the layer's queries read.
+        window: where the model is.
         num_given: positions that are given; those behind the prefix are the target's first.
         candidates: sequences a group.
         caches: where the cache goes, behind those of the layers below.
     """
     # Of what the pattern forgets, nothing is kept.
-    places = range(max(0, num_given - num_prefix - window.num_slots), num_given - num_prefix)
-    slots = [window.slots[place] for place in places]
+    places = slice(max(0, num_given - num_prefix - window.num_slots), num_given - num_prefix)
+    slots = window.slot_N[places]
 
     def keep(x_GTHD: Tensor) -> tuple[Tensor, Tensor]:
         x_GHTD = x_GTHD.transpose(1, 2)
         G, H, _, D = x_GHTD.shape
-        own_BHSD = x_GHTD.new_empty(G * candidates, H, window.num_slots, D)
+        # Zeros: what is hidden must be a number all the same.
+        own_BHSD = x_GHTD.new_zeros(G * candidates, H, window.num_slots, D)
         given_GHXD = x_GHTD[:, :, num_prefix + places.start : num_given]
-        own_BHSD[:, :, slots] = given_GHXD.repeat_interleave(candidates, dim=0)
+        own_BHSD.index_copy_(2, slots, given_GHXD.repeat_interleave(candidates, dim=0))
         return x_GHTD[:, :, :num_prefix].contiguous(), own_BHSD
 
     def read_and_keep(q_GTHD: Tensor, k_GTHD: Tensor, v_GTHD: Tensor) -> Tensor:
         (k_GHPD, k_BHSD), (v_GHPD, v_BHSD) = keep(k_GTHD), keep(v_GTHD)
-        caches.append(LayerCache(Prefix(k_GHPD, v_GHPD, bias_G11P), k_BHSD, v_BHSD, window))
+        caches.append(LayerCache(Prefix(k_GHPD, v_GHPD, bias_G11P), k_BHSD, v_BHSD))
         return read(q_GTHD, k_GTHD, v_GTHD)
 
     return read_and_keep

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vilg.device import moved
 from vilg.errors import SettingError, require
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator
@@ -76,7 +77,7 @@ def draw_best(
 
 def best(scores_GN: Tensor, num: int = 1) -> list[int]:
     """Return where the `num` best of each row stand, best first, counted through all rows."""
-    N = scores_GN.shape[1]
+    scores_GN, N = scores_GN.cpu(), scores_GN.shape[1]
     rows_Gk = scores_GN.argsort(dim=1, descending=True, stable=True)[:, :num]
     return (rows_Gk + N * torch.arange(len(rows_Gk))[:, None]).flatten().tolist()
 
@@ -122,6 +123,7 @@ def by_model(
         )
         if by_kept_B is None or drawn.kept_log_prob_B is None:
             return by_caption_B
+        by_kept_B = moved(by_kept_B, by_caption_B.device)
         return torch.where(by_kept_B, drawn.kept_log_prob_B, by_caption_B)
 
     return score

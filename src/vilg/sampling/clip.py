@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from vilg.device import HOST
 from vilg.errors import VilgError, how_to_install
 from vilg.images import open_picture
 from vilg.sampling.batches import slices
@@ -47,7 +48,7 @@ class ClipRanker:
         digest = hashlib.sha256()
         for name, weight in sorted(model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(weight.contiguous().numpy().tobytes())
+            digest.update(weight.contiguous().cpu().numpy().tobytes())
         self.fingerprint = digest.hexdigest()[:16]
 
     def check(self, prompt: str) -> None:
@@ -59,7 +60,7 @@ class ClipRanker:
         self(prompt, [])
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> Self:
+    def from_pretrained(cls, name: str | Path, device: torch.device = HOST) -> Self:
         """Load a folder or a hub id "owner/name", to compute in single precision.
 
         Raises:
@@ -76,6 +77,7 @@ class ClipRanker:
             folder = name if is_here else download(str(name), _FILES)
             with quiet():
                 ranker = cls._load(Path(folder))
+                ranker.model.to(device)
                 # What does not fit together should say so now, not after an hour of drawing.
                 ranker("picture", [Image.new("RGB", (64, 64))])
         except Exception as error:  # transformers names no class for what it cannot load
@@ -130,7 +132,7 @@ class ClipRanker:
             batch = [open_picture(picture) for picture in pictures[part]]
             inputs = self.image_processor(images=batch, return_tensors="pt").to(device)
             images_BC = _unit(self.model.get_image_features(**inputs))
-            scores += (images_BC @ text_1C[0]).tolist()
+            scores += (images_BC @ text_1C[0]).cpu().tolist()
         return scores
 
 

@@ -183,7 +183,7 @@ def captions(
     lines = [" ".join(model.text_tokenizer.decode(text).split()) for text in texts]
     return [
         Caption(line, log_prob, least is None or log_prob >= least)
-        for line, log_prob in zip(lines, scores_B.tolist(), strict=True)
+        for line, log_prob in zip(lines, scores_B.cpu().tolist(), strict=True)
     ]
 
 

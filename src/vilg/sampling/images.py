@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vilg.device import in_double, moved
 from vilg.model.defaults import Decoder, GuidanceSchedule, SamplingConfig
 from vilg.model.generator import Generator, pad_texts, text_to_image_layout
 from vilg.model.segments import Grid
-from vilg.sampling.decode import DecodeState, decode_step, prefill
-from vilg.sampling.noise import draw, draw_uniforms
+from vilg.sampling.decode import DecodeState, decode_step, prefill, recorded
+from vilg.sampling.noise import draw, draw_uniforms, is_sound
 from vilg.text import TextTokenizer
 
 # Called after every token with image_ids_Bk, all that stand so far; an exception ends the drawing.
@@ -29,7 +30,7 @@ class Kept:
 
     Attributes:
         image_ids_GN: an image a group; of its tokens only the kept ones count.
-        keep_GN: True where the token stays.
+        keep_GN: True where the token stays; on the host, where it decides what is done.
     """
 
     image_ids_GN: Tensor
@@ -73,7 +74,8 @@ class Drawn:
 
     def chosen(self, rows: Sequence[int]) -> Self:
         """Return some of the images, in this order."""
-        chosen: list[Any] = [None if x is None else x[list(rows)] for x in vars(self).values()]
+        rows_X = moved(torch.tensor(list(rows)), self.image_ids_BN.device)
+        chosen: list[Any] = [None if x is None else x[rows_X] for x in vars(self).values()]
         return type(self)(*chosen)
 
 
@@ -102,21 +104,24 @@ def draw_images(
     given = kept or Kept.nothing(len(texts), grid)
     candidates, N, begin = B // len(texts), grid.num_cells, given.num_leading(grid)
     keep_BN, image_ids_BN = (
-        x_GN.to(device).repeat_interleave(candidates, dim=0)
+        moved(x_GN, device).repeat_interleave(candidates, dim=0)
         for x_GN in (given.keep_GN, given.image_ids_GN)
     )
     # Below the rows of the prompts, as many of the null prompt.
     copies = 1 if settings.guidance == 1 else 2
     rows = [*texts, *([[]] * (copies - 1) * len(texts))]
     first_XN = given.image_ids_GN[:, :begin].repeat(copies, 1)
-    state, states_XTC = _read_prompts(generator, rows, first_XN.to(device), candidates)
+    state, states_XTC = _read_prompts(generator, rows, moved(first_XN, device), candidates)
+    state = recorded(generator, state, copies * B, N - begin)
     keep_states = settings.decoder is Decoder.END_TO_END
     states_BC = [*states_XTC[:B, 1:].unbind(1)] if keep_states else []
     states_XC, kept_log_prob_B = states_XTC[:, -1], torch.zeros(B, device=device)
-    uniforms_BN = draw_uniforms(seeds, N).to(device)
+    uniforms_BN = in_double(draw_uniforms(seeds, N), device)
+    any_kept_N, all_sound = given.keep_GN.any(dim=0).tolist(), torch.ones((), device=device).bool()
     for k in range(begin, N):
         logits_XK = generator.image_logits(states_XC).float()
-        if kept is not None and bool(kept.keep_GN[:, k].any()):
+        all_sound &= is_sound(logits_XK)
+        if any_kept_N[k]:
             log_probs_B = -F.cross_entropy(logits_XK[:B], image_ids_BN[:, k], reduction="none")
             kept_log_prob_B += log_probs_B * keep_BN[:, k]
         drawn_B = draw(
@@ -132,6 +137,7 @@ def draw_images(
             state, states_XC = decode_step(generator, state, inputs_X)
         if keep_states:
             states_BC.append(states_XC[:B])
+    assert bool(all_sound.cpu()), "the model's logits are not finite"
     return Drawn(
         image_ids_BN,
         torch.stack(states_BC, dim=1) if keep_states else None,
@@ -143,7 +149,8 @@ def _read_prompts(
     generator: Generator, texts: Sequence[Sequence[int]], first_XN: Tensor, candidates: int
 ) -> tuple[DecodeState, Tensor]:
     """Read prompts, [start] and the first cells; return the states from [start] on, of all candidates."""
-    text_XM, valid_XM = (tensor.to(first_XN.device) for tensor in pad_texts(texts))
+    text_XM, valid_XM = pad_texts(texts)
+    text_XM = moved(text_XM, first_XN.device)
     start_X1 = text_XM.new_full((len(texts), 1), TextTokenizer.boi_id)
     grid, M = generator.config.grid, text_XM.shape[1]
     state, states_XTC = prefill(

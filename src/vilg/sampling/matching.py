@@ -25,6 +25,7 @@ from vilg.data.lines import Row, write_lines
 from vilg.data.pairs import DataError, Pair, Reject
 from vilg.data.parts import Worker
 from vilg.data.sources import Source
+from vilg.device import moved
 from vilg.files import write_whole
 from vilg.images import ImageError, batch_of, open_picture, square, to_array, to_pixels
 from vilg.model.generator import Generator, text_to_image_log_probs
@@ -110,19 +111,22 @@ class ModelMatcher:
         if not good:
             return found
         arrays_BYX3 = np.stack([to_array(square(picture, size)) for picture in pictures])
-        image_ids_BN = self.image_tokenizer.encode(to_pixels(arrays_BYX3)).flatten(1)
+        device = self.generator.device
+        image_ids_BN = self.image_tokenizer.encode(to_pixels(arrays_BYX3, device)).flatten(1)
         alone_B = torch.cat(
             [
                 text_to_image_log_probs(self.generator, [[]] * len(part_BN), part_BN).mean(dim=1)
                 for part_BN in image_ids_BN.split(rows_at_once(self.generator))
             ]
         )
-        of = torch.tensor([texts[i].picture for i in good])
+        of = moved(torch.tensor([texts[i].picture for i in good]), device)
         prompts = [tokens[i] for i in good]
         languages = [self.words.language_id(texts[i].lang) for i in good]
         gain_T = image_scores(self.generator, prompts, image_ids_BN[of]) - alone_B[of]
         text_T = caption_scores(self.generator, image_ids_BN[of], languages, prompts)
-        for i, features in zip(good, torch.stack([gain_T, text_T], dim=1).tolist(), strict=True):
+        for i, features in zip(
+            good, torch.stack([gain_T, text_T], dim=1).cpu().tolist(), strict=True
+        ):
             found[i] = features
         return found
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vilg.device import in_double
 from vilg.model.defaults import SamplingConfig
 from vilg.randomness import uniforms
 
@@ -41,24 +42,29 @@ def keep_top_p(probabilities_BK: Tensor, top_p: float) -> Tensor:
     return probabilities_BK.masked_fill(probabilities_BK < edge_B1, 0.0)
 
 
+def is_sound(logits_BK: Tensor) -> Tensor:
+    """Return a truth: minus infinity forbids an id; NaN, or a row of nothing else, is a broken model."""
+    return logits_BK.amax(dim=-1).isfinite().all()
+
+
 def draw(logits_BK: Tensor, uniforms_B: Tensor, settings: SamplingConfig) -> Tensor:
     """Return one id a row: the first whose cumulative probability exceeds the row's number.
 
     Temperature 1 samples the model as it is (the paper's choice), 0 takes the likeliest id. Top-k comes
-    first; top-p is of what it leaves, at this temperature.
+    first; top-p is of what it leaves, at this temperature. Logits that are not `is_sound` give any ids.
     """
-    # Minus infinity forbids an id; NaN, or a row of nothing else, is a broken model.
-    assert bool(logits_BK.amax(dim=-1).isfinite().all()), "the model's logits are not finite"
     if settings.temperature == 0:
         return logits_BK.argmax(dim=-1)
     if settings.top_k is not None:
         logits_BK = keep_top_k(logits_BK, settings.top_k)
     # The maximum goes first: the smallest temperatures would overflow.
-    below_BK = logits_BK.double() - logits_BK.max(dim=-1, keepdim=True).values
+    exact_BK = in_double(logits_BK, logits_BK.device)
+    below_BK = exact_BK - exact_BK.amax(dim=-1, keepdim=True)
     probabilities_BK = (below_BK / settings.temperature).softmax(dim=-1)
     if settings.top_p is not None:
         probabilities_BK = keep_top_p(probabilities_BK, settings.top_p)
     cumulative_BK = probabilities_BK.cumsum(dim=-1)
     # The last sum may fall short of 1 by rounding: scale the number instead of drawing outside.
     target_B1 = uniforms_B.to(cumulative_BK)[:, None] * cumulative_BK[:, -1:]
-    return torch.searchsorted(cumulative_BK, target_B1, right=True).squeeze(-1)
+    ids_B = torch.searchsorted(cumulative_BK, target_B1, right=True).squeeze(-1)
+    return ids_B.clamp_max_(logits_BK.shape[-1] - 1).to(logits_BK.device)

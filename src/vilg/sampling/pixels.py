@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vilg.device import moved
 from vilg.errors import require
 from vilg.images import Picture, open_picture, square, to_array, to_pictures, to_pixels
 from vilg.model.folder import Model
@@ -25,8 +26,9 @@ def encode(tokenizer: ImageTokenizer, images: Sequence[Picture]) -> Tensor:
     require(is_many, "pictures are encoded from a list of them, also a single one")
     size, side = tokenizer.config.image_size, tokenizer.config.grid_size
     arrays = [to_array(square(open_picture(image), size)) for image in images]
-    ids_1N = [tokenizer.encode(to_pixels(array[None])).flatten(1) for array in arrays]
-    return torch.cat([torch.empty(0, side**2, dtype=torch.int64), *ids_1N])
+    device = tokenizer.device
+    ids_1N = [tokenizer.encode(to_pixels(array[None], device)).flatten(1) for array in arrays]
+    return torch.cat([torch.empty(0, side**2, dtype=torch.int64, device=device), *ids_1N])
 
 
 def decode(tokenizer: ImageTokenizer, image_ids_BN: Tensor) -> list[Image.Image]:
@@ -36,8 +38,8 @@ def decode(tokenizer: ImageTokenizer, image_ids_BN: Tensor) -> list[Image.Image]
     require(isinstance(image_ids_BN, Tensor) and image_ids_BN.shape[1:] == (side**2,), message)
     is_whole = torch.can_cast(image_ids_BN.dtype, torch.int64) and image_ids_BN.dtype != torch.bool
     ids_BN = image_ids_BN.long()
-    require(is_whole and bool(((ids_BN >= 0) & (ids_BN < num_codes)).all()), message)
-    ids_B1HW = ids_BN.reshape(-1, 1, side, side)
+    require(is_whole and bool(((ids_BN >= 0) & (ids_BN < num_codes)).all().cpu()), message)
+    ids_B1HW = moved(ids_BN, tokenizer.device).reshape(-1, 1, side, side)
     return [to_pictures(tokenizer.decode(ids_1HW))[0] for ids_1HW in ids_B1HW]
 
 
@@ -71,7 +73,10 @@ def watching(
             below_BN = None
             if kept:  # an edited picture stands as it was below what is drawn
                 candidates = num // len(kept.image_ids_GN)
-                below_BN = kept.image_ids_GN[(num_finished + torch.arange(B)) // candidates]
+                own_B = (
+                    num_finished + torch.arange(B, device=kept.image_ids_GN.device)
+                ) // candidates
+                below_BN = moved(kept.image_ids_GN[own_B], image_ids_Bk.device)
             preview(_unfinished(tokenizer, image_ids_Bk, below_BN))
 
     return watch

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vilg.device import moved
 from vilg.model.generator import Generator, image_to_text_log_probs, text_to_image_log_probs
 from vilg.sampling.batches import LARGEST_BATCH, slices
 
@@ -41,7 +42,7 @@ def caption_scores(
     texts: Sequence[Sequence[int]],
 ) -> Tensor:
     """Return score_B: the mean log P(t_k | z, t_<k) of each image's text, in nats a token."""
-    scores = []
+    image_ids_BN, scores = moved(image_ids_BN, generator.device), []
     for part in slices(len(texts), rows_at_once(generator)):
         log_probs_BM, valid_BM = image_to_text_log_probs(
             generator, image_ids_BN[part], language_ids[part], texts[part]
@@ -55,6 +56,7 @@ def image_scores(
     generator: Generator, texts: Sequence[Sequence[int]], image_ids_BN: Tensor
 ) -> Tensor:
     """Return score_B: the mean log P(z_k | t, z_<k) of each text's image, in nats a token."""
+    image_ids_BN = moved(image_ids_BN, generator.device)
     scores = [
         text_to_image_log_probs(generator, texts[part], image_ids_BN[part]).mean(dim=1)
         for part in slices(len(texts), rows_at_once(generator))

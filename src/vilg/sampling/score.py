@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vilg.device import moved
 from vilg.model.generator import (
     Generator,
     image_to_text_log_probs,
@@ -72,10 +73,10 @@ def score_pair(
     both_BN = text_to_image_log_probs(generator, [text, []], image_ids_1N.repeat(2, 1))
     text_1M, _ = image_to_text_log_probs(generator, image_ids_1N, [language_id], [text])
     return Score(
-        both_BN[0].tolist(),
-        text_1M[0].tolist(),
+        both_BN[0].cpu().tolist(),
+        text_1M[0].cpu().tolist(),
         tokenizer.token_strings([*text, TextTokenizer.eos_id]),
-        both_BN[1].tolist(),
+        both_BN[1].cpu().tolist(),
     )
 
 
@@ -93,7 +94,9 @@ def word_gains(
     valid_WM = torch.ones(len(places) + 1, M, dtype=torch.bool)  # the whole text stands last
     for row_M, place in zip(valid_WM, places, strict=False):
         row_M[list(place)] = False
-    ids_T = torch.cat([torch.tensor([*ids, TextTokenizer.boi_id]), image_ids_N])
+    valid_WM = moved(valid_WM, image_ids_N.device)
+    text_M = moved(torch.tensor([*ids, TextTokenizer.boi_id]), image_ids_N.device)
+    ids_T = torch.cat([text_M, image_ids_N])
     layout, rows = text_to_image_layout(M, generator.config.grid), []
     for valid_BM in valid_WM.split(rows_at_once(generator)):
         B, valid_BT = len(valid_BM), F.pad(valid_BM, (0, 1 + N), value=True)
@@ -103,4 +106,4 @@ def word_gains(
     log_probs_WN = torch.cat(rows)
     gains_WN = log_probs_WN[-1] - log_probs_WN[:-1]
     names = [tokenizer.decode(ids[place.start : place.stop]) for place in places]
-    return list(zip(names, gains_WN.tolist(), strict=True))
+    return list(zip(names, gains_WN.cpu().tolist(), strict=True))

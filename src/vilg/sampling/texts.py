@@ -4,15 +4,17 @@ Shape letters: G groups (images), B texts (G times candidates, group by group), 
 tokens, T positions, C width, V vocabulary, W beam.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from vilg.device import in_double, moved
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import Generator, image_to_text_layout
-from vilg.sampling.decode import DecodeState, decode_step, prefill
-from vilg.sampling.noise import draw, draw_uniforms
+from vilg.sampling.decode import DecodeState, decode_step, prefill, recorded
+from vilg.sampling.noise import draw, draw_uniforms, is_sound
 from vilg.text import TextTokenizer
 
 GREEDY = SamplingConfig(temperature=0.0)
@@ -42,19 +44,24 @@ def generate_texts(
     state, states_BC = _read_images(
         generator, image_ids_GN, language_ids, length, B // len(image_ids_GN)
     )
-    device = states_BC.device
-    uniforms_BM = draw_uniforms(seeds, length).to(device)
+    state, device = recorded(generator, state, B, length), generator.device
+    hidden_V = _hidden(generator, foreign_V)
+    uniforms_BM = in_double(draw_uniforms(seeds, length), device)
     written_BM = torch.full((B, length), TextTokenizer.eos_id, device=device)
-    ended_B = torch.zeros(B, dtype=torch.bool, device=device)
+    ended_B, all_sound = (
+        torch.full(shape, x, device=device) for shape, x in (((B,), False), ((), True))
+    )
     for k in range(length):
-        logits_BV = _native(generator.text_logits(states_BC).float(), foreign_V)
+        logits_BV = generator.text_logits(states_BC).float().masked_fill(hidden_V, -torch.inf)
+        all_sound &= is_sound(logits_BV)
         ids_B = draw(logits_BV, uniforms_BM[:, k], words)
         written_BM[:, k] = torch.where(ended_B, TextTokenizer.eos_id, ids_B)
         ended_B |= ids_B == TextTokenizer.eos_id
-        if bool(ended_B.all()) or k + 1 == length:
+        if k + 1 == length or bool(ended_B.all().cpu()):
             break
         state, states_BC = decode_step(generator, state, ids_B)
-    return [_until_end(row) for row in written_BM.tolist()]
+    assert bool(all_sound.cpu()), "the model's logits are not finite"
+    return [_until_end(row) for row in written_BM.cpu().tolist()]
 
 
 @torch.inference_mode()
@@ -74,44 +81,50 @@ def search_text(
     those among them that end are put aside, until `beam` texts have ended. A text that is cut off at the
     longest length counts as it stands.
     """
-    length = _length(generator, max_length)
+    length, device = _length(generator, max_length), generator.device
     state, states_WC = _read_images(generator, image_ids_N[None], [language_id], length, beam)
-    device = states_WC.device
-    written_WM = torch.empty(beam, 0, dtype=torch.long, device=device)
+    hidden_V = _hidden(generator, foreign_V)
+    written: list[list[int]] = [[]] * beam
     # The first step has one beginning, not `beam` equal ones.
-    log_prob_W = torch.tensor([0.0] + [-torch.inf] * (beam - 1), device=device)
+    log_probs = [0.0] + [-math.inf] * (beam - 1)
     ended: list[tuple[float, list[int]]] = []
     for k in range(length):
+        log_prob_W1 = moved(torch.tensor(log_probs), device)[:, None]
         log_probs_WV = generator.text_logits(states_WC).float().log_softmax(dim=-1)
-        log_probs_WV = _native(log_probs_WV, foreign_V)
-        V = log_probs_WV.shape[1]
-        best = (log_prob_W[:, None] + log_probs_WV).flatten().topk(min(2 * beam, beam * V))
-        parent_X, token_X = best.indices // V, best.indices % V
-        ends_X = token_X == TextTokenizer.eos_id
-        for i in ends_X[:beam].nonzero().flatten().tolist():
-            if best.values[i].isfinite():
-                text = written_WM[parent_X[i]].tolist()
-                ended.append((float(best.values[i]) / (k + 1), text))
+        log_probs_WV = log_prob_W1 + log_probs_WV.masked_fill(hidden_V, -torch.inf)
+        W, V = log_probs_WV.shape
+        best = log_probs_WV.flatten().topk(min(2 * beam, W * V))
+        values, places = best.values.cpu().tolist(), best.indices.cpu().tolist()
+        found = [(value, *divmod(place, V)) for value, place in zip(values, places, strict=True)]
+        ended += [
+            (value / (k + 1), written[parent])
+            for value, parent, token in found[:beam]
+            if token == TextTokenizer.eos_id and value > -math.inf
+        ]
         # Twice the beam was taken, and each beginning ends once at most: enough of them go on.
-        going_on = (~ends_X).nonzero().flatten()[:beam]
-        log_prob_W, parent_W, token_W = (x[going_on] for x in (best.values, parent_X, token_X))
-        written_WM = torch.cat([written_WM[parent_W], token_W[:, None]], dim=1)
+        going_on = [one for one in found if one[2] != TextTokenizer.eos_id][:beam]
+        log_probs = [value for value, _, _ in going_on]
+        written = [[*written[parent], token] for _, parent, token in going_on]
         if len(ended) >= beam or k + 1 == length:
             break
-        state = state.taken(parent_W)
-        state, states_WC = decode_step(generator, state, token_W)
+        parent_W, token_W = (
+            moved(torch.tensor(column), device) for column in list(zip(*going_on, strict=True))[1:]
+        )
+        state, states_WC = decode_step(generator, state.taken(parent_W), token_W)
     if len(ended) < beam:
-        rest = zip((log_prob_W / written_WM.shape[1]).tolist(), written_WM.tolist(), strict=True)
-        ended += [(value, text) for value, text in rest if value > -torch.inf]
+        ended += [
+            (value / len(text), text)
+            for value, text in zip(log_probs, written, strict=True)
+            if value > -math.inf
+        ]
     ended.sort(key=lambda scored: -scored[0])
     return [text for _, text in ended[:beam]]
 
 
-def _native(logits_XV: Tensor, foreign_V: Tensor | None) -> Tensor:
-    """Return the logits without the tokens of other languages."""
-    if foreign_V is None:
-        return logits_XV
-    return logits_XV.masked_fill(foreign_V.to(logits_XV.device), -torch.inf)
+def _hidden(generator: Generator, foreign_V: Tensor | None) -> Tensor:
+    """Return where the model is what must not be written: the tokens of other languages, or nothing."""
+    nothing_V = torch.zeros(generator.config.vocabulary_size, dtype=torch.bool)
+    return moved(nothing_V if foreign_V is None else foreign_V, generator.device)
 
 
 def _length(generator: Generator, max_length: int | None) -> int:
@@ -128,9 +141,10 @@ def _read_images(
 ) -> tuple[DecodeState, Tensor]:
     """Read images and language tokens; return the states_BC that say what the first word is."""
     G, N = image_ids_GN.shape
-    language_G = torch.tensor(list(language_ids), device=image_ids_GN.device)
+    image_ids_GN = moved(image_ids_GN, generator.device)
+    language_G = moved(torch.tensor(list(language_ids)), generator.device)
     layout = image_to_text_layout(max(1, length), generator.config.grid)
-    valid_GT = torch.ones(G, layout.length, dtype=torch.bool, device=image_ids_GN.device)
+    valid_GT = torch.ones(G, layout.length, dtype=torch.bool)
     ids_GT = torch.cat([image_ids_GN, language_G[:, None]], dim=1)
     state, states_GTC = prefill(generator, layout, ids_GT, valid_GT, candidates)
     return state, states_GTC[:, -1].repeat_interleave(candidates, dim=0)

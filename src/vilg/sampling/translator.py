@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 
 from vilg.data.pairs import DataError
+from vilg.device import HOST
 from vilg.errors import VilgError, how_to_install
 from vilg.sampling.batches import slices
 from vilg.sampling.clip import quiet
@@ -69,7 +70,9 @@ class HubTranslator:
         raise TranslatorError(f"{self.name} translates many languages, and {lang} is none of them")
 
     @classmethod
-    def from_pretrained(cls, name: str, lang: str, prefix: str = "") -> Self:
+    def from_pretrained(
+        cls, name: str, lang: str, prefix: str = "", device: torch.device = HOST
+    ) -> Self:
         """Load a folder or a hub id "owner/name" that translates into a language.
 
         Raises:
@@ -86,6 +89,7 @@ class HubTranslator:
                 folder = download(name, [*_FILES, "pytorch_model*.bin"])
             with quiet():
                 translator = cls._load(name, folder, lang, prefix)
+                translator.model.to(device)
                 translator(["a"])
         except Exception as error:  # transformers names no class for what it cannot load
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -135,7 +139,7 @@ class HubTranslator:
         rows = self.model.generate(**tokens.to(self.model.device), **self.settings)
         pad = self.tokenizer.pad_token_id
         made: list[str | DataError] = []
-        for row in rows.tolist():
+        for row in rows.cpu().tolist():
             text = self.tokenizer.decode(row, skip_special_tokens=True).strip()
             # The first token is where the decoder starts.
             if sum(id != pad for id in row[1:]) >= LONGEST:

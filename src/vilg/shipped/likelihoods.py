@@ -62,7 +62,8 @@ def likelihoods(
         ids_BN, here = image_ids_SN[part], texts[part]
         image_BN = text_to_image_log_probs(generator, here, ids_BN)
         text_BM, _ = image_to_text_log_probs(generator, ids_BN, [language_id] * len(here), here)
-        image_S[part], text_S[part] = image_BN.double().sum(dim=1), text_BM.double().sum(dim=1)
+        image_S[part] = image_BN.cpu().double().sum(dim=1)
+        text_S[part] = text_BM.cpu().double().sum(dim=1)
     num_text_tokens = sum(len(text) + 1 for text in texts)
     return Likelihoods(image_S, text_S, image_ids_SN.numel(), num_text_tokens)
 
@@ -95,7 +96,9 @@ def score_likelihoods(
             own = likelihoods(vilg.generator, image_ids[name], language_id, texts, what)
             nll[name][lang] = own.nll_per_token()
             if name == TRAIN:
-                i, j = shuffle_within([sample.style for sample in samples[:num_pairs]], seed)
+                i, j = shuffle_within(
+                    [sample.tags["style"] for sample in samples[:num_pairs]], seed
+                )
                 others = [texts[position] for position in j]
                 what = f"shuffled pairs, {lang}"
                 shuffled = likelihoods(

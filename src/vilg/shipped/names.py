@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from vilg.api import Vilg
-from vilg.data.shards import Sample
+from vilg.data.pairs import Pair
+from vilg.device import moved
 from vilg.model.generator import Generator, image_to_text_layout, pad_texts
 from vilg.progress import in_batches
 from vilg.sampling.cache import read_both
@@ -89,8 +90,10 @@ class NameScorer:
         ids_WM, _ = pad_texts(inputs)
         grid = self.generator.config.grid
         layout = image_to_text_layout(ids_WM.shape[1], grid)
-        x_WMC = self.generator.embed(layout, ids_WM, start=grid.num_cells)
-        return _Part(x_WMC[row_T, place_T], see_TT, *torch.tensor(edges).unbind(dim=1))
+        device = self.generator.device
+        x_WMC = self.generator.embed(layout, moved(ids_WM, device), start=grid.num_cells)
+        at_2T, edge_E3 = (moved(torch.tensor(x), device) for x in ([row_T, place_T], edges))
+        return _Part(x_WMC[*at_2T], moved(see_TT, device), *edge_E3.unbind(dim=1))
 
     @torch.inference_mode()
     def log_probs(self, image_ids_BN: Tensor) -> Tensor:
@@ -100,9 +103,10 @@ class NameScorer:
         layout = image_to_text_layout(1, generator.config.grid)
         state, _ = prefill(generator, layout, image_ids_BN, torch.ones(B, N + 1, dtype=torch.bool))
 
-        log_probs_BW = torch.zeros(B, self.num_names)
+        log_probs_BW = torch.zeros(B, self.num_names, device=generator.device)
         for part in self._parts:
-            hidden_TT = torch.zeros(part.see_TT.shape).masked_fill(~part.see_TT, -torch.inf)
+            nothing_TT = torch.zeros(part.see_TT.shape, device=generator.device)
+            hidden_TT = nothing_TT.masked_fill(~part.see_TT, -torch.inf)
             reads = [partial(read_both, cache.prefix, bias_TS=hidden_TT) for cache in state.caches]
             states_BTC = generator.transformer(part.x_TC.expand(B, -1, -1), reads)
             logits_BTV = generator.text_logits(states_BTC).float()
@@ -113,9 +117,9 @@ class NameScorer:
         return log_probs_BW
 
 
-def candidate_names(samples: Sequence[Sample], lang: str) -> list[str]:
+def candidate_names(samples: Sequence[Pair], lang: str) -> list[str]:
     """Return the distinct names in alphabetical order."""
-    return sorted({sample.names[lang] for sample in samples})
+    return sorted({sample.tags[f"name.{lang}"] for sample in samples})
 
 
 def score_top1(
@@ -137,9 +141,11 @@ def score_top1(
             ranked = samples[:num_pictures]
             num_right = 0
             for part in in_batches(len(ranked), _PICTURES_AT_ONCE, f"names, {split}, {lang}"):
-                best_B = scorer.log_probs(image_ids[split][part]).argmax(dim=1).tolist()
+                best_B = scorer.log_probs(image_ids[split][part]).argmax(dim=1).cpu().tolist()
                 pairs = zip(best_B, ranked[part], strict=True)
-                num_right += sum(names[best] == sample.names[lang] for best, sample in pairs)
+                num_right += sum(
+                    names[best] == sample.tags[f"name.{lang}"] for best, sample in pairs
+                )
             by_split[split] = {"num": len(ranked), "top1": num_right / len(ranked)}
         scores[lang] = {"num_names": len(names), "baseline": 1 / len(names), "splits": by_split}
     return scores

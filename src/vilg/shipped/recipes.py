@@ -7,12 +7,11 @@ from dataclasses import replace
 
 from vilg.model.defaults import Decoder, SamplingConfig
 from vilg.model.patterns import paper_patterns
-from vilg.recipes.own import picture_tokenizer
+from vilg.recipes.own import pairs, picture_tokenizer
 from vilg.shipped.emoji import EMOJI, VOCABULARY
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.augment import AugmentConfig
 from vilg.training.end_to_end import EndToEndConfig
-from vilg.training.generator_job import GeneratorLossConfig
 from vilg.training.inputs import DataConfig
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
@@ -44,31 +43,25 @@ def emoji_tokenizer() -> Recipe:
 
 
 def emoji_cpu() -> Recipe:
-    """One stage of the shipped model: 8 M parameters; runs/emoji_cpu.sh chains the stages.
+    """One stage of the shipped model: `pairs` on the emoji, longer; runs/emoji_cpu.sh chains the stages.
 
     Shallow, in small batches: with a few thousand pictures steps are scarcer than weights. The last stage,
-    which learns by heart, has larger ones (docs/lab/decisions/0013). On a small set a prefix must be able to lie,
-    or words fall idle (`disturbed`), and codes are seen too seldom to be learnt each alone (`share_codes`):
-    docs/lab/log.md.
+    which learns by heart, has larger ones (docs/lab/decisions/0013).
     """
-    return Recipe(
-        generator=GeneratorRun(
-            data=DataConfig(source=str(EMOJI), split="train", only=EMOJI_GROUPS),
-            vocabulary=VOCABULARY,
-            width=256,
-            num_heads=4,
-            patterns=paper_patterns(4),
-            max_text=48,
-            # Looked at on the demo's prompts: docs/lab/log.md.
-            sampling=SamplingConfig(temperature=0.5, guidance=1.5, best_of=4),
-            loss=GeneratorLossConfig(disturbed=0.5),
-            share_codes=True,
-            loop=LoopConfig(
-                num_steps=24_000, batch_size=8, log_every=100, show_every=3000, save_every=1000
-            ),
-            optim=OptimConfig(peak_lr=1e-3, final_lr=3e-5, warmup_steps=200, ema_decay=0.999),
-        )
+    recipe = pairs()
+    assert recipe.generator is not None
+    emoji = replace(
+        recipe.generator,
+        data=DataConfig(source=str(EMOJI), split="train", only=EMOJI_GROUPS),
+        vocabulary=VOCABULARY,
+        vocabulary_or_built=False,
+        max_text=48,
+        loop=LoopConfig(
+            num_steps=24_000, batch_size=8, log_every=100, show_every=3000, save_every=1000
+        ),
+        optim=replace(recipe.generator.optim, warmup_steps=200, ema_decay=0.999),
     )
+    return Recipe(generator=emoji)
 
 
 def emoji_cpu_tiny() -> Recipe:

@@ -29,8 +29,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from vilg.data.pairs import Pair
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import Sample
 from vilg.evaluation.extra import import_extra
 from vilg.evaluation.judge import Judge
 from vilg.evaluation.likeness import finds_original, kernel_distance
@@ -103,7 +103,7 @@ def _score_split(
     encode: Encoder,
     judge: Judge,
     name: str,
-    samples: Sequence[Sample],
+    samples: Sequence[Pair],
     subset_seed: int,
 ) -> dict[str, Any]:
     originals: list[NDArray[np.uint8]] = []
@@ -114,10 +114,10 @@ def _score_split(
     batch = min(_BATCH, batch_of(tokenizer.config.image_size))
     for part in in_batches(len(samples), batch, f"pictures through the codes, {name}"):
         arrays_BYX3 = load_pictures(samples[part], tokenizer.config.image_size)
-        ids_BHW = encode(to_pixels(arrays_BYX3))
+        ids_BHW = encode(to_pixels(arrays_BYX3, tokenizer.device))
         originals.append(arrays_BYX3)
         rebuilt.append(to_arrays(tokenizer.decode(ids_BHW)))
-        ids.append(ids_BHW.flatten(1).numpy())
+        ids.append(ids_BHW.flatten(1).cpu().numpy())
         psnr.append(psnr_db(arrays_BYX3, rebuilt[-1]))
         similarity.append(ssim(arrays_BYX3, rebuilt[-1]))
     ids_SN, psnr_S, ssim_S = np.concatenate(ids), np.concatenate(psnr), np.concatenate(similarity)
@@ -152,9 +152,12 @@ def reconstruction_sheet(tokenizer: ImageTokenizer, encode: Encoder, splits: Spl
     by_style = list(positions_by_style(samples).values())
     for part in in_batches(len(by_style), 1, "styles on the sheet"):
         # Stable: among the new concepts, and among the others, the order stays.
-        fresh_first = sorted(by_style[part.start], key=lambda i: samples[i].concept in shown)
+        fresh_first = sorted(
+            by_style[part.start], key=lambda i: samples[i].tags["concept"] in shown
+        )
         chosen = [samples[i] for i in fresh_first[:_SHOWN_A_STYLE]]
-        shown |= {sample.concept for sample in chosen}
-        pixels = to_pixels(load_pictures(chosen, tokenizer.config.image_size))
+        shown |= {sample.tags["concept"] for sample in chosen}
+        arrays_BYX3 = load_pictures(chosen, tokenizer.config.image_size)
+        pixels = to_pixels(arrays_BYX3, tokenizer.device)
         rows += [to_pictures(pixels), to_pictures(tokenizer.decode(encode(pixels)))]
     return contact_sheet(rows, scale=2)

@@ -40,6 +40,10 @@ class ImageTokenizer(nn.Module):
         # CPU convolutions are about twice as fast in this layout.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    @property
+    def device(self) -> torch.device:
+        return self.quantizer.codebook_KD.device
+
     def to_image(self, raw: Tensor) -> Tensor:
         """Return pixels_B3YX of the decoder's output; about [-1, 1], not clamped."""
         return dvae.to_image(raw) if isinstance(self.config, DVAEConfig) else raw

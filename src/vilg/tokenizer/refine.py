@@ -11,6 +11,7 @@ Shape letters: B batch, D code dimension, H W cells of the grid, Y X pixels.
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -61,19 +62,23 @@ def refine(
         SettingError: a tokenizer without nearest codes.
     """
     assert num_steps >= 0
-    quantizer, device = _nearest_codes(tokenizer), pixels_B3YX.device.type
-    with torch.autocast(device, torch.bfloat16, enabled=bf16):
+    quantizer, kind = _nearest_codes(tokenizer), pixels_B3YX.device.type
+
+    def in_precision() -> AbstractContextManager[object]:
+        return torch.autocast(kind, torch.bfloat16) if bf16 else without_autocast(kind)
+
+    with in_precision():
         real_maps = perceptual.maps(pixels_B3YX)
-    with torch.no_grad(), without_autocast(device):  # as `encode` does
+    with torch.no_grad(), without_autocast(kind):  # as `encode` does
         z_BDHW = quantizer.normalise(tokenizer.encoder(pixels_B3YX), dim=1)
     best_BHW = quantizer.ids(z_BDHW)
     least_B = torch.full((len(best_BHW),), math.inf, device=best_BHW.device)
     z_BDHW.requires_grad_()
-    rate = _RATE * quantizer.codebook_KD.square().mean().sqrt().item()
+    rate = _RATE * quantizer.codebook_KD.square().mean().sqrt().cpu().item()
     optimizer = torch.optim.Adam([z_BDHW], lr=rate)
     for step in range(num_steps + 1):
         codes_BDHW, ids_BHW, _ = quantizer(z_BDHW)
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with in_precision():
             made_B3YX = tokenizer.decode_codes(codes_BDHW).clamp(-1, 1)
             distance_B = perceptual.distance(made_B3YX, real_maps)
         error_B3YX = made_B3YX.float() - pixels_B3YX
@@ -102,8 +107,8 @@ def refining_encoder(tokenizer: ImageTokenizer, num_steps: int, *, bf16: bool = 
     """
     if num_steps == 0:
         return tokenizer.encode
-    device = _nearest_codes(tokenizer).codebook_KD.device
-    perceptual = lite0_loss(pooled=True).to(device)
+    _nearest_codes(tokenizer)
+    perceptual = lite0_loss(pooled=True).to(tokenizer.device)
     return partial(refine, tokenizer, perceptual=perceptual, num_steps=num_steps, bf16=bf16)
 
 

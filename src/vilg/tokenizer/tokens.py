@@ -8,20 +8,26 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vilg.data.pairs import Pair
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import Sample
 from vilg.images import batch_of, to_pixels
 from vilg.progress import in_batches
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.refine import refining_encoder
 
 
-def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np.uint16]:
-    """Return every picture's ids, one raster row a sample."""
+def tokenise(tokenizer: ImageTokenizer, pairs: Sequence[Pair]) -> NDArray[np.uint16]:
+    """Return every picture's ids, one raster row a pair."""
     rows = []
-    for part in in_batches(len(samples), batch_of(tokenizer.config.image_size), "tokens"):
-        pictures = load_pictures(samples[part], tokenizer.config.image_size)
-        rows.append(tokenizer.encode(to_pixels(pictures)).flatten(1).numpy().astype(np.uint16))
+    for part in in_batches(len(pairs), batch_of(tokenizer.config.image_size), "tokens"):
+        pictures = load_pictures(pairs[part], tokenizer.config.image_size)
+        rows.append(
+            tokenizer.encode(to_pixels(pictures, tokenizer.device))
+            .flatten(1)
+            .cpu()
+            .numpy()
+            .astype(np.uint16)
+        )
     return np.concatenate(rows)
 
 
@@ -31,5 +37,11 @@ def refined_tokens(
     """Return every picture's ids, refined in so many steps, one raster row a picture."""
     encode, rows = refining_encoder(tokenizer, num_steps, bf16=bf16), []
     for part in in_batches(len(pictures_SYX3), batch_of(pictures_SYX3.shape[1]), "tokens refined"):
-        rows.append(encode(to_pixels(pictures_SYX3[part])).flatten(1).numpy().astype(np.uint16))
+        rows.append(
+            encode(to_pixels(pictures_SYX3[part], tokenizer.device))
+            .flatten(1)
+            .cpu()
+            .numpy()
+            .astype(np.uint16)
+        )
     return np.concatenate(rows)

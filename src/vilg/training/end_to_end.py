@@ -58,7 +58,7 @@ class EndToEnd:
         self.config, self.grid = config, generator.grid
         self.image_tokenizer, self.pictures_SYX3 = image_tokenizer, pictures_SYX3
 
-    def to(self, device: torch.device | str) -> None:
+    def to(self, device: torch.device) -> None:
         """Move all networks to a device."""
         self.reconstructor.to(device)
         self.picture_loss.to(device)

@@ -22,6 +22,7 @@ from vilg.data.batches import (
 )
 from vilg.data.order import batch_ids
 from vilg.data.store import Store
+from vilg.device import HOST
 from vilg.images import contact_sheet
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import (
@@ -152,7 +153,7 @@ class GeneratorJob:
         end_to_end: EndToEnd | None = None,
         encode_described: StepTokens | None = None,
         encode_prefix: StepTokens | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device = HOST,
     ):
         check_shares(loss, loop)
         with torch.random.fork_rng():  # the caller's random numbers stay as they were

@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +14,18 @@ from torch import Tensor
 
 from vilg.config import require
 from vilg.data.pairs import DataError, Pair, Reject
-from vilg.data.parts import Worker
-from vilg.data.pictures import check_outside, is_data_set, list_pictures
+from vilg.data.parts import LeftOut, Worker, left_out_of
+from vilg.data.pictures import is_data_set, list_pictures, try_picture
 from vilg.data.readers.packed import split_of
 from vilg.data.shards import list_splits
 from vilg.data.sources import Source, open_source
 from vilg.data.store import Kind, Store
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
+from vilg.errors import VilgError
+from vilg.files import write_whole
 from vilg.images import to_pixels
 from vilg.parallel import is_first, meet, num_processes, this_process
+from vilg.progress import Progress, in_batches, say
 from vilg.text import LANGUAGES, TextTokenizer, train_vocabulary
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.into_store import encode_texts, tokenize
@@ -34,6 +38,7 @@ SHOWN_STRIDE = 20
 NUM_SHOWN = 8
 
 MOST_SPELLED = 0.02  # of the captions' characters
+_OF_STORES = ("source", "max_rejects")  # all of `DataConfig` that has a meaning for tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +47,15 @@ class DataConfig:
 
     Attributes:
         source: a folder, a file or a glob of any format that `vilg data check` reads; for an image tokenizer
-            any folder of pictures too; for a generator also what `vilg data tokenize` wrote.
+            any folder of pictures too; for a generator also what `vilg data tokenize` wrote, all of it.
         format: its name, where it should not be guessed.
         pictures: the folder of the pictures, where they do not lie beside the source.
         only: "tag=value" each: pairs that have one of the values given for each tag.
         split: of a packed data set.
+        ids: a file with the ids of the pairs to take, one a line, as `vilg data filter` writes it.
+        translations: a file of `vilg data translate`, whose captions are added.
         limit: at most this many, for trials.
-        max_rejects: share of the pairs that may be left out.
+        max_rejects: share of the pairs or pictures that may be left out.
     """
 
     source: str
@@ -56,6 +63,8 @@ class DataConfig:
     pictures: Path | None = None
     only: tuple[str, ...] = ()
     split: str | None = None
+    ids: Path | None = None
+    translations: Path | None = None
     limit: int | None = None
     max_rejects: float = 0.1
 
@@ -81,7 +90,9 @@ class DataConfig:
             self.pictures,
             only=self.only,
             split=self.split,
+            ids=self.ids,
             limit=self.limit,
+            translations=self.translations,
         )
 
 
@@ -90,47 +101,109 @@ class Pictures:
     """What an image tokenizer is trained on: pairs, or files.
 
     Attributes:
-        shown: the few that samples show; held out, if the data set holds any out.
+        held_out: a few that samples show; none where the data set holds none out.
         digest: tells whether they are the same when training goes on.
-        left_out: how many others there are, by what they are.
+        rejects: what of the source is no picture.
+        others: how many files of a folder are no pictures by their names, by what they are.
     """
 
     training: Sequence[Pair | Path]
-    shown: Sequence[Pair | Path]
+    held_out: Sequence[Pair]
     digest: str
-    left_out: Counter[str]
+    rejects: Sequence[LeftOut] = ()
+    others: Counter[str] = field(default_factory=Counter)
 
 
-def read_pictures(data: DataConfig, out: Path) -> Pictures:
-    """Find the pictures of a source of pairs, or of any folder, in which nothing may be written."""
-    folder = Path(data.source)
-    if not folder.is_dir() or is_data_set(folder) or data.format is not None:
-        source = data.open()
-        source.check_outside(out)
-        items = list(source)
-        pairs = [item for item in items if isinstance(item, Pair) and item.picture is not None]
-        left_out = Counter("rejected pair" for item in items if isinstance(item, Reject))
-        if is_data_set(folder) and SHOWN in list_splits(folder):
-            held_out = replace(source, only=(), ids=split_of(folder, SHOWN), limit=None)
-            shown = [item for item in held_out if isinstance(item, Pair)][::SHOWN_STRIDE]
+def read_pictures(data: DataConfig, out: Path, log: TextIO) -> Pictures:
+    """Find the pictures of a source of pairs, or all of a folder, captioned or not.
+
+    Raises:
+        DataError: there is none, or the run is to be written where they are read.
+    """
+    source = data.open()
+    source.check_outside(out)
+    if source.format.name == "folder" and data.ids is None and not data.only:
+        return _list_pictures(source, log)
+    say(source.recognised, log)
+    pairs, rejects = list[Pair](), list[LeftOut]()
+    for item in _reading(source):
+        if isinstance(item, Pair) and item.picture is not None:
+            pairs.append(item)
         else:
-            shown = pairs[:: max(1, len(pairs) // NUM_SHOWN)]
-        return Pictures(pairs, shown[:NUM_SHOWN], source.identity.sha256, left_out)
-    require(
-        not data.only and data.split is None,
-        f"{folder} is a plain folder of pictures: leave out only and split",
-    )
-    check_outside(folder, out)
-    found, left_out = list_pictures(folder)
-    lines = [f"{file.relative_to(folder)} {file.stat().st_size}\n" for file in found]
-    digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-    files = found[: data.limit]
-    return Pictures(files, files[:: max(1, len(files) // NUM_SHOWN)][:NUM_SHOWN], digest, left_out)
+            none = [LeftOut(item.place, item.id, "no picture")]
+            rejects += none if isinstance(item, Pair) else left_out_of(item)
+    if not pairs:
+        raise DataError(
+            f"{data.source} holds no picture for an image tokenizer to learn from: name pairs with "
+            "pictures, or a folder of pictures"
+        )
+    folder, held_out = Path(data.source), list[Pair]()
+    if is_data_set(folder) and SHOWN in list_splits(folder):
+        others = replace(source, only=(), ids=split_of(folder, SHOWN), limit=None)
+        held_out = list(pairs_of(others))[::SHOWN_STRIDE]
+    return Pictures(pairs, held_out[:NUM_SHOWN], source.identity.sha256, rejects)
+
+
+def _list_pictures(source: Source, log: TextIO) -> Pictures:
+    say(f"{source.given}: all pictures of the folder", log)
+    found, others, digest = list[Path](), Counter[str](), hashlib.sha256()
+    for folder in source.files:
+        files, more = list_pictures(folder)
+        found += files
+        others += more
+        for file in files:
+            line = f"{file.relative_to(folder)} {file.stat().st_size}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+    return Pictures(found[: source.limit], (), digest.hexdigest(), others=others)
+
+
+def load_readable(
+    pictures: Pictures, size: int, max_rejects: float, rejects: Path
+) -> NDArray[np.uint8]:
+    """Decode the pictures to learn from; return bytes_NYX3.
+
+    Those that cannot be read are left out like the other rejects, which stand in a file with them.
+
+    Raises:
+        DataError: that is more than a share of all.
+    """
+    arrays_NYX3 = np.empty((len(pictures.training), size, size, 3), dtype=np.uint8)
+    num, left_out = 0, list(pictures.rejects)
+    for batch in in_batches(len(pictures.training), 256, "pictures"):
+        for source in pictures.training[batch]:
+            picture = try_picture(source, size)
+            if isinstance(picture, VilgError):
+                place, id = (
+                    (str(source), None) if isinstance(source, Path) else (source.place, source.id)
+                )
+                left_out.append(LeftOut(place, id, str(picture)))
+            else:
+                arrays_NYX3[num] = picture
+                num += 1
+    if left_out:
+        total, first = num + len(left_out), left_out[0]
+        if num == 0 or len(left_out) > max_rejects * total:
+            more = f"; data.max_rejects allows {100 * max_rejects:g}%" if num else ""
+            raise DataError(
+                f"{len(left_out)} of {total} pictures cannot be used{more}; the first is {first.place}: "
+                f"{first.reason}"
+            )
+        if is_first():
+            write_whole(rejects, "".join(item.line() for item in left_out))
+    return arrays_NYX3[:num]
+
+
+def _reading(source: Source) -> Iterator[Pair | Reject]:
+    """Yield all of a source, and say how far it is read where that takes long."""
+    with Progress("pairs", what="reading") as progress:
+        for number, item in enumerate(source, start=1):
+            yield item
+            progress(number, None)
 
 
 def pairs_of(source: Source) -> Iterator[Pair]:
     """Yield a source's pairs alone."""
-    return (item for item in source if isinstance(item, Pair))
+    return (item for item in _reading(source) if isinstance(item, Pair))
 
 
 def texts_of(pair: Pair) -> Iterator[str]:
@@ -164,21 +237,68 @@ def rows_of(store: Store, source: Source) -> list[Pair]:
     return pairs
 
 
-def find_words(vocabulary: Path, or_built: bool, source: Source) -> TextTokenizer:
-    """Return the vocabulary of a run: the one it names, or one built from its captions."""
+@dataclass(frozen=True)
+class Pairs:
+    """What a generator is trained on.
+
+    Attributes:
+        source: None where the data are tokens already.
+        words: the run's vocabulary.
+    """
+
+    source: Source | None
+    words: TextTokenizer
+
+
+def read_pairs(
+    data: DataConfig, vocabulary: Path, or_built: bool, max_text: int, out: Path, log: TextIO
+) -> Pairs:
+    """Recognise a generator's pairs, say so, and find their vocabulary.
+
+    Args:
+        vocabulary: a tokenizer.json.
+        or_built: build one from the captions where that one would spell too many.
+
+    Raises:
+        DataError: no pair that a model of this length could learn from, tokens that do not fit, or the run
+            is to be written where they are read.
+    """
     words = TextTokenizer.from_file(vocabulary)
-    if not or_built:
+    if data.is_store:
+        open_store(data, words, max_text)
+        say(f"{data.source}: tokens of vilg data tokenize", log)
+        return Pairs(None, words)
+    source = data.open()
+    source.check_outside(out)
+    say(source.recognised, log)
+    if untagged := source.identity.untagged:
+        say(f"languages told by characters, since no tag tells them: {untagged:,} captions", log)
+    if or_built:
+        words = find_words(words, source)
+    if not any(is_learnable(pair, words, max_text) for pair in pairs_of(source)):
+        raise DataError(
+            f"{data.source} has no picture with a caption that the model can read: it reads "
+            f"{max_text - 1} tokens a text, which generator.max_text sets"
+        )
+    return Pairs(source, words)
+
+
+def find_words(words: TextTokenizer, source: Source) -> TextTokenizer:
+    """Return a vocabulary, or one built from a source's texts where it would spell too many of them."""
+    spelled = characters = 0
+    for pair in pairs_of(source):
+        for text in texts_of(pair):
+            spelled += len(words.spelled(text))
+            characters += len(text)
+    if spelled <= MOST_SPELLED * characters:
         return words
-    texts = [text for pair in pairs_of(source) for text in texts_of(pair)]
-    if sum(len(words.spelled(text)) for text in texts) <= MOST_SPELLED * sum(map(len, texts)):
-        return words
-    return train_vocabulary(texts)
+    return train_vocabulary(text for pair in pairs_of(source) for text in texts_of(pair))
 
 
 def find_store(
-    config: DataConfig,
+    data: DataConfig,
+    pairs: Pairs,
     image_tokenizer: ImageTokenizer,
-    words: TextTokenizer,
     max_text: int,
     folder: Path,
 ) -> Store:
@@ -187,28 +307,36 @@ def find_store(
     Raises:
         DataError: tokens of other tokenizers, or texts that are too long.
     """
-    if config.is_store:
-        folder = Path(config.source)
+    if pairs.source is None:
+        store = open_store(data, pairs.words, max_text)
     else:  # goes on where it was broken off, and is over at once where all is there
         tokenize(
-            config.open(),
+            pairs.source,
             folder,
             image_tokenizer,
-            words,
+            pairs.words,
             max_text=max_text,
-            max_rejects=config.max_rejects,
+            max_rejects=data.max_rejects,
             worker=Worker(this_process(), num_processes()),
         )
         meet()
-    store = Store(folder)
-    check_store(store, words, max_text)
+        store = Store(folder)
     if store.info.image_tokenizer != image_tokenizer.fingerprint():
-        raise DataError(f"{folder} holds the tokens of another image tokenizer: tokenize anew")
+        raise DataError(
+            f"{store.folder} holds the tokens of another image tokenizer: tokenize anew"
+        )
     return store
 
 
-def check_store(store: Store, words: TextTokenizer, max_text: int) -> None:
-    """Refuse texts in tokens of another vocabulary, or longer ones than a model reads."""
+def open_store(data: DataConfig, words: TextTokenizer, max_text: int) -> Store:
+    """Open tokens made beforehand; those of another vocabulary are refused, and texts too long for a model."""
+    chosen = [name for name, value in vars(data).items() if value and name not in _OF_STORES]
+    if chosen:
+        raise DataError(
+            f"{data.source} holds tokens, which are taken as they are: leave out data.{chosen[0]}, and "
+            "choose pairs when they are tokenized"
+        )
+    store = Store(Path(data.source))
     if store.info.text_tokenizer != words.fingerprint:
         raise DataError(f"{store.folder} holds the tokens of another vocabulary: tokenize anew")
     if store.info.max_text > max_text:
@@ -216,6 +344,7 @@ def check_store(store: Store, words: TextTokenizer, max_text: int) -> None:
             f"{store.folder} holds texts of up to {store.info.max_text} tokens: set "
             "generator.max_text to as many, or tokenize anew"
         )
+    return store
 
 
 def captions_told(store: Store, words: TextTokenizer, most: int = 100_000) -> dict[str, list[str]]:

@@ -177,7 +177,7 @@ class PictureLoss:
         begin = self.config.adversarial_from
         return [Turn("discriminator", self.discriminator, self.discriminator_loss, begin)]
 
-    def to(self, device: torch.device | str) -> None:
+    def to(self, device: torch.device) -> None:
         """Move all networks to a device."""
         for network in (self.discriminator, self.perceptual):
             if network is not None:

@@ -3,7 +3,7 @@
     OUT/config.json   the resolved recipe
     OUT/tokenizer/    config.json (what the stage was begun with), log.jsonl, checkpoints/, samples/,
                       model/ (the finished image tokenizer), and tokens/ (refined ids) if there are any
-    OUT/generator/    the same, and tokens/ (every picture's ids)
+    OUT/generator/    the same, tokens/ (every picture's ids), and base/ (a model but for what is learnt)
 
 Each stage is finished when its `model/` folder is; resuming skips finished stages.
 """
@@ -23,7 +23,8 @@ from torch import Tensor
 from vilg.config import to_json
 from vilg.data.order import permute
 from vilg.data.pictures import load_pictures, tell
-from vilg.data.store import Store, file_hash
+from vilg.data.store import file_hash
+from vilg.device import HOST
 from vilg.errors import VilgError
 from vilg.files import write_whole
 from vilg.images import to_pictures
@@ -46,30 +47,32 @@ from vilg.tokenizer.refine import search_id
 from vilg.tokenizer.tokens import refined_tokens
 from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.end_to_end import EndToEnd
+from vilg.training.export import trained_model
 from vilg.training.generator_job import (
     GeneratorJob,
     StepTokens,
     check_shares,
 )
 from vilg.training.inputs import (
+    NUM_SHOWN,
+    Pairs,
+    Pictures,
     captions_told,
-    check_store,
     find_store,
-    find_words,
-    is_learnable,
+    load_readable,
     moved_tokens,
-    pairs_of,
+    read_pairs,
     read_pictures,
     rows_of,
     stored_tokens,
 )
 from vilg.training.loop import TrainingPrecision, train
 from vilg.training.memory import check_memory
-from vilg.training.parallelize import parallelize, whole
+from vilg.training.parallelize import parallelize
 from vilg.training.picture_loss import check_fits
 from vilg.training.run_folder import RunError, Stage, held, read_recipe
 from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
-from vilg.training.shared_codes import fold_codes, share_codes
+from vilg.training.shared_codes import share_codes
 from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 
@@ -78,12 +81,12 @@ def run(
     out: Path,
     *,
     resume: bool = False,
-    device: torch.device | str = "cpu",
+    device: torch.device = HOST,
     log: TextIO = sys.stdout,
 ) -> Path:
     """Carry out a recipe and return the folder of the finished model.
 
-    Several processes (`parallel.joined`) call it alike; the first one writes, checks and speaks for all.
+    Several processes (`parallel.joined`) call it alike; the first one writes and speaks for all.
 
     Args:
         resume: go on with the run in the folder (`run_folder.read_recipe` has its settings). Those of a
@@ -95,23 +98,27 @@ def run(
         RunError: the folder holds another run.
         CheckpointError, DataError, ModelError, NonFiniteLoss: from the stages.
     """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL looks
     if resume:
         read_recipe(out)
     if not is_first():
+        log = io.StringIO()
+        found = _check_stages(recipe, out, log)
         meet()
-        return _train_stages(recipe, out, device, io.StringIO())
+        return _train_stages(recipe, out, *found, device, log)
     with held(out):
         config = out / "config.json"
         if config.exists() and not resume:
             raise RunError(
                 f"{out} holds a run: add --resume to go on with it, or choose another --out"
             )
-        _check_stages(recipe, out)
+        found = _check_stages(recipe, out, log)
         if not config.exists() or config.read_text(encoding="utf-8") != to_json(recipe):
             write_whole(config, to_json(recipe))
         try:
             meet()
-            return _train_stages(recipe, out, device, log)
+            return _train_stages(recipe, out, *found, device, log)
         except (VilgError, KeyboardInterrupt, RuntimeError):  # the last, where a process has ended
             # What fails before anything is saved leaves the folder free for the corrected command.
             stages = [Stage(out / name) for name in ("tokenizer", "generator")]
@@ -122,43 +129,60 @@ def run(
             raise
 
 
-def _train_stages(recipe: Recipe, out: Path, device: torch.device | str, log: TextIO) -> Path:
+def _train_stages(
+    recipe: Recipe,
+    out: Path,
+    pictures: Pictures | None,
+    pairs: Pairs | None,
+    device: torch.device,
+    log: TextIO,
+) -> Path:
     """Train what is not finished yet; return the folder of the last model."""
     finished = None
     if recipe.tokenizer:
         stage = Stage(out / "tokenizer")
-        if not stage.is_finished:
-            _train_tokenizer(recipe.tokenizer, stage, device, log)
-            meet()  # its model is written
+        if pictures:
+            _train_tokenizer(recipe.tokenizer, pictures, stage, device, log)
+            _save_model(stage, recipe.tokenizer.loop.num_steps)
         finished = stage.model
     if recipe.generator:
         stage = Stage(out / "generator")
-        if not stage.is_finished:
+        if pairs:
             lender = finished or find_model(recipe.generator.image_tokenizer)
-            _train_generator(recipe.generator, lender, stage, device, log)
-            meet()
+            _train_generator(recipe.generator, pairs, lender, stage, device, log)
+            _save_model(stage, recipe.generator.loop.num_steps)
         finished = stage.model
     assert finished is not None  # `_check_stages` has seen to it
     return finished
 
 
-def _check_stages(recipe: Recipe, out: Path) -> None:
-    """Find out what cannot work in any stage before the first one is trained for hours."""
+def _check_stages(recipe: Recipe, out: Path, log: TextIO) -> tuple[Pictures | None, Pairs | None]:
+    """Find out what cannot work in any stage before the first one is trained for hours.
+
+    Returns:
+        what the stages are trained on, and None for one that is finished.
+    """
     if not (recipe.tokenizer or recipe.generator):
         raise RunError("the recipe trains nothing: give it a tokenizer or a generator")
     tokenizer, generator = Stage(out / "tokenizer"), Stage(out / "generator")
+    pictures = pairs = None
     if recipe.tokenizer:
         tokenizer.check(recipe.tokenizer)
+        if not tokenizer.is_finished:
+            pictures = read_pictures(recipe.tokenizer.data, out, log)
         if not tokenizer.has_begun:
-            _check_tokenizer(recipe.tokenizer, out)
-    if recipe.generator:
-        generator.check(recipe.generator)
-        if not generator.has_begun:
-            _check_generator(recipe, out)
+            _check_tokenizer(recipe.tokenizer)
+    if config := recipe.generator:
+        generator.check(config)
+        if not generator.is_finished:
+            words = (config.vocabulary, config.vocabulary_or_built)
+            pairs = read_pairs(config.data, *words, config.max_text, out, log)
+            if not generator.has_begun:
+                _check_generator(recipe, pairs.words)
+    return pictures, pairs
 
 
-def _check_tokenizer(config: TokenizerRun, out: Path) -> None:
-    read_pictures(config.data, out)
+def _check_tokenizer(config: TokenizerRun) -> None:
     config.loss.perceptual_loss()
     if config.refine_steps:
         lite0_loss(pooled=True)
@@ -170,23 +194,11 @@ def _check_tokenizer(config: TokenizerRun, out: Path) -> None:
         _initial_tokenizer(config.init, config.model)
 
 
-def _check_generator(recipe: Recipe, out: Path) -> None:
+def _check_generator(recipe: Recipe, words: TextTokenizer) -> None:
     config = recipe.generator
     assert config is not None
     check_shares(config.loss, config.loop)
     config.parallel.check()
-    if config.data.is_store:
-        words = TextTokenizer.from_file(config.vocabulary)
-        check_store(Store(Path(config.data.source)), words, config.max_text)
-    else:
-        source = config.data.open()
-        source.check_outside(out)
-        words = find_words(config.vocabulary, config.vocabulary_or_built, source)
-        if not any(is_learnable(pair, words, config.max_text) for pair in pairs_of(source)):
-            raise RunError(
-                f"{config.data.source} has no picture with a caption that the model can read: it reads "
-                f"{config.max_text - 1} tokens a text, which generator.max_text sets"
-            )
     lent = (
         recipe.tokenizer.model
         if recipe.tokenizer
@@ -209,31 +221,39 @@ def _begin(stage: Stage, config: TokenizerRun | GeneratorRun, data: str) -> bool
     return stage.has_checkpoint
 
 
+def _save_model(stage: Stage, step: int) -> None:
+    """Write the model of a stage's last step, once, while the other processes wait."""
+    if is_first():
+        save_model(stage.model, trained_model(stage, step))
+    meet()
+
+
 def _train_tokenizer(
-    config: TokenizerRun, stage: Stage, device: torch.device | str, log: TextIO
+    config: TokenizerRun, pictures: Pictures, stage: Stage, device: torch.device, log: TextIO
 ) -> None:
-    pictures = read_pictures(config.data, stage.folder)
     resume = _begin(stage, config, pictures.digest)
-    say(f"tokenizer: {len(pictures.training)} pictures", log)
-    if pictures.left_out:
-        left_out = tell(pictures.left_out)
-        say(f"left out, not pictures by their names: {left_out}", log)
+    size, rejects = config.model.image_size, stage.folder / "rejects.jsonl"
+    arrays_NYX3 = load_readable(pictures, size, config.data.max_rejects, rejects)
+    say(f"tokenizer: {len(arrays_NYX3)} pictures", log)
+    if rejects.exists():
+        num = len(pictures.training) + len(pictures.rejects) - len(arrays_NYX3)
+        say(f"left out: {num} pictures, see {rejects}", log)
+    if pictures.others:
+        say(f"left out, not pictures by their names: {tell(pictures.others)}", log)
     # Encoder and codes that stay are in no checkpoint.
     starts_from_model = config.init is not None and (config.decoder_only or not resume)
-    init = _initial_tokenizer(config.init, config.model) if starts_from_model else None
-    init = init.to(device) if init else None
-    arrays_NYX3 = load_pictures(pictures.training, config.model.image_size)
+    init = _initial_tokenizer(config.init, config.model).to(device) if starts_from_model else None
     settings = (config.model, config.loss, config.codebook, config.augmentation, config.loop)
-    shown = load_pictures(pictures.shown, config.model.image_size)
+    shown_BYX3 = arrays_NYX3[:: max(1, len(arrays_NYX3) // NUM_SHOWN)][:NUM_SHOWN]
+    if pictures.held_out:
+        shown_BYX3 = load_pictures(pictures.held_out, size)
     alone = None
     if config.decoder_only:
         assert init is not None
         alone = _decoder_alone(config, init, arrays_NYX3, stage.folder / "tokens")
-    job = TokenizerJob(*settings, arrays_NYX3, shown, init, alone, device)
+    job = TokenizerJob(*settings, arrays_NYX3, shown_BYX3, init, alone, device)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
-    if is_first():
-        save_model(stage.model, Model(job.tokenizer.eval()))
 
 
 def _decoder_alone(
@@ -271,20 +291,19 @@ def _initial_tokenizer(init: str | None, config: TokenizerConfig) -> ImageTokeni
 
 
 def _train_generator(
-    config: GeneratorRun, lender: Path, stage: Stage, device: torch.device | str, log: TextIO
+    config: GeneratorRun,
+    pairs: Pairs,
+    lender: Path,
+    stage: Stage,
+    device: torch.device,
+    log: TextIO,
 ) -> None:
     image_tokenizer = load_model(lender, device=device).image_tokenizer
-    data, source = config.data, None
-    if data.is_store:
-        resume = _begin(stage, config, file_hash(Path(data.source) / "store.json"))
-        text_tokenizer = TextTokenizer.from_file(config.vocabulary)
-    else:
-        source = data.open()
-        resume = _begin(stage, config, source.identity.sha256)
-        text_tokenizer = find_words(config.vocabulary, config.vocabulary_or_built, source)
-    tokens = stage.folder / "tokens"
-    store = find_store(data, image_tokenizer, text_tokenizer, config.max_text, tokens)
-    say(f"generator: {len(store)} pairs ({source.format.name if source else 'tokens'})", log)
+    data, source, text_tokenizer = config.data, pairs.source, pairs.words
+    digest = source.identity.sha256 if source else file_hash(Path(data.source) / "store.json")
+    resume = _begin(stage, config, digest)
+    store = find_store(data, pairs, image_tokenizer, config.max_text, stage.folder / "tokens")
+    say(f"generator: {len(store)} pairs", log)
     if store.info.rejects:
         say(f"left out: {store.info.rejects} pairs, see {store.folder / 'rejects.jsonl'}", log)
     captions = captions_told(store, text_tokenizer)
@@ -320,29 +339,25 @@ def _train_generator(
         encode_prefix=encoder(config.prefix_augmentation),
         device=device,
     )
+    if is_first() and not (resume and stage.base.exists()):
+        base = Model(
+            image_tokenizer,
+            None,
+            text_tokenizer,
+            config.sampling,
+            latin_words=text_tokenizer.latin_words(captions.get("zh", ())),
+            languages=tuple(captions) or LANGUAGES,
+        )
+        save_model(stage.base, base)
     if config.init is not None and not resume:
         _start_from(find_model(config.init), job, image_tokenizer, log)
     if config.share_codes:
         share_codes(job.generator, image_tokenizer.quantizer.codebook_KD)
-    bf16 = config.loop.precision is TrainingPrecision.BF16
-    parallelize(job.generator, config.parallel, bf16=bf16)
+    parallelize(
+        job.generator, config.parallel, bf16=config.loop.precision is TrainingPrecision.BF16
+    )
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
-    generator = whole(job.generator)
-    if generator is None:
-        return
-    if config.share_codes:
-        fold_codes(generator)
-    model = Model(
-        image_tokenizer,
-        generator.eval(),
-        text_tokenizer,
-        config.sampling,
-        end_to_end.reconstructor.eval() if end_to_end else None,
-        text_tokenizer.latin_words(captions.get("zh", ())),
-        tuple(captions) or LANGUAGES,
-    )
-    save_model(stage.model, model)
 
 
 def _check_start(folder: Path, shape: GeneratorConfig, words: TextTokenizer) -> ModelConfig:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vilg.data.order import batch_ids
+from vilg.device import HOST
 from vilg.images import contact_sheet, to_pictures, to_pixels
 from vilg.parallel import WHOLE, Share, check_divides, is_first, own_shares
 from vilg.randomness import uniforms
@@ -69,7 +70,7 @@ class TokenizerJob:
         held_out_BYX3: NDArray[np.uint8],
         init: ImageTokenizer | None = None,
         alone: DecoderAlone | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device = HOST,
     ):
         check_fits(loss, config)
         check_divides("pictures a step", loop.batch_size, loop.accumulate)
