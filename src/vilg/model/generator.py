@@ -281,4 +281,5 @@ def text_target_log_probs(
     log_probs_P = -F.cross_entropy(
         generator.text_logits(states_PC).float(), labels_RM.flatten()[place_P], reduction="none"
     )
-    return torch.zeros(R * M, device=device).index_put((place_P,), log_probs_P).view(R, M)
+    nothing = torch.zeros(R * M, dtype=torch.float32, device=device)
+    return nothing.index_put((place_P,), log_probs_P).view(R, M)
