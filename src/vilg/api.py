@@ -28,7 +28,7 @@ from vilg.sampling.describe import (
     captions,
     foreign_tokens,
 )
-from vilg.sampling.edit import Part
+from vilg.sampling.edit import Redrawn
 from vilg.sampling.images import Drawn, Kept
 from vilg.sampling.pixels import decode, encode, pictures_of, watching
 from vilg.sampling.precision import Precision, choose_precision, prepared
@@ -115,7 +115,7 @@ class Vilg:
         return cls(load_model(folder, device=place, dtype=held), weights_hash(folder), precision)
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write a folder that `from_pretrained` reads, in half precision."""
+        """Write a folder that `from_pretrained` reads, in the precision of the model's files."""
         save_model(Path(folder), self.model)
 
     @property
@@ -202,7 +202,7 @@ class Vilg:
             options: as `generate` has them. Candidates of `best_of` are ranked by how likely they make
                 the kept tokens behind them, unless `rank` is given or nothing is kept behind.
         """
-        part, seeds = Part(mask, first_row, share), seeds_from(seed, n, "pictures")
+        part, seeds = Redrawn(mask, first_row, share), seeds_from(seed, n, "pictures")
         edit = part.edit(self.image_tokenizer, image, seeds)
         drawn = self.draw([prompt] * len(seeds), seeds, kept=edit.kept, **options)
         return self.pictures(drawn) if raw else list(edit.pasted(self.pictures(drawn)))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from vilg.data.batches import (
@@ -15,12 +14,13 @@ from vilg.data.batches import (
     choose_captions,
     choose_prompts,
     disturbed,
+    num_targets,
     padded,
     targets,
 )
 from vilg.data.order import batch_ids
-from vilg.data.store import Kind, Part, Store, StoreInfo, Writer
-from vilg.parallel import own_share
+from vilg.data.store import Kind, Rows, Store, StoreInfo, Writer
+from vilg.parallel import Share
 from vilg.randomness import uniforms
 from vilg.text import LANGUAGES, TextTokenizer
 
@@ -62,7 +62,7 @@ SHAPES: dict[str, Row] = {
 def write(folder: Path, rows: list[Row], max_text: int = MAX_TEXT) -> Store:
     with Writer(folder) as writer:
         image_ids_SN = np.arange(4 * len(rows)).reshape(-1, 4).astype(np.uint16)
-        writer.append(Part([str(i) for i in range(len(rows))], image_ids_SN, rows))
+        writer.append(Rows([str(i) for i in range(len(rows))], image_ids_SN, rows))
         writer.close(
             partial(
                 StoreInfo,
@@ -218,22 +218,19 @@ def test_a_pair_is_told_nothing_by_its_batch(store: Store, rows: list[Row]) -> N
     assert_equal(all_choices(store, order, 7), [together[row] for row in order])
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_a_pair_is_told_nothing_by_its_process(
-    store: Store, rows: list[Row], world: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("num_shares", [1, 2, 4])
+def test_a_pair_is_told_nothing_by_its_share(
+    store: Store, rows: list[Row], num_shares: int
 ) -> None:
     """Batches of 8, of which several straddle two epochs."""
     for step in range(12):
         batch = batch_ids(SEED, step, 8, len(rows))
         expected = all_choices(store, batch, step)
         found = {}
-        for rank in range(world):
-            monkeypatch.setattr(dist, "is_initialized", lambda: True)
-            monkeypatch.setattr(dist, "get_world_size", lambda: world)
-            monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
-            own = own_share(batch)
+        for index in range(num_shares):
+            own = Share(index, num_shares).part(batch)
             for place, choice in enumerate(all_choices(store, own, step)):
-                found[rank + place * world] = choice
+                found[index + place * num_shares] = choice
         assert_equal([found[place] for place in range(8)], expected)
 
 
@@ -327,3 +324,10 @@ def test_nothing_is_asked_of_no_rows(store: Store) -> None:
     texts, langs = choose_captions(store, none, SEED, 0, 2)
     assert targets(store, texts, LANGUAGE_IDS[langs])[0].shape[0] == 0
     assert disturbed(store, none, store.image_ids(none), SEED, 0, 0.5).shape == (0, 4)
+
+
+def test_targets_are_counted_without_being_made(store: Store, rows: list[Row]) -> None:
+    num_texts = sum(map(len, rows))
+    for texts in (np.array([NO_TEXT]), np.arange(num_texts), np.array([3, NO_TEXT, 3, 0])):
+        _, _, valid_RM = targets(store, texts, np.zeros(len(texts), np.int64))
+        assert num_targets(store, texts) == valid_RM.sum()

@@ -10,8 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vilg.model.attend import (
     MOST_KEPT_KEYS,
+    Form,
     attend,
     attend_dense,
+    attend_flex,
     masked,
     window,
     window_mask,
@@ -189,6 +191,48 @@ def test_attend_is_dense_to_1e_5_in_single_precision(pattern: Pattern) -> None:
     found = attend(pattern, layout, valid)(*single)
     expected = attend_dense(pattern, layout, valid)(*single)
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("task", ["t2i", "i2t", "i2texts"])
+def test_the_form_for_cuda_is_dense_attention(task: str, pattern: Pattern) -> None:
+    """Forward only: on a CPU it has no gradients."""
+    layout = layouts(Grid(7, 12), 5)[task]
+    qkv, valid = inputs(layout, batch=2, seed=3)
+    plain = [x.detach() for x in qkv]
+    found = attend_flex(pattern, layout, valid)(*plain)
+    assert torch.allclose(found, attend_dense(pattern, layout, valid)(*plain), atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", [attend, attend_flex])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_on_cuda_gradients_are_those_of_dense_attention(pattern: Pattern, form: Form) -> None:
+    for layout in (layouts(Grid(32, 32), 9)[task] for task in ("t2i", "i2t")):
+        _, valid = inputs(layout, batch=2, seed=0)
+        generator = torch.Generator().manual_seed(0)
+        shape = (3, 2, layout.length, 2, 64)
+        qkv = torch.randn(shape, generator=generator).cuda().requires_grad_()
+        upstream = torch.randn(shape[1:], generator=generator).cuda()
+        found, expected = (
+            torch.autograd.grad(read(*qkv), qkv, upstream)[0]
+            for read in (f(pattern, layout, valid.cuda()) for f in (form, attend_dense))
+        )
+        assert torch.allclose(found, expected, atol=2e-3)
+
+
+def test_masks_are_made_once_a_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that sampling made under inference mode serves a training too."""
+    layout = layouts(Grid(6, 5), 4)["t2i"]
+    qkv, valid = inputs(layout, batch=2, seed=0)
+    for form in (attend, attend_dense):
+        with torch.inference_mode():
+            form(Pattern.ROW, layout, valid)
+        monkeypatch.setattr(Layout, "sees", None)
+        monkeypatch.setattr(Layout, "sees_by_role", None)
+        form(Pattern.ROW, layout, ~valid)(*qkv).sum().backward()
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize(("pattern", "causal"), [*product(PATTERNS[:3], (True, False))])

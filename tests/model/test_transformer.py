@@ -65,6 +65,7 @@ def test_recomputing_keeps_nothing_but_the_input() -> None:
         block(states, read)  # nothing to go back through: plainly computed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(("form", "num_shapes"), [(attend, 6), (attend_dense, 2)])
 def test_a_block_is_one_graph(form: Callable[..., Read], num_shapes: int, recompute: bool) -> None:

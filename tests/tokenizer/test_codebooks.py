@@ -64,7 +64,7 @@ def test_plain_codes_become_the_mean_of_their_vectors(plain: VectorQuantizer) ->
     ids_BHW = plain.ids(z_BDHW)
     averages = CodebookAverages(plain, decay=0.0, restart_below=0.0)
     before = plain.codebook_KD.clone()
-    averages.update(plain, z_BDHW, ids_BHW, 0, 0)
+    averages.update(plain, z_BDHW, ids_BHW, 0, 0, np.arange(2))
     rows, ids = rows_of(z_BDHW), ids_BHW.flatten()
     for k in ids.unique().tolist():
         assert torch.allclose(plain.codebook_KD[k], rows[ids == k].mean(0), atol=1e-5)
@@ -93,7 +93,7 @@ def test_the_quantizer_gets_the_moved_weights(normalised: bool) -> None:
     with torch.no_grad():
         codes.weight_KD += 0.3
     moved = codes.weight_KD.detach().clone()
-    codes.update(quantizer, z_BDHW, quantizer.ids(z_BDHW), 0, 0)
+    codes.update(quantizer, z_BDHW, quantizer.ids(z_BDHW), 0, 0, np.arange(1))
     expected = moved / moved.norm(dim=-1, keepdim=True) if normalised else moved
     assert torch.allclose(quantizer.codebook_KD, expected, atol=1e-6)
     assert torch.equal(quantizer.codebook_KD, codes.weight_KD)
@@ -103,7 +103,7 @@ def test_dead_codes_that_learn_by_gradients_restart_too(plain: VectorQuantizer) 
     codes = CodebookGradients(plain, decay=0.0, restart_below=0.5)
     z_BDHW = torch.randn(2, D, 4, 4) * 3
     ids_BHW = torch.arange(32).view(2, 4, 4) % 2
-    found = codes.update(plain, z_BDHW, ids_BHW, seed=0, step=1)
+    found = codes.update(plain, z_BDHW, ids_BHW, 0, 1, np.arange(2))
     assert found["restarts"] == K - 2 and found["usage"] == pytest.approx(2 / K)
     vectors = set(map(tuple, rows_of(z_BDHW).tolist()))
     assert all(tuple(code) in vectors for code in plain.codebook_KD[2:].tolist())
@@ -116,21 +116,23 @@ def test_restarts_go_where_codes_are_missing(plain: VectorQuantizer) -> None:
     errors = torch.tensor([[[6.0, 2.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 2.0]]])
     rows = rows_of(z_BDHW).tolist()
     firsts = [
-        rows.index(use.restart_vectors(z_BDHW, errors, 1, seed=0, step=step)[0].tolist())
+        rows.index(use.restart_vectors(z_BDHW, errors, 1, 0, step, np.arange(2))[0].tolist())
         for step in range(600)
     ]
     assert {*firsts} == {0, 1, 7}
     assert firsts.count(0) / 600 == pytest.approx(0.6, abs=0.06)
     assert firsts.count(7) / 600 == pytest.approx(0.2, abs=0.05)
-    three = use.restart_vectors(z_BDHW, errors, 3, seed=0, step=0).tolist()
+    three = use.restart_vectors(z_BDHW, errors, 3, 0, 0, np.arange(2)).tolist()
     assert sorted(rows.index(row) for row in three) == [0, 1, 7]
-    assert len(use.restart_vectors(z_BDHW, errors, 20, seed=0, step=0)) == 8
+    assert len(use.restart_vectors(z_BDHW, errors, 20, 0, 0, np.arange(2))) == 8
 
 
 def test_more_dead_codes_than_positions_wait_their_turn(plain: VectorQuantizer) -> None:
     averages = CodebookAverages(plain, decay=0.0, restart_below=0.5)
     z_BDHW = torch.randn(1, D, 2, 2)
-    found = averages.update(plain, z_BDHW, torch.zeros(1, 2, 2, dtype=torch.long), seed=0, step=0)
+    found = averages.update(
+        plain, z_BDHW, torch.zeros(1, 2, 2, dtype=torch.long), 0, 0, np.arange(1)
+    )
     assert found["restarts"] == 4 and found["usage"] == pytest.approx(1 / K)
     assert int((averages.counts_K == 0).sum()) == K - 1 - 4
     assert plain.codebook_KD.isfinite().all()
@@ -259,7 +261,7 @@ def test_a_collapsed_codebook_is_seen_between_its_restarts(
     ids_BHW = torch.arange(32).view(2, 4, 4) % 5
     restarts = []
     for step in range(60):
-        found = codes.update(quantizer, torch.randn(2, D, 4, 4), ids_BHW, 0, step)
+        found = codes.update(quantizer, torch.randn(2, D, 4, 4), ids_BHW, 0, step, np.arange(2))
         restarts.append(found["restarts"])
         if step > 30:
             assert found["usage"] == pytest.approx(5 / 256)

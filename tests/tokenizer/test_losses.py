@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from vilg.tokenizer.losses import (
     adaptive_weight,
@@ -13,6 +13,7 @@ from vilg.tokenizer.losses import (
     from_unit_interval,
     generator_adversarial_loss,
     logit_laplace_loss,
+    pulls,
     r1_penalty,
     to_unit_interval,
 )
@@ -72,10 +73,6 @@ def test_hinge_and_generator_terms() -> None:
     assert float(generator_adversarial_loss(made)) == pytest.approx((2 - 0 - 0.5 + 1) / 4)
 
 
-def alone(tensors: list[Tensor]) -> list[Tensor]:
-    return tensors
-
-
 def test_the_r1_penalty_is_the_slope_of_all_scores_a_patch() -> None:
     """Scores whose gradient is known: patch p of x scores a_p . x squared over 2."""
     torch.manual_seed(0)
@@ -109,7 +106,7 @@ def test_the_adaptive_weight_is_the_ratio_of_gradients() -> None:
     made = last(x)
     reconstruction, adversarial = (made - 1).abs().mean(), -made.square().mean()
     weight, reconstruction_norm, adversarial_norm = adaptive_weight(
-        reconstruction, adversarial, last.weight, alone
+        pulls(reconstruction, adversarial, last.weight)
     )
     # d|y - 1| / dy = sign / 15, d(-y^2) / dy = -2 y / 15; both times x.
     by_hand = [
@@ -130,21 +127,16 @@ def test_the_adaptive_weight_is_the_ratio_of_gradients() -> None:
 def test_the_adaptive_weight_is_bounded() -> None:
     weight = nn.Parameter(torch.ones(2))
     steep, flat = 1e9 * weight.sum(), 0 * weight.sum()
-    assert float(adaptive_weight(steep, flat, weight, alone)[0]) == 1e4
-    assert float(adaptive_weight(steep, flat, weight, alone, 4.0)[0]) == 4.0
-    assert float(adaptive_weight(flat, steep, weight, alone)[0]) == 0.0
+    assert float(adaptive_weight(pulls(steep, flat, weight))[0]) == 1e4
+    assert float(adaptive_weight(pulls(steep, flat, weight), 4.0)[0]) == 4.0
+    assert float(adaptive_weight(pulls(flat, steep, weight))[0]) == 0.0
 
 
-def test_the_adaptive_weight_uses_the_mean_over_processes() -> None:
-    """Norm of the mean, not mean of norms."""
+def test_pulls_of_shares_add_up() -> None:
+    """Norm of the sum, not sum of norms."""
     weight = nn.Parameter(torch.tensor([1.0, 1.0]))
-
-    def with_another(tensors: list[Tensor]) -> list[Tensor]:
-        other = torch.tensor([0.0, 4.0])  # what the other process would have
-        return [(tensors[0] + other) / 2, tensors[1]]
-
     reconstruction = (weight * torch.tensor([3.0, 0.0])).sum()
-    adversarial = weight.sum()
-    found = adaptive_weight(reconstruction, adversarial, weight, with_another)
+    other = pulls((weight * torch.tensor([0.0, 4.0])).sum(), weight.sum(), weight)
+    found = adaptive_weight((pulls(reconstruction, weight.sum(), weight) + other) / 2)
     assert float(found[1]) == pytest.approx(2.5)  # |(1.5, 2)|, where the norms' mean is 3.5
     assert float(found[0]) == pytest.approx(2.5 / (2**0.5 + 1e-4), rel=1e-5)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -130,7 +131,7 @@ def test_the_codebook_follows_like_a_naive_moving_average(quantizer: VectorQuant
     for step in range(5):
         z_BDHW = torch.randn(2, D, 3, 3) * 7
         _, ids_BHW, _ = quantizer(z_BDHW)
-        found = averages.update(quantizer, z_BDHW, ids_BHW, seed=0, step=step)
+        found = averages.update(quantizer, z_BDHW, ids_BHW, 0, step, np.arange(len(z_BDHW)))
 
         vectors, ids = unit(rows(z_BDHW)).tolist(), ids_BHW.flatten().tolist()
         for k in range(K):
@@ -159,7 +160,7 @@ def starved(
     ids_BHW = torch.arange(32).view(2, 4, 4) % 2
     torch.manual_seed(1000 + step)  # whatever else draws numbers meanwhile
     averages = CodebookAverages(quantizer, decay=0.25, restart_below=0.5)
-    found = averages.update(quantizer, z_BDHW, ids_BHW, seed, step)
+    found = averages.update(quantizer, z_BDHW, ids_BHW, seed, step, np.arange(len(z_BDHW)))
     assert torch.allclose(averages.counts_K[2:], torch.full((K - 2,), 1 / K))
     # Each restarted code is one vector of the batch, normalised.
     distances = torch.cdist(quantizer.codebook_KD[2:], unit(rows(z_BDHW)))
@@ -202,7 +203,7 @@ def test_a_code_is_dead_just_under_its_share_of_an_even_use() -> None:
     z_BDHW = torch.randn(1, D, 4, 4)
     # An even use is 4 of 16: with a limit of 0.6 codes under 2.4 of 16 are dead, that is two.
     averages = CodebookAverages(quantizer, decay=0.0, restart_below=0.6)
-    found = averages.update(quantizer, z_BDHW, ids_BHW, seed=0, step=0)
+    found = averages.update(quantizer, z_BDHW, ids_BHW, 0, 0, np.arange(len(z_BDHW)))
     assert (found["restarts"], found["usage"]) == (2.0, 0.5)
     assert averages.counts_K.tolist() == pytest.approx([3 / 16, 1 / 4, 11 / 16, 1 / 4])
 
@@ -212,7 +213,7 @@ def test_codes_stay_on_the_unit_sphere(quantizer: VectorQuantizer) -> None:
     for step in range(6):
         z_BDHW = torch.randn(1, D, 3, 3) * 20
         _, ids_BHW, _ = quantizer(z_BDHW)
-        averages.update(quantizer, z_BDHW, ids_BHW, 0, step)
+        averages.update(quantizer, z_BDHW, ids_BHW, 0, step, np.arange(len(z_BDHW)))
         assert torch.allclose(quantizer.codebook_KD.norm(dim=-1), torch.ones(K), atol=1e-5)
 
 

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vilg.data.store import Kind, Part, Store, StoreInfo, Writer
+from vilg.data.store import Kind, Rows, Store, StoreInfo, Writer
 from vilg.images import to_array
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import paper_patterns
+from vilg.parallel import Share
 from vilg.text import LANGUAGES, TextTokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
@@ -120,7 +121,7 @@ def toy_store(pairs: Sequence[ToyPair]) -> Store:
     ]
     writer = Writer(Path(folder.name))
     image_ids_SN = np.stack([pair.image_ids for pair in pairs])
-    writer.append(Part([str(i) for i in range(len(pairs))], image_ids_SN, texts))
+    writer.append(Rows([str(i) for i in range(len(pairs))], image_ids_SN, texts))
     writer.close(
         partial(
             StoreInfo,
@@ -267,15 +268,15 @@ class Until:
         first, *others = job.turns
         self.turns = [replace(first, loss=self.loss), *others]
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]] | None:
+    def loss(self, step: int, share: Share) -> tuple[Tensor, dict[str, Tensor]] | None:
         if step == self.step:
             self.then()
-        return self.job.turns[0].loss(step)
+        return self.job.turns[0].loss(step, share)
 
     def alarm(self, values: dict[str, float]) -> str | None:
         return self.job.alarm(values)
 
-    def after_step(self, step: int) -> dict[str, float]:
+    def after_step(self, step: int) -> dict[str, Tensor]:
         return self.job.after_step(step)
 
     def show(self, step: int, folder: Path) -> None:

@@ -35,6 +35,7 @@ from vilg.model.generator import Generator, text_to_image_layout
 from vilg.model.patterns import Pattern
 from vilg.model.segments import Grid
 from vilg.model.transformer import HeadNorm
+from vilg.parallel import Share
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.checkpoint import CheckpointError, TrainState
 from vilg.training.generator_job import GeneratorJob
@@ -183,10 +184,10 @@ def test_other_users_of_random_numbers_do_not_matter(
     kind: str, whole: Whole, tmp_path: Path
 ) -> None:
     class Noisy(Until):
-        def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]] | None:
+        def loss(self, step: int, share: Share) -> tuple[Tensor, dict[str, Tensor]] | None:
             torch.rand(1 + step)
             np.random.rand(3)
-            return super().loss(step)
+            return super().loss(step, share)
 
     torch.manual_seed(123)
     before = torch.get_rng_state()
@@ -280,11 +281,11 @@ class Cliff:
     def alarm(self, values: dict[str, float]) -> str | None:
         return None
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, step: int, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         loss = self.module.weight.abs().sum().sqrt() + self.module.bias.square().sum()
         return loss, {}
 
-    def after_step(self, step: int) -> dict[str, float]:
+    def after_step(self, step: int) -> dict[str, Tensor]:
         return {}
 
     def show(self, step: int, folder: Path) -> None:
@@ -302,7 +303,7 @@ def test_an_infinite_gradient_under_a_finite_loss_stops_too(tmp_path: Path) -> N
 class Slope(Cliff):
     """A job with a long gradient that never changes."""
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, step: int, share: Share) -> tuple[Tensor, dict[str, Tensor]]:
         return 30 * self.module.weight.sum() + 40 * self.module.bias.sum(), {}
 
 
@@ -323,7 +324,7 @@ class TwoSlopes(Slope):
         one, other = nn.Linear(2, 1), nn.Linear(2, 1)
         self.module = nn.ModuleDict({"one": one, "other": other})  # type: ignore[assignment]
         self.turns = [
-            Turn(name, part, lambda step, part=part: (50 * part.bias.sum(), {}))
+            Turn(name, part, lambda step, share, part=part: (50 * part.bias.sum(), {}))
             for name, part in (("", one), ("other", other))
         ]
 
@@ -431,9 +432,10 @@ def test_the_tokenizers_loss_is_its_formula() -> None:
     l2 = (reconstruction - pixels).square().mean()
     assert float(total) == pytest.approx(float(0.5 * l1 + 3 * l2 + 0.1 * commitment), rel=1e-5)
     assert float(parts["l1"]) == pytest.approx(float(l1), rel=1e-5)
-    # Peak over error in bytes: 20 log10(255 / rmse).
-    rmse = float(l2) ** 0.5 * 127.5
-    assert float(parts["psnr"]) == pytest.approx(20 * math.log10(255 / rmse), rel=1e-5)
+    # Peak over error in bytes: 20 log10(255 / rmse), the mean over pictures.
+    rmse_B = (reconstruction - pixels).square().mean((1, 2, 3)).sqrt() * 127.5
+    psnr = sum(20 * math.log10(255 / float(rmse)) for rmse in rmse_B) / len(ids)
+    assert float(parts["psnr"]) == pytest.approx(psnr, rel=1e-5)
 
 
 def test_bf16_is_for_products_alone() -> None:

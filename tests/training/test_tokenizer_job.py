@@ -22,13 +22,13 @@ from tests.training.conftest import (
 )
 from vilg.data.order import batch_ids
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import load_samples
+from vilg.data.sources import load_pairs
 from vilg.errors import SettingError
 from vilg.images import to_pixels
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
-from vilg.tokenizer.losses import adaptive_weight, logit_laplace_loss
+from vilg.tokenizer.losses import adaptive_weight, logit_laplace_loss, pulls
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.loop import LoopConfig, Turn, take_turn, train
 from vilg.training.optim import build_optimizer, learning_rate
@@ -98,7 +98,7 @@ def test_the_adversarial_term_has_its_adaptive_weight() -> None:
     reconstruction = (made - pixels).abs().mean() + (made - pixels).square().mean()
     adversarial = -job.picture_loss.discriminator(made).mean()
     weight, *norms = adaptive_weight(
-        reconstruction, adversarial, job.tokenizer.decoder.conv_out.weight, lambda tensors: tensors
+        pulls(reconstruction, adversarial, job.tokenizer.decoder.conv_out.weight)
     )
     codebook = job.codebook.use.loss(quantizer, latent, ids_BHW)
     expected = reconstruction + 0.1 * commitment + codebook + 0.8 * weight * adversarial
@@ -204,7 +204,7 @@ def test_a_dvae_learns_the_emoji() -> None:
     recipe = experiments["emoji_dvae"]().tokenizer
     assert recipe is not None and isinstance(recipe.model, DVAEConfig)
     config = replace(recipe.model, image_size=32, channels=8, num_codes=64, code_dim=16)
-    pictures = load_pictures(load_samples(EMOJI, "train")[::50], config.image_size)
+    pictures = load_pictures(load_pairs(EMOJI, "train")[::50], config.image_size)
     assert len(pictures) > 100
     loop = LoopConfig(num_steps=40, batch_size=16)
     job = TokenizerJob(

@@ -181,7 +181,7 @@ class DataPack(IntoFolder):
     """name of the data set, which its shards are called after"""
 
     def run(self) -> None:
-        from vilg.data.pack_any import pack, packed
+        from vilg.data.pack import pack, packed
 
         self.check()
         whole = pack(

@@ -33,7 +33,7 @@ from vilg.images import contact_sheet, to_array
 from vilg.model.defaults import SamplingConfig
 from vilg.progress import Progress
 from vilg.sampling.clip import ClipRanker
-from vilg.sampling.edit import Part
+from vilg.sampling.edit import Redrawn
 from vilg.sampling.settings import Changes
 from vilg.text import TextError
 
@@ -182,7 +182,7 @@ class Edit:
     """
 
     image: Image.Image
-    part: Part
+    part: Redrawn
     raw: bool
 
     def notes(self) -> dict[str, str]:

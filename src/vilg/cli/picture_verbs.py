@@ -173,12 +173,12 @@ class Edit(Drawing):
         from vilg.cli import picture_files
         from vilg.cli.output import check_apart
         from vilg.images import BLACK, open_picture
-        from vilg.sampling.edit import Part
+        from vilg.sampling.edit import Redrawn
 
         check_number(self.n)
         picture = open_picture(self.image)
         mask = open_picture(self.mask, ground=BLACK) if self.mask else None
-        part = Part(mask, self.first_row, self.share)
+        part = Redrawn(mask, self.first_row, self.share)
         jobs = picture_files.plan([clean(self.prompt)], self.n, self.seed, self.out)
         picture_files.check_preview(self.preview, jobs)
         for path in (self.preview, *(job.path for job in jobs)):

@@ -132,6 +132,12 @@ def targets(
     return inputs_RM, labels_RM, valid_RM & (text_R != NO_TEXT)[:, None]
 
 
+def num_targets(store: Store, text_R: NDArray[np.int64]) -> int:
+    """Return how many labels of `targets` count: every text's tokens, and its end."""
+    begins, ends = store.spans_of(text_R[text_R != NO_TEXT])
+    return int((ends - begins).sum()) + len(begins)
+
+
 def disturbed(
     store: Store,
     rows_B: NDArray[np.int64],

@@ -15,17 +15,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vilg.device import HOST, moved
+from vilg.device import HOST
 from vilg.model.patterns import KERNEL, Pattern, sees
 from vilg.model.segments import Grid, Layout, Modality, Role, with_padding
 
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
 # From queries, keys and values of a layer, each _BTHD, to what every query reads.
 Read = Callable[[Tensor, Tensor, Tensor], Tensor]
+# A pattern's way to read a whole layout, of which valid_BT is False on padding.
+Form = Callable[[Pattern, Layout, Tensor], Read]
 
 # On grids of fewer cells than this the dense form is taken: groups of queries are too small to be worth a
 # matrix product each (docs/lab/decisions/0008, at width 256: 0.3-0.5x at 64 cells, 0.5-1.1x at 256).
@@ -61,7 +67,14 @@ def with_kept_scores(q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, see_B1TS: T
 
 def attend_dense(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:
     """Return a pattern's reference form, every score computed and most of them masked."""
-    return masked(with_padding(moved(layout.visible(pattern), valid_BT.device), valid_BT))
+    return masked(with_padding(_visible(pattern, layout, valid_BT.device), valid_BT))
+
+
+# Masks are made once a layout and device. What is kept of them is never read by autograd itself, so one that was
+# made under inference mode does no harm.
+@lru_cache(maxsize=64)
+def _visible(pattern: Pattern, layout: Layout, device: torch.device) -> Tensor:
+    return layout.visible(pattern, device)
 
 
 def attend(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:
@@ -93,17 +106,21 @@ def _text_read(layout: Layout, i: int, valid_BT: Tensor) -> _SegmentRead:
     if layout.segments[i].length == 0:  # the null prompt, where a batch has no other
         return lambda q, k, v: q[i]
     ends = [0, *accumulate(layout.lengths)]
-    see_QT = layout.visible_by_role(slice(ends[i], ends[i + 1]))
     # A text reads whole segments, but its own up to itself; those after the last that it reads are cut.
-    read = [j for j, length in enumerate(layout.lengths) if length and see_QT[-1, ends[j]]]
-    num_read = read[-1] + 1
-    see_B1QS = with_padding(moved(see_QT, valid_BT.device), valid_BT, first=ends[i])[
-        ..., : ends[num_read]
-    ]
-    attention = masked(see_B1QS)
+    is_source = layout.segments[i].role is Role.SOURCE
+    sources = [j for j, s in enumerate(layout.segments) if s.role is Role.SOURCE and s.length]
+    num_read = 1 + (sources[-1] if is_source else max([i, *sources]))
+    see_QT = _visible_to_text(layout, ends[i], ends[i + 1], valid_BT.device)
+    attention = masked(with_padding(see_QT, valid_BT, first=ends[i])[..., : ends[num_read]])
     return lambda q, k, v: attention(
         q[i], torch.cat(tuple(k[:num_read]), dim=1), torch.cat(tuple(v[:num_read]), dim=1)
     )
+
+
+@lru_cache(maxsize=64)
+def _visible_to_text(layout: Layout, first: int, stop: int, device: torch.device) -> Tensor:
+    order_T = torch.arange(layout.length, device=device)
+    return layout.sees_by_role(order_T[first:stop, None], order_T[None, :])
 
 
 def _image_read(pattern: Pattern, layout: Layout, i: int, valid_BT: Tensor) -> _SegmentRead:
@@ -111,7 +128,7 @@ def _image_read(pattern: Pattern, layout: Layout, i: int, valid_BT: Tensor) -> _
     causal, grid = layout.segments[i].role is Role.TARGET, layout.grid
     reach, texts = window(pattern, grid.width, causal=causal), _visible_texts(layout, i)
     valid = valid_BT.split(layout.lengths, dim=1)
-    see_GQS = moved(window_mask(pattern, grid, causal), valid_BT.device)
+    see_GQS = window_mask(pattern, grid, causal, valid_BT.device)
     (G, Q, _), B = see_GQS.shape, len(valid_BT)
     see_BGQS = torch.cat(
         [
@@ -197,10 +214,44 @@ def window(pattern: Pattern, width: int, *, causal: bool) -> Window:
 
 
 @lru_cache(maxsize=64)
-def window_mask(pattern: Pattern, grid: Grid, causal: bool) -> Tensor:
+def window_mask(pattern: Pattern, grid: Grid, causal: bool, device: torch.device = HOST) -> Tensor:
     """Return see_GQS: whether the pattern lets a query read a key of its group's window."""
     reach = window(pattern, grid.width, causal=causal)
-    queries_1GQ = reach.group(torch.arange(grid.num_cells, device=HOST)[None], grid)
+    queries_1GQ = reach.group(torch.arange(grid.num_cells, device=device)[None], grid)
     keys_GS = torch.cat(reach.rows(queries_1GQ, fill=-1), dim=2)[0]
     queries_GQ1, keys_G1S = queries_1GQ[0, :, :, None], keys_GS[:, None, :]
     return sees(pattern, queries_GQ1, keys_G1S, grid.width, causal=causal) & (keys_G1S >= 0)
+
+
+def attend_flex(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:
+    """Return a pattern's form for CUDA: FlexAttention, which leaves out blocks of scores that are masked whole.
+
+    The relation itself is compiled into the kernel, and nothing is copied. On a CPU it is a slow reference without
+    gradients. Padding, which differs from batch to batch, is hidden score by score.
+    """
+    from torch.nn.attention.flex_attention import flex_attention
+
+    is_cuda = valid_BT.device.type == "cuda"
+    flex = torch.compile(flex_attention, dynamic=False) if is_cuda else flex_attention
+    block_mask = _block_mask(pattern, layout, valid_BT.device)
+
+    def without_padding(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return torch.where(valid_BT[b, k] | (q == k), score, -torch.inf)
+
+    def read(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BTHD, v_BTHD))
+        return flex(q, k, v, score_mod=without_padding, block_mask=block_mask).transpose(1, 2)
+
+    return read
+
+
+@lru_cache(maxsize=64)
+def _block_mask(pattern: Pattern, layout: Layout, device: torch.device) -> "BlockMask":
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return layout.sees(pattern, q, k)
+
+    T = layout.length
+    with torch.inference_mode(False):  # autograd keeps it
+        return create_block_mask(sees, None, None, T, T, device=device)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vilg.config import check_counts, later_key, require
 from vilg.device import moved
-from vilg.model.attend import FEWEST_CELLS, Read, attend, attend_dense
+from vilg.model.attend import FEWEST_CELLS, Form, Read, attend, attend_dense
 from vilg.model.patterns import Pattern
 from vilg.model.segments import Grid, Layout, Modality, Role, Segment
 from vilg.model.transformer import Transformer
@@ -60,7 +60,14 @@ class GeneratorConfig:
 
 
 class Generator(nn.Module):
-    """One set of weights; the layout of segments decides what it does."""
+    """One set of weights; the layout of segments decides what it does.
+
+    Attributes:
+        form: how whole layouts are read; None takes `attend`, or `attend_dense` on small grids. A training that
+            is compiled for CUDA sets `attend_flex`.
+    """
+
+    form: Form | None = None
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
@@ -136,7 +143,7 @@ class Generator(nn.Module):
             valid_BT: False at padding, which only texts have: pictures are whole.
         """
         patterns = self.config.patterns
-        form = attend if layout.grid.num_cells >= FEWEST_CELLS else attend_dense
+        form = self.form or (attend if layout.grid.num_cells >= FEWEST_CELLS else attend_dense)
         by_pattern = {pattern: form(pattern, layout, valid_BT) for pattern in set(patterns)}
         return [by_pattern[pattern] for pattern in patterns]
 
@@ -281,5 +288,4 @@ def text_target_log_probs(
     log_probs_P = -F.cross_entropy(
         generator.text_logits(states_PC).float(), labels_RM.flatten()[place_P], reduction="none"
     )
-    nothing = torch.zeros(R * M, dtype=torch.float32, device=device)
-    return nothing.index_put((place_P,), log_probs_P).view(R, M)
+    return log_probs_P.new_zeros(R * M).index_put((place_P,), log_probs_P).view(R, M)

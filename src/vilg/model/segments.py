@@ -11,17 +11,17 @@ list of segments, never a branch in the transformer.
 Shape letters: B batch, T positions, Q query positions, S key positions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from vilg.device import HOST
 from vilg.model.patterns import Pattern
-from vilg.model.patterns import mask as pattern_mask
+from vilg.model.patterns import sees as pattern_sees
 
 
 class Modality(StrEnum):
@@ -118,57 +118,49 @@ class Layout:
                 yield segment, slice(low - start, high - start), slice(low - first, high - first)
             first = last
 
-    @cached_property
-    def is_target_T(self) -> Tensor:
-        return self._by_segment([s.role is Role.TARGET for s in self.segments])
+    def _of(self, positions: Tensor, values: Sequence[int]) -> Tensor:
+        """Return what the segment of each position has, by comparisons alone: in any kernel, on any device."""
+        found = torch.full_like(positions, values[0])
+        for first, value in zip(accumulate(self.lengths), values[1:], strict=False):
+            found = torch.where(positions >= first, value, found)
+        return found
 
-    @cached_property
-    def is_image_T(self) -> Tensor:
-        return self._by_segment([s.modality is Modality.IMAGE for s in self.segments])
+    def _is_target(self, positions: Tensor) -> Tensor:
+        return self._of(positions, [s.role is Role.TARGET for s in self.segments]) > 0
 
-    @cached_property
-    def branch_T(self) -> Tensor:
-        return self._by_segment([s.branch for s in self.segments])
-
-    @cached_property
-    def cell_T(self) -> Tensor:
-        """The cell of each image position; 0, and never used, at text."""
-        places = [torch.arange(length, device=HOST) for length in self.lengths]
-        return torch.cat(places) * self.is_image_T
-
-    def _by_segment(self, values: list[bool] | list[int]) -> Tensor:
-        """Repeat a value of each segment at its positions. Masks are made on the host, whatever is set."""
-        return torch.tensor(values, device=HOST).repeat_interleave(
-            torch.tensor(self.lengths, device=HOST)
-        )
-
-    def visible_by_role(self, queries: slice) -> Tensor:
-        """Return see_QT of these query positions.
+    def sees_by_role(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return, for positions of any shapes that broadcast, whether the roles let the one read the other.
 
         A source sees sources; a target sees sources and earlier targets of its branch.
         """
-        order_T = torch.arange(self.length, device=HOST)
-        target_QT = self.is_target_T[queries, None] & self.is_target_T[None, :]
-        earlier_QT = order_T[None, :] <= order_T[queries, None]
-        branch_QT = self.branch_T[queries, None] == self.branch_T[None, :]
-        return ~self.is_target_T[None, :] | (target_QT & branch_QT & earlier_QT)
+        branches = [segment.branch for segment in self.segments]
+        same_branch = self._of(query, branches) == self._of(key, branches)
+        goes_on = self._is_target(query) & same_branch & (key <= query)
+        return ~self._is_target(key) | goes_on
 
-    def visible(self, pattern: Pattern) -> Tensor:
-        """Return see_TT: True where the query position (first) may read the key position.
+    def sees(self, pattern: Pattern, query: Tensor, key: Tensor) -> Tensor:
+        """Return, for positions of any shapes that broadcast, whether the one may read the other.
 
         Query q sees key k if and only if the roles allow it (source sees source; target sees source
         and earlier target of its branch) and, when both sit on image cells, the pattern allows it. An edge with
         text at either end is dense.
         """
+        is_image = [segment.modality is Modality.IMAGE for segment in self.segments]
+        both_image = (self._of(query, is_image) > 0) & (self._of(key, is_image) > 0)
+        first_cell = sum(self.lengths[: is_image.index(True)]) if any(is_image) else 0
         causal, two_way = (
-            pattern_mask(pattern, self.grid.height, self.grid.width, causal=is_causal)[
-                self.cell_T[:, None], self.cell_T[None, :]
-            ]
+            pattern_sees(
+                pattern, query - first_cell, key - first_cell, self.grid.width, causal=is_causal
+            )
             for is_causal in (True, False)
         )
-        cells_TT = torch.where(self.is_target_T[:, None], causal, two_way)
-        both_image_TT = self.is_image_T[:, None] & self.is_image_T[None, :]
-        return self.visible_by_role(slice(None)) & (cells_TT | ~both_image_TT)
+        cells = torch.where(self._is_target(query), causal, two_way)
+        return self.sees_by_role(query, key) & (cells | ~both_image)
+
+    def visible(self, pattern: Pattern, device: torch.device = HOST) -> Tensor:
+        """Return see_TT: `sees` of every pair of positions."""
+        order_T = torch.arange(self.length, device=device)
+        return self.sees(pattern, order_T[:, None], order_T[None, :])
 
 
 def with_padding(see_QT: Tensor, valid_BT: Tensor, first: int = 0) -> Tensor:

@@ -2,7 +2,8 @@
 
 A quantizer is pure; these modules hold what a codebook needs besides while it is trained, quantize a
 batch, and after the optimizer's step let the codes follow. Their state belongs to the checkpoint, not
-to the model. Counts, sums and restarts are over all processes, so that N processes equal one.
+to the model. Counts, sums and restarts are over all processes and micro-batches, so that any split equals
+one batch, and which codes restart is never asked by the host, so that a device is never waited for.
 
 Shape letters: B batch, D code dimension, H W grid, K codes, P = B*H*W positions.
 """
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vilg.config import require
-from vilg.parallel import num_processes, sum_over_processes, this_process
+from vilg.parallel import WHOLE, Share, num_processes, sum_over_processes
 from vilg.randomness import bits, uniforms
 from vilg.tokenizer.quantizers import GumbelQuantizer, Quantizer, VectorQuantizer
 
@@ -110,8 +111,10 @@ class CodeUse(nn.Module):
 
     def count(self, ids_BHW: Tensor) -> Tensor:
         """Take in a batch; return the codes that are dead now, as a mask over K."""
-        K = len(self.counts_K)
-        chosen_K = torch.bincount(ids_BHW.flatten(), minlength=K).to(self.counts_K.dtype)
+        K, ids_P = len(self.counts_K), ids_BHW.flatten()
+        chosen_K = torch.zeros_like(self.counts_K).index_add_(
+            0, ids_P, self.counts_K.new_ones(1).expand(len(ids_P))
+        )
         total = ids_BHW.numel() * num_processes()
         share_K = sum_over_processes(chosen_K) / total
         self.counts_K.lerp_(share_K, 1 - self.decay)
@@ -119,51 +122,71 @@ class CodeUse(nn.Module):
         return self.counts_K < self.restart_below / K
 
     def restart_vectors(
-        self, z_BDHW: Tensor, error_BHW: Tensor, num_dead: int, seed: int, step: int
+        self,
+        z_BDHW: Tensor,
+        error_BHW: Tensor,
+        num: int,
+        seed: int,
+        step: int,
+        places_B: NDArray[np.int64],
     ) -> Tensor:
         """Draw different vectors of the whole batch, wherever they lie, by their squared error.
 
         As in k-means++ (Arthur and Vassilvitskii 2007): a code is added where codes are missing. Drawn
         evenly, half of all restarts would go to plain background, which needs one.
 
+        Args:
+            places_B: of the pictures in the batch of all processes.
+
         Returns:
-            vectors_RD: fewer than `num_dead` if the batch has fewer positions.
+            vectors_RD, the first drawn first: fewer than `num` if the batch has fewer positions.
         """
-        B, D, H, W = z_BDHW.shape
-        N = num_processes()
-        samples = np.arange(B) * N + this_process()  # `parallel.own_share` takes every Nth
-        positions_BP = samples[:, None] * H * W + np.arange(H * W)
-        uniform_BP = torch.from_numpy(uniforms(seed, "restart", step, positions_BP))
+        B, _, H, W = z_BDHW.shape
+        device, num_positions = z_BDHW.device, B * num_processes() * H * W
+        positions_P = (places_B[:, None] * H * W + np.arange(H * W)).flatten()
+        clocks_P = -np.log1p(-uniforms(seed, "restart", step, positions_P))
         # A race of exponential clocks whose rates are the errors; the first ones win.
-        times_BP = -(1 - uniform_BP).log() / error_BHW.detach().flatten(1).double().clamp_min(1e-30)
-        all_times = torch.zeros(B * N * H * W, dtype=torch.float64)
-        all_times[torch.from_numpy(positions_BP)] = times_BP
-        winners = sum_over_processes(all_times).topk(min(num_dead, B * N * H * W), largest=False)
-        sample, cell = winners.indices // (H * W), winners.indices % (H * W)
-        here = sample % N == this_process()
-        vectors = torch.zeros(len(sample), D, dtype=z_BDHW.dtype, device=z_BDHW.device)
-        vectors[here] = batch_rows(z_BDHW)[(sample // N * H * W + cell)[here]]
-        return sum_over_processes(vectors)
+        rates_P = error_BHW.detach().flatten().float().clamp_min(1e-30)
+        own_P = torch.from_numpy(positions_P).to(device)
+        times = torch.zeros(num_positions, device=device)
+        times[own_P] = torch.from_numpy(clocks_P).to(device, torch.float32) / rates_P
+        winners_R = sum_over_processes(times).topk(min(num, num_positions), largest=False).indices
+        rows = torch.full((num_positions,), -1, device=device)  # of this process's vectors
+        rows[own_P] = torch.arange(len(own_P), device=device)
+        rows_R1 = rows[winners_R][:, None]
+        vectors_RD = batch_rows(z_BDHW)[rows_R1[:, 0].clamp_min(0)]
+        return sum_over_processes(vectors_RD.where(rows_R1 >= 0, 0.0))
 
     def restarts(
-        self, quantizer: VectorQuantizer, z_BDHW: Tensor, ids_BHW: Tensor, seed: int, step: int
+        self,
+        quantizer: VectorQuantizer,
+        z_BDHW: Tensor,
+        ids_BHW: Tensor,
+        seed: int,
+        step: int,
+        places_B: NDArray[np.int64],
     ) -> tuple[Tensor, Tensor]:
-        """Take in a batch; return the ids of dead codes, as many as it can revive, and their new vectors."""
-        dead_R = self.count(ids_BHW).nonzero()[: ids_BHW.numel() * num_processes(), 0]
-        if not len(dead_R):
-            return dead_R, z_BDHW.new_empty(0, z_BDHW.shape[1])
-        self.counts_K[dead_R] = 1.0 / len(self.counts_K)
-        error_BHW = (z_BDHW - quantizer.lookup(ids_BHW)).square().sum(dim=1)
-        return dead_R, self.restart_vectors(z_BDHW, error_BHW, len(dead_R), seed, step)
+        """Take in a batch; return which codes restart, as many dead ones as it can revive, and at what.
 
-    def values(self, num_restarts: int) -> dict[str, float]:
+        Returns:
+            revived_K1, and vectors_KD, which count where that is True.
+        """
+        K, dead_K = len(self.counts_K), self.count(ids_BHW)
+        error_BHW = (z_BDHW - quantizer.lookup(ids_BHW)).square().sum(dim=1)
+        vectors_RD = self.restart_vectors(z_BDHW, error_BHW, K, seed, step, places_B)
+        order_K = dead_K.cumsum(0) - 1
+        revived_K = dead_K & (order_K < len(vectors_RD))
+        self.counts_K.masked_fill_(revived_K, 1.0 / K)
+        return revived_K[:, None], vectors_RD[order_K.clamp(0, len(vectors_RD) - 1)]
+
+    def values(self, num_restarts: Tensor) -> dict[str, Tensor]:
         """Return usage (share of codes used enough to live), perplexity of the use (codes), restarts."""
         K = len(self.use_K)
         entropy = -(self.use_K * self.use_K.clamp_min(1e-12).log()).sum()
         return {
-            "usage": float((self.use_K >= self.restart_below / K).double().mean()),
-            "perplexity": float(entropy.exp()),
-            "restarts": float(num_restarts),
+            "usage": (self.use_K >= self.restart_below / K).float().mean(),
+            "perplexity": entropy.exp(),
+            "restarts": num_restarts.float(),
         }
 
 
@@ -179,8 +202,14 @@ class CodebookAverages(CodeUse):
 
     @torch.no_grad()
     def update(
-        self, quantizer: VectorQuantizer, z_BDHW: Tensor, ids_BHW: Tensor, seed: int, step: int
-    ) -> dict[str, float]:
+        self,
+        quantizer: VectorQuantizer,
+        z_BDHW: Tensor,
+        ids_BHW: Tensor,
+        seed: int,
+        step: int,
+        places_B: NDArray[np.int64],
+    ) -> dict[str, Tensor]:
         """Move the codes towards the vectors that chose them and restart the dead ones."""
         K = len(self.sums_KD)
         z_BDHW = quantizer.normalise(z_BDHW.float(), dim=1)
@@ -188,11 +217,11 @@ class CodebookAverages(CodeUse):
         sums_KD.index_add_(0, ids_BHW.flatten(), batch_rows(z_BDHW))
         total = ids_BHW.numel() * num_processes()
         self.sums_KD.lerp_(sum_over_processes(sums_KD) / total, 1 - self.decay)
-        dead_R, vectors_RD = self.restarts(quantizer, z_BDHW, ids_BHW, seed, step)
-        self.sums_KD[dead_R] = vectors_RD / K
+        revived_K1, vectors_KD = self.restarts(quantizer, z_BDHW, ids_BHW, seed, step, places_B)
+        self.sums_KD.copy_((vectors_KD / K).where(revived_K1, self.sums_KD))
         means_KD = self.sums_KD / self.counts_K[:, None].clamp_min(1e-12)
         quantizer.codebook_KD.copy_(quantizer.normalise(means_KD, dim=-1))
-        return self.values(len(dead_R))
+        return self.values(revived_K1.sum())
 
 
 class CodebookGradients(CodeUse):
@@ -210,27 +239,41 @@ class CodebookGradients(CodeUse):
 
     @torch.no_grad()
     def update(
-        self, quantizer: VectorQuantizer, z_BDHW: Tensor, ids_BHW: Tensor, seed: int, step: int
-    ) -> dict[str, float]:
+        self,
+        quantizer: VectorQuantizer,
+        z_BDHW: Tensor,
+        ids_BHW: Tensor,
+        seed: int,
+        step: int,
+        places_B: NDArray[np.int64],
+    ) -> dict[str, Tensor]:
         """Hand the moved weights to the quantizer and restart the dead ones."""
         z_BDHW = quantizer.normalise(z_BDHW.float(), dim=1)
-        dead_R, vectors_RD = self.restarts(quantizer, z_BDHW, ids_BHW, seed, step)
-        self.weight_KD[dead_R] = vectors_RD
-        self.weight_KD.copy_(quantizer.normalise(self.weight_KD, dim=-1))
+        revived_K1, vectors_KD = self.restarts(quantizer, z_BDHW, ids_BHW, seed, step, places_B)
+        weight_KD = vectors_KD.where(revived_K1, self.weight_KD)
+        self.weight_KD.copy_(quantizer.normalise(weight_KD, dim=-1))
         quantizer.codebook_KD.copy_(self.weight_KD)
-        return self.values(len(dead_R))
+        return self.values(revived_K1.sum())
 
 
 def gumbel_noise(
-    seed: int, step: int, sample_ids: NDArray[np.int64], shape_KHW: torch.Size
+    seed: int,
+    step: int,
+    sample_ids: NDArray[np.int64],
+    shape_KHW: torch.Size,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - it never changes
 ) -> Tensor:
-    """Return standard Gumbel noise_BKHW: a function of (seed, step, sample), whatever the batch is."""
-    rows = []
+    """Return standard Gumbel noise_BKHW: a function of (seed, step, sample), whatever the batch is.
+
+    Drawn on the device, each kind of which has numbers of its own.
+    """
+    drawn_on = torch.device("cpu") if device.type == "meta" else device
+    generator, rows = torch.Generator(drawn_on), []
     for state in bits(seed, "gumbel", step, sample_ids):
-        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        uniform_KHW = torch.rand(shape_KHW, generator=generator).clamp_min(1e-20)
+        generator.manual_seed(int(state >> np.uint64(1)))
+        uniform_KHW = torch.rand(shape_KHW, generator=generator, device=drawn_on).clamp_min(1e-20)
         rows.append(-(-uniform_KHW.log()).log())
-    return torch.stack(rows)
+    return torch.stack(rows).to(device)
 
 
 def relax(
@@ -284,7 +327,8 @@ class CodebookTraining(nn.Module):
             self.use = CodebookAverages(quantizer, *rules)
         else:
             self.use = CodebookGradients(quantizer, *rules)
-        self._last: tuple[Tensor, Tensor] | None = None
+        # What a step has seen, share by share: vectors and their codes.
+        self._seen: dict[Share, tuple[Tensor, Tensor]] = {}
 
     def forward(
         self,
@@ -293,20 +337,21 @@ class CodebookTraining(nn.Module):
         step: int,
         sample_ids: NDArray[np.int64],
         num_pixel_values: int,
+        share: Share = WHOLE,
     ) -> Quantized:
-        """Quantize the encoder's vectors of a batch.
+        """Quantize the encoder's vectors of a batch, or of a share of it; losses are means over it.
 
         Args:
             sample_ids: of the batch's samples, for noise that belongs to the sample.
             num_pixel_values: of one picture, channels included.
         """
         if isinstance(quantizer, GumbelQuantizer):
-            return self._relaxed(quantizer, z_BDHW, step, sample_ids, num_pixel_values)
+            return self._relaxed(quantizer, z_BDHW, step, sample_ids, num_pixel_values, share)
         codes_BDHW, ids_BHW, commitment = quantizer(z_BDHW)
         loss = self.config.commitment * commitment
         if isinstance(self.use, CodebookGradients):
             loss = loss + self.use.loss(quantizer, z_BDHW, ids_BHW)
-        self._last = (z_BDHW.detach(), ids_BHW)
+        self._seen[share] = (z_BDHW.detach(), ids_BHW)
         return Quantized(codes_BDHW, ids_BHW, loss, {"commitment": commitment.detach()})
 
     def _relaxed(
@@ -316,6 +361,7 @@ class CodebookTraining(nn.Module):
         step: int,
         sample_ids: NDArray[np.int64],
         num_pixel_values: int,
+        share: Share,
     ) -> Quantized:
         config = self.config
         temperature = cosine_schedule(
@@ -323,22 +369,26 @@ class CodebookTraining(nn.Module):
         )
         weight = cosine_schedule(0.0, config.kl, config.kl_steps, step)
         shape_KHW = torch.Size((len(quantizer.codebook_KD), *z_BDHW.shape[2:]))
-        noise_BKHW = gumbel_noise(self.seed, step, sample_ids, shape_KHW).to(z_BDHW.device)
+        noise_BKHW = gumbel_noise(self.seed, step, sample_ids, shape_KHW, z_BDHW.device)
         codes_BDHW, ids_BHW, kl_B = relax(
             quantizer, z_BDHW, noise_BKHW, temperature, config.straight_through
         )
         kl = kl_B.mean() / num_pixel_values
         with torch.no_grad():  # a finished model's tokens have no noise, nor has their use
-            self._last = (z_BDHW.detach(), quantizer.ids(z_BDHW))
+            self._seen[share] = (z_BDHW.detach(), quantizer.ids(z_BDHW))
         return Quantized(codes_BDHW, ids_BHW, weight * kl, {"kl": kl.detach()})
 
     @torch.no_grad()
-    def follow(self, quantizer: Quantizer, step: int) -> dict[str, float]:
+    def follow(self, quantizer: Quantizer, step: int) -> dict[str, Tensor]:
         """After the optimizer's step: let nearest codes follow the batch that was just seen."""
-        assert self._last is not None, "no batch has been quantized"
-        z_BDHW, ids_BHW = self._last
+        assert self._seen, "no batch has been quantized"
+        z_BDHW, ids_BHW = (torch.cat(parts) for parts in zip(*self._seen.values(), strict=True))
+        places_B = np.concatenate(
+            [share.index + share.of * np.arange(len(ids)) for share, (_, ids) in self._seen.items()]
+        )
+        self._seen = {}
         if isinstance(self.use, CodebookAverages | CodebookGradients):
             assert isinstance(quantizer, VectorQuantizer)
-            return self.use.update(quantizer, z_BDHW, ids_BHW, self.seed, step)
+            return self.use.update(quantizer, z_BDHW, ids_BHW, self.seed, step, places_B)
         self.use.count(ids_BHW)
-        return self.use.values(num_restarts=0)
+        return self.use.values(num_restarts=torch.zeros((), device=ids_BHW.device))

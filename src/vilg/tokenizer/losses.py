@@ -5,8 +5,6 @@ Pixel likelihood of the dVAE, the adversarial terms of the VQGAN, and the weight
 Shape letters: B batch, Y X pixels, P positions of the discriminator's map.
 """
 
-from collections.abc import Callable, Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,28 +60,30 @@ def r1_penalty(real_BP: Tensor, pixels_B3YX: Tensor) -> Tensor:
     return 0.5 * slope_B3YX.square().sum((1, 2, 3)).mean() / real_BP.shape[1]
 
 
-def adaptive_weight(
-    reconstruction_loss: Tensor,
-    adversarial_loss: Tensor,
-    last_layer: Tensor,
-    mean: Callable[[Sequence[Tensor]], list[Tensor]],
-    limit: float = 1e4,
-) -> tuple[Tensor, Tensor, Tensor]:
+def pulls(reconstruction_loss: Tensor, adversarial_loss: Tensor, last_layer: Tensor) -> Tensor:
+    """Return both losses' gradients at the weight of the decoder's last convolution, one after the other.
+
+    They add up: of a batch in shares they are the sum of its shares'.
+    """
+    return torch.stack(
+        [
+            torch.autograd.grad(loss, last_layer, retain_graph=True)[0]
+            for loss in (reconstruction_loss, adversarial_loss)
+        ]
+    )
+
+
+def adaptive_weight(pulls: Tensor, limit: float = 1e4) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weight at which both losses pull equally at the last layer (VQGAN, eq. 7).
 
     lambda = |d rec / d last| / (|d adv / d last| + 1e-4), at most `limit` (VQGAN: 1e4), without gradient.
 
     Args:
-        last_layer: weight of the decoder's last convolution.
-        mean: takes the mean of tensors over all processes, so that the norms are the batch's.
+        pulls: of the whole batch.
 
     Returns:
         lambda, and the two norms.
     """
-    gradients = [
-        torch.autograd.grad(loss, last_layer, retain_graph=True)[0]
-        for loss in (reconstruction_loss, adversarial_loss)
-    ]
-    reconstruction_norm, adversarial_norm = (gradient.norm() for gradient in mean(gradients))
+    reconstruction_norm, adversarial_norm = pulls[0].norm(), pulls[1].norm()
     weight = (reconstruction_norm / (adversarial_norm + 1e-4)).clamp(0.0, limit)
     return weight, reconstruction_norm, adversarial_norm

@@ -4,6 +4,7 @@ L = L_txt2img + L_img2txt + L_rec, with equal weights: cross-entropy a token, an
 loss a pixel. The image tokenizer stays as it is: its ids are data.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,9 @@ from torch import Tensor
 from vilg.images import to_pictures, to_pixels
 from vilg.model.generator import GeneratorConfig
 from vilg.model.reconstructor import Reconstructor
+from vilg.parallel import WHOLE, Share
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
-from vilg.training.picture_loss import PictureLoss, PictureLossConfig, check_fits
+from vilg.training.picture_loss import Made, PictureLoss, PictureLossConfig, check_fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +67,23 @@ class EndToEnd:
         raw = self.reconstructor(states_BNC, self.grid).float()
         return raw, self.image_tokenizer.to_image(raw)
 
+    def _made_of(self, states_BNC: Tensor, ids: NDArray[np.int64]) -> Made:
+        pixels = to_pixels(self.pictures_SYX3[ids]).to(states_BNC.device)
+        return *self._made(states_BNC), pixels
+
+    def weigh(self, step: int, parts: Iterable[tuple[Tensor, NDArray[np.int64]]]) -> None:
+        """Balance the adversarial term of a step in several micro-batches (`PictureLoss.weigh`).
+
+        Args:
+            parts: states and ids of each, as `loss` has them.
+        """
+        made_of = (self._made_of(states, ids) for states, ids in parts)
+        self.picture_loss.weigh(step, made_of, self.reconstructor.decoder)
+
     def loss(
-        self, step: int, states_BNC: Tensor, ids: NDArray[np.int64]
+        self, step: int, states_BNC: Tensor, ids: NDArray[np.int64], share: Share = WHOLE
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return L_rec of a batch's pictures and its parts.
+        """Return L_rec of a batch's pictures and its parts, or a share's part of them.
 
         Args:
             states_BNC: the last layer's at z_1 .. z_N of the true tokens.
@@ -76,6 +91,5 @@ class EndToEnd:
         """
         if self.config.detach_states:
             states_BNC = states_BNC.detach()
-        raw, made = self._made(states_BNC)
-        pixels = to_pixels(self.pictures_SYX3[ids])
-        return self.picture_loss(step, raw, made, pixels, self.reconstructor.decoder)
+        made_of = self._made_of(states_BNC, ids)
+        return self.picture_loss(step, made_of, self.reconstructor.decoder, share)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vilg.config import require
-from vilg.data.batches import choose_captions, choose_prompts, disturbed, padded, targets
+from vilg.data.batches import (
+    choose_captions,
+    choose_prompts,
+    disturbed,
+    num_targets,
+    padded,
+    targets,
+)
 from vilg.data.order import batch_ids
 from vilg.data.store import Store
 from vilg.images import contact_sheet
@@ -24,7 +32,7 @@ from vilg.model.generator import (
     text_target_log_probs,
     text_to_image_states,
 )
-from vilg.parallel import mean_over_processes, num_processes, own_share
+from vilg.parallel import WHOLE, Share, check_divides, own_shares, sum_over_processes
 from vilg.randomness import integers
 from vilg.sampling.images import draw_images
 from vilg.sampling.texts import generate_texts
@@ -97,12 +105,9 @@ def check_end_to_end(loss: GeneratorLossConfig) -> None:
     )
 
 
-def _share(batch: NDArray[np.int64], share: float) -> NDArray[np.int64]:
-    """Return this process's part of a share of the batch; 0 is nothing, else at least one pair.
-
-    The order is random, so the first pairs of a batch are as good as any.
-    """
-    return own_share(batch[: max(1, round(share * len(batch))) if share else 0])
+def _head(batch: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """Return the first pairs of a batch, which its random order makes as good as any; none or at least one."""
+    return batch[: max(1, round(share * len(batch))) if share else 0]
 
 
 # (step, ids of pairs) to image_ids_BN.
@@ -133,6 +138,12 @@ class GeneratorJob:
         encode_described: StepTokens | None = None,
         encode_prefix: StepTokens | None = None,
     ):
+        pairs = np.arange(loop.batch_size)
+        for what, share in (
+            ("pairs a step drawn", loss.text_to_image_share),
+            ("pairs a step described", loss.image_to_text_share),
+        ):
+            check_divides(what, len(_head(pairs, share)), loop.accumulate)
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(loop.seed)
             self.generator = Generator(config)
@@ -154,11 +165,14 @@ class GeneratorJob:
         self._language_ids = np.array([tokenizer.language_id(lang) for lang in LANGUAGES])
         self.decode = decode
         self.encode_described, self.encode_prefix = encode_described, encode_prefix
-        # Norms of what the losses of tokens and pixels send back into the generator's last states.
-        self._state_grads: dict[str, float] = {}
+        # Squared norms of what the losses of tokens and pixels send back into the generator's last states.
+        self._state_squares: dict[str, Tensor] = {}
+
+    def _on_device(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.generator.device)
 
     def _encoded(self, encode: StepTokens | None, step: int, rows: NDArray[np.int64]) -> Tensor:
-        return encode(step, rows) if encode else torch.from_numpy(self.store.image_ids(rows))
+        return encode(step, rows) if encode else self._on_device(self.store.image_ids(rows))
 
     def _inputs(self, step: int, rows: NDArray[np.int64]) -> Tensor:
         """Return the image tokens that the pairs of a batch are drawn after, inputs_BN."""
@@ -166,26 +180,29 @@ class GeneratorJob:
         if not self.config.disturbed:
             return own_BN
         seed, share = self.loop.seed, self.config.disturbed
-        return torch.from_numpy(disturbed(self.store, rows, own_BN.numpy(), seed, step, share))
+        return self._on_device(disturbed(self.store, rows, own_BN.numpy(), seed, step, share))
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return L_txt2img + L_img2txt of the step's batch, and + L_rec end to end."""
+    def loss(self, step: int, share: Share = WHOLE) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return L_txt2img + L_img2txt of the step's batch, and + L_rec end to end.
+
+        Args:
+            share: of the batch, whose part of these sums is returned: each is divided by the batch's own count.
+        """
         batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.store))
-        drawn = _share(batch, self.config.text_to_image_share)
-        described = _share(batch, self.config.image_to_text_share)
-        total = torch.zeros(())
+        drawn = _head(batch, self.config.text_to_image_share)
+        described = _head(batch, self.config.image_to_text_share)
+        losses: list[Tensor] = []
         values: dict[str, Tensor] = {}
         if len(drawn):
-            loss, parts = self._text_to_image_loss(step, drawn)
-            total, values = total + loss, values | parts
+            loss, parts = self._text_to_image_loss(step, drawn, share)
+            losses, values = [*losses, loss], values | parts
         if len(described):
-            loss, parts = self._image_to_text_loss(step, described)
-            total, values = total + loss, values | parts
-        return total, values
+            loss, parts = self._image_to_text_loss(step, described, share)
+            losses, values = [*losses, loss], values | parts
+        return torch.stack(losses).sum(), values
 
-    def _text_to_image_loss(
-        self, step: int, ids: NDArray[np.int64]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _drawn_states(self, step: int, ids: NDArray[np.int64]) -> Tensor:
+        """Return the states at [start], z_1 .. z_N of pairs after their prompts."""
         prompts = padded(
             self.store,
             choose_prompts(
@@ -197,66 +214,85 @@ class GeneratorJob:
                 prompt_share=self.config.prompt_share,
             ),
         )
-        text_BM, valid_BM = map(torch.from_numpy, prompts)
-        states_BTC = text_to_image_states(
-            self.generator, text_BM, valid_BM, self._inputs(step, ids)
-        )
+        text_BM, valid_BM = map(self._on_device, prompts)
+        return text_to_image_states(self.generator, text_BM, valid_BM, self._inputs(step, ids))
+
+    def _text_to_image_loss(
+        self, step: int, drawn: NDArray[np.int64], share: Share
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.end_to_end is not None:
+            self._weigh(step, drawn, share)
+        ids = share.part(drawn)
+        states_BTC = self._drawn_states(step, ids)
         image_BN = image_token_log_probs(
             self.generator,
             self._tapped(states_BTC, "t2i"),
-            torch.from_numpy(self.store.image_ids(ids)),
+            self._on_device(self.store.image_ids(ids)),
         )
-        t2i = -image_BN.mean()
-        total = -image_BN.sum() / len(ids) if self.config.tokens_summed else t2i
+        log_prob = image_BN.sum() / len(drawn)  # of a picture
+        t2i = -log_prob / image_BN.shape[1]
+        total = -log_prob if self.config.tokens_summed else t2i
         values = {"t2i": t2i.detach()}
         if self.end_to_end is not None:
             states_BNC = self._tapped(states_BTC, "rec")[:, 1:]
-            rec, parts = self.end_to_end.loss(step, states_BNC, ids)
+            rec, parts = self.end_to_end.loss(step, states_BNC, ids, share)
             total, values = total + rec, values | {"rec": rec.detach()} | parts
         return total, values
 
+    def _weigh(self, step: int, drawn: NDArray[np.int64], share: Share) -> None:
+        """Before the first of several micro-batches, see all of them once: `PictureLoss.weigh`."""
+        own = own_shares(self.loop.accumulate)
+        if self.end_to_end is None or share != own[0] or len(own) == 1:
+            return
+
+        def states(ids: NDArray[np.int64]) -> Tensor:
+            with torch.no_grad():
+                return self._drawn_states(step, ids)[:, 1:]
+
+        parts = (share.part(drawn) for share in own)
+        self.end_to_end.weigh(step, ((states(ids), ids) for ids in parts))
+
     def _image_to_text_loss(
-        self, step: int, ids: NDArray[np.int64]
+        self, step: int, described: NDArray[np.int64], share: Share
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        texts_R, langs_R = choose_captions(
-            self.store, ids, self.loop.seed, step, self.config.texts_per_picture
-        )
+        num_texts = self.config.texts_per_picture
+        # Texts differ in length, and the mean is over tokens: those of the whole batch are counted.
+        all_R, all_langs_R = choose_captions(self.store, described, self.loop.seed, step, num_texts)
+        num_tokens = max(1, num_targets(self.store, all_R))  # a batch may have no captions at all
+        rows_R = share.part(np.arange(len(all_R)).reshape(-1, num_texts)).reshape(-1)
+        texts_R, langs_R = all_R[rows_R], all_langs_R[rows_R]
         inputs_RM, labels_RM, counts_RM = map(
-            torch.from_numpy, targets(self.store, texts_R, self._language_ids[langs_R])
+            self._on_device, targets(self.store, texts_R, self._language_ids[langs_R])
         )
         text_RM = text_target_log_probs(
             self.generator,
-            self._encoded(self.encode_described, step, ids),
+            self._encoded(self.encode_described, step, share.part(described)),
             inputs_RM,
             labels_RM,
             counts_RM,
         )
-        # Texts differ in length: over all processes too, the mean is over tokens.
-        (num_tokens,) = mean_over_processes([counts_RM.sum()])
-        i2t = -text_RM.sum() / num_tokens.clamp(min=1)  # a batch may have no captions at all
-        total = -text_RM.sum() / len(texts_R) if self.config.tokens_summed else i2t
+        i2t = -text_RM.sum() / num_tokens
+        total = -text_RM.sum() / len(all_R) if self.config.tokens_summed else i2t
         return total, {"i2t": i2t.detach()}
 
     def _tapped(self, states_BTC: Tensor, name: str) -> Tensor:
         """Return the same states, whose gradient's norm is noted under a name."""
         if self.end_to_end is None or not states_BTC.requires_grad:
             return states_BTC
-        self._state_grads[f"{name}_state_grad"] = 0.0  # stays, where no gradient comes back
+        key = f"{name}_state_grad"
+        self._state_squares.setdefault(key, torch.zeros((), device=states_BTC.device))
 
         def note(gradient: Tensor) -> None:
-            self._state_grads[f"{name}_state_grad"] = float(gradient.norm())
+            self._state_squares[key] = self._state_squares[key] + gradient.float().square().sum()
 
         branch_BTC = states_BTC.view_as(states_BTC)
         branch_BTC.register_hook(note)
         return branch_BTC
 
-    def after_step(self, step: int) -> dict[str, float]:
+    def after_step(self, step: int) -> dict[str, Tensor]:
         """Return the norms at the generator's last layer; everything here learns by gradients."""
-        # Each process's loss is a mean over its own share; the norm is that of the whole batch's.
-        squares = torch.tensor([norm**2 for norm in self._state_grads.values()])
-        (mean,) = mean_over_processes([squares])
-        norms = (mean / num_processes()).sqrt().tolist()
-        return dict(zip(self._state_grads, norms, strict=True))
+        squares, self._state_squares = self._state_squares, {}
+        return {name: sum_over_processes(value).sqrt() for name, value in squares.items()}
 
     def alarm(self, values: dict[str, float]) -> str | None:
         """Return a line for people when a discriminator has won."""

@@ -1,12 +1,15 @@
 """AdamW, its learning-rate schedule, and gradient clipping."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vilg.config import require
+from vilg.parallel import num_processes, sum_over_processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,48 @@ def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.AdamW
     ]
     betas = (config.betas[0], config.betas[1])
     return torch.optim.AdamW(groups, lr=config.peak_lr, betas=betas, fused=True)
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Sum every gradient over all processes; those of sharded weights are so already.
+
+    All of them at once, since each exchange waits for the slowest process. A fault here trains every process
+    apart: a weight that some have a gradient of and others don't is one.
+    """
+    gradients = [
+        weight.grad
+        for weight in parameters
+        if weight.grad is not None and not isinstance(weight, DTensor)
+    ]
+    if num_processes() == 1 or not gradients:
+        return
+    flat = sum_over_processes(torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def clip_gradients(modules: Sequence[nn.Module], longest: float) -> Tensor:
+    """Shorten the gradient of each module to a length; return the length that all had together.
+
+    Of weights that are sharded over processes too: nothing is read from a device.
+    """
+    norms = []
+    for module in modules:
+        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+        groups = [
+            [gradient for gradient in gradients if isinstance(gradient, DTensor) is is_sharded]
+            for is_sharded in (True, False)
+        ]
+        parts = [nn.utils.get_total_norm(group) for group in groups if group]
+        whole = [part.full_tensor() if isinstance(part, DTensor) else part for part in parts]
+        norm = torch.stack(whole).norm() if len(whole) > 1 else whole[0]
+        factor = (longest / (norm + 1e-6)).clamp(max=1.0)
+        for group in groups:
+            if group:
+                torch._foreach_mul_(group, factor)
+        norms.append(norm)
+    return torch.stack(norms).norm()
 
 
 @torch.no_grad()

@@ -4,6 +4,8 @@ One loss for every kind; the weights of its terms are settings. VQGAN: L1, perce
 terms. dVAE: the likelihood of pixels alone.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vilg.config import require
-from vilg.parallel import mean_over_processes
+from vilg.parallel import WHOLE, Share, num_processes, sum_over_processes
 from vilg.tokenizer.discriminator import DiscriminatorConfig, PatchDiscriminator
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.image_tokenizer import TokenizerConfig
@@ -22,6 +24,7 @@ from vilg.tokenizer.losses import (
     discriminator_hinge_loss,
     generator_adversarial_loss,
     logit_laplace_loss,
+    pulls,
     r1_penalty,
 )
 from vilg.tokenizer.perceptual import PerceptualLoss, lite0_loss, lpips_vgg_loss
@@ -138,8 +141,14 @@ def discriminator_alarm(values: dict[str, float]) -> str | None:
     )
 
 
+# A decoder's output, the pixels_B3YX it stands for, and those that were to be made.
+Made = tuple[Tensor, Tensor, Tensor]
+
+
 class PictureLoss:
     """The loss of the settings, with the networks that it needs.
+
+    Losses and values of a share of a batch are its part of the batch's means: shares add up.
 
     Attributes:
         discriminator: learns in a turn of its own, after the reconstructor's; None without the
@@ -155,8 +164,10 @@ class PictureLoss:
             PatchDiscriminator(config.discriminator) if config.adversarial > 0 else None
         )
         self.perceptual = config.perceptual_loss()
-        # What a step's first turn leaves to its second: real pixels, and those made of them.
-        self._last: tuple[Tensor, Tensor] | None = None
+        # What a step's first turn leaves to its second, share by share: real pixels, and those made of them.
+        self._seen: dict[Share, tuple[Tensor, Tensor]] = {}
+        # The adaptive weight of a step in several micro-batches, and the norms behind it.
+        self._weighed: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
 
     @property
     def turns(self) -> list[Turn]:
@@ -166,30 +177,57 @@ class PictureLoss:
         begin = self.config.adversarial_from
         return [Turn("discriminator", self.discriminator, self.discriminator_loss, begin)]
 
+    def weigh(self, step: int, parts: Iterable[Made], decoder: nn.Module) -> None:
+        """Find a step's adaptive weight, where no micro-batch alone can: each is looked at once more.
+
+        Args:
+            parts: of every micro-batch of this process; made one after the other, not all at once.
+        """
+        if not self._is_adversarial(step):
+            return
+        total, num_parts = torch.zeros(()), 0
+        for raw, made, pixels in parts:
+            reconstruction, _ = self._reconstruction(raw, made, pixels)
+            pull = pulls(reconstruction, self._adversarial(made), _last_layer(decoder))
+            total, num_parts = total.to(pull.device) + pull, num_parts + 1
+        self._weighed = (step, self._weight(total / (num_parts * num_processes())))
+
     def __call__(
-        self, step: int, raw: Tensor, made: Tensor, pixels: Tensor, decoder: nn.Module
+        self, step: int, made_of: Made, decoder: nn.Module, share: Share = WHOLE
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of a step's pictures and its parts.
 
         Args:
-            raw: the decoder's output, and `made` the pixels_B3YX it stands for.
             decoder: whose last convolution is where the adversarial term is balanced.
         """
-        self._last = (pixels, made.detach())
+        raw, made, pixels = made_of
+        self._seen[share] = (pixels, made.detach())
         total, values = self._reconstruction(raw, made, pixels)
         if self._is_adversarial(step):
-            term, more = self._adversarial_term(total, made, decoder)
-            total, values = total + term, values | more
-        return total, values
+            adversarial = self._adversarial(made)
+            if self._weighed is not None and self._weighed[0] == step:
+                weight, *norms = self._weighed[1]
+            else:
+                pull = pulls(total, adversarial, _last_layer(decoder))
+                weight, *norms = self._weight(pull / share.of)
+            values |= {
+                "adversarial": adversarial.detach(),
+                "adaptive_weight": weight,
+                "reconstruction_grad": norms[0],
+                "adversarial_grad": norms[1],
+            }
+            total = total + self.config.adversarial * weight * adversarial
+        return total / share.of, {name: value / share.of for name, value in values.items()}
 
     def _reconstruction(
         self, raw: Tensor, made: Tensor, pixels: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
-        l1, l2 = F.l1_loss(made, pixels), F.mse_loss(made, pixels)
-        total = config.l1 * l1 + config.l2 * l2
-        # Pixels span 2, so the peak signal is 2 squared.
-        values = {"l1": l1.detach(), "psnr": 10 * torch.log10(4 / l2.detach())}
+        l1, l2_B = F.l1_loss(made, pixels), (made - pixels).square().mean((1, 2, 3))
+        total = config.l1 * l1 + config.l2 * l2_B.mean()
+        # Pixels span 2, so the peak signal is 2 squared. The mean over pictures, as evaluation has it.
+        psnr = 10 * torch.log10(4 / l2_B.detach().clamp_min(1e-10)).mean()
+        values = {"l1": l1.detach(), "l2": l2_B.detach().mean(), "psnr": psnr}
         if config.logit_laplace > 0:
             nll = logit_laplace_loss(raw, pixels)
             total, values["nll"] = total + config.logit_laplace * nll, nll.detach()
@@ -202,33 +240,22 @@ class PictureLoss:
     def _is_adversarial(self, step: int) -> bool:
         return self.discriminator is not None and step >= self.config.adversarial_from
 
-    def _adversarial_term(
-        self, reconstruction: Tensor, made: Tensor, decoder: nn.Module
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _adversarial(self, made: Tensor) -> Tensor:
         assert self.discriminator is not None
-        last_layer = decoder.get_submodule("conv_out").weight
-        assert isinstance(last_layer, Tensor)
-        adversarial = generator_adversarial_loss(self.discriminator(made).float())
-        weight, reconstruction_norm, adversarial_norm = adaptive_weight(
-            reconstruction,
-            adversarial,
-            last_layer,
-            mean_over_processes,
-            self.config.adaptive_weight_limit,
-        )
-        return self.config.adversarial * weight * adversarial, {
-            "adversarial": adversarial.detach(),
-            "adaptive_weight": weight,
-            "reconstruction_grad": reconstruction_norm,
-            "adversarial_grad": adversarial_norm,
-        }
+        with _frozen(self.discriminator):
+            return generator_adversarial_loss(self.discriminator(made).float())
 
-    def discriminator_loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]] | None:
+    def _weight(self, pulls: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return adaptive_weight(sum_over_processes(pulls), self.config.adaptive_weight_limit)
+
+    def discriminator_loss(
+        self, step: int, share: Share = WHOLE
+    ) -> tuple[Tensor, dict[str, Tensor]] | None:
         """Return what the discriminator minimises on the pictures of the step's first turn."""
         if not self._is_adversarial(step):
             return None
-        assert self.discriminator is not None and self._last is not None
-        pixels_B3YX, made_B3YX = self._last
+        assert self.discriminator is not None
+        pixels_B3YX, made_B3YX = self._seen[share]
         penalised = self.config.r1_penalty > 0
         pixels_B3YX = pixels_B3YX.detach().requires_grad_(penalised)
         real_BP = self.discriminator(pixels_B3YX).float()
@@ -238,4 +265,20 @@ class PictureLoss:
         if penalised:
             r1 = r1_penalty(real_BP, pixels_B3YX)
             total, values["r1"] = total + self.config.r1_penalty * r1, r1.detach()
-        return total, values
+        return total / share.of, {name: value / share.of for name, value in values.items()}
+
+
+def _last_layer(decoder: nn.Module) -> Tensor:
+    weight = decoder.get_submodule("conv_out").weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Let gradients pass a module and not reach its weights."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from vilg.data.order import batch_ids
 from vilg.images import contact_sheet, to_pictures, to_pixels
-from vilg.parallel import own_share
+from vilg.parallel import WHOLE, Share, check_divides, own_shares
 from vilg.randomness import uniforms
-from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining
+from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining, Quantized
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.training.augment import AugmentConfig, augment
 from vilg.training.loop import LoopConfig, Turn
 from vilg.training.picture_loss import (
+    Made,
     PictureLoss,
     PictureLossConfig,
     check_fits,
@@ -70,6 +71,7 @@ class TokenizerJob:
         alone: DecoderAlone | None = None,
     ):
         check_fits(loss, config)
+        check_divides("pictures a step", loop.batch_size, loop.accumulate)
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(loop.seed)
             self.tokenizer = ImageTokenizer(config)
@@ -89,40 +91,54 @@ class TokenizerJob:
         self.module = nn.ModuleDict({"learner": learner} | {t.name: t.module for t in others})
         self.turns: Sequence[Turn] = [Turn("", learner, self.loss), *others]
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what all that learns minimises on the step's batch."""
+    def loss(self, step: int, share: Share = WHOLE) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what all that learns minimises on the step's batch, or a share's part of it."""
+        decoder, own = self.tokenizer.decoder, own_shares(self.loop.accumulate)
+        if share == own[0] and len(own) > 1:
+            parts = (self._made(step, each)[0] for each in own)
+            self.picture_loss.weigh(step, parts, decoder)
+        made_of, quantized = self._made(step, share)
+        total, values = self.picture_loss(step, made_of, decoder, share)
+        if quantized is None:
+            return total, values
+        more = {name: value / share.of for name, value in quantized.values.items()}
+        return total + quantized.loss / share.of, values | more
+
+    def _made(self, step: int, share: Share) -> tuple[Made, Quantized | None]:
+        """Return what the decoder makes of a share of the step's pictures, and how codes were chosen."""
         batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.pictures_NYX3))
-        ids = own_share(batch)
+        ids = share.part(batch)
         arrays_BYX3 = augment(self.pictures_NYX3[ids], self.loop.seed, step, ids, self.augmentation)
         if self.alone:
             as_they_are_B = self.alone.is_refined(self.loop.seed, step, ids)
             arrays_BYX3[as_they_are_B] = self.pictures_NYX3[ids[as_they_are_B]]
-            pixels = to_pixels(arrays_BYX3)
+            pixels = to_pixels(arrays_BYX3).to(self.device)
             ids_BHW = self.tokenizer.encode(pixels)
             for at in as_they_are_B.nonzero()[0]:
                 refined_HW = self.alone.refined[int(ids[at])].astype(np.int64)
                 ids_BHW[at] = torch.from_numpy(refined_HW)
             codes_BDHW = self.tokenizer.quantizer.lookup(ids_BHW).detach()
-            return self._picture_loss(step, codes_BDHW, pixels)
-        pixels = to_pixels(arrays_BYX3)
+            return self._decoded(codes_BDHW, pixels), None
+        pixels = to_pixels(arrays_BYX3).to(self.device)
         quantized = self.codebook(
             self.tokenizer.quantizer,
             self.tokenizer.encoder(pixels),
             step,
             ids,
             pixels[0].numel(),
+            share,
         )
-        total, values = self._picture_loss(step, quantized.codes_BDHW, pixels)
-        return total + quantized.loss, values | quantized.values
+        return self._decoded(quantized.codes_BDHW, pixels), quantized
 
-    def _picture_loss(
-        self, step: int, codes_BDHW: Tensor, pixels: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        decoder = self.tokenizer.decoder
-        raw = decoder(codes_BDHW).float()
-        return self.picture_loss(step, raw, self.tokenizer.to_image(raw), pixels, decoder)
+    def _decoded(self, codes_BDHW: Tensor, pixels: Tensor) -> Made:
+        raw = self.tokenizer.decoder(codes_BDHW).float()
+        return raw, self.tokenizer.to_image(raw), pixels
 
-    def after_step(self, step: int) -> dict[str, float]:
+    @property
+    def device(self) -> torch.device:
+        return self.tokenizer.quantizer.codebook_KD.device
+
+    def after_step(self, step: int) -> dict[str, Tensor]:
         """Let the codebook, if it learns, follow the batch that was just seen."""
         return {} if self.alone else self.codebook.follow(self.tokenizer.quantizer, step)
 
@@ -140,7 +156,7 @@ class TokenizerJob:
     def show(self, step: int, folder: Path) -> None:
         """Write held-out pictures over their reconstructions."""
         folder.mkdir(parents=True, exist_ok=True)
-        pixels = to_pixels(self.held_out_BYX3)
+        pixels = to_pixels(self.held_out_BYX3).to(self.device)
         decoded = self.tokenizer.decode(self.tokenizer.encode(pixels))
         sheet = contact_sheet([to_pictures(pixels), to_pictures(decoded)], scale=2)
         sheet.save(folder / f"step-{step:08d}.png")
