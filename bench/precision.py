@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.measure import machine, publish, table
 from vilg.api import Vilg
-from vilg.data.shards import Sample
+from vilg.data.pairs import Pair
 from vilg.model.defaults import SamplingConfig
 from vilg.model.folder import Model, find_model, load_model
 from vilg.model.generator import pad_texts, text_to_image_states
@@ -61,7 +61,7 @@ def drawn_tokens(vilg: Vilg, texts: list[list[int]], image_ids_SN: Tensor) -> Te
     return torch.cat(rows)
 
 
-def look(vilg: Vilg, samples: list[Sample], image_ids_SN: Tensor) -> Seen:
+def look(vilg: Vilg, samples: list[Pair], image_ids_SN: Tensor) -> Seen:
     nats, drawn, captions = [], [], []
     for lang in LANGUAGES:
         tokenizer = vilg.text_tokenizer
@@ -76,7 +76,7 @@ def look(vilg: Vilg, samples: list[Sample], image_ids_SN: Tensor) -> Seen:
     return Seen(image_nats, text_nats, torch.cat(drawn), captions)
 
 
-def split_rows(name: str, model: Model, samples: list[Sample]) -> list[list[str]]:
+def split_rows(name: str, model: Model, samples: list[Pair]) -> list[list[str]]:
     image_ids_SN = torch.from_numpy(tokenise(model.image_tokenizer, samples).astype("int64"))
     seen = {
         p: look(Vilg(model, precision=p), samples, image_ids_SN)
@@ -96,7 +96,7 @@ def main() -> None:
     if not any(is_supported(p) for p in (Precision.BF16, Precision.INT8)):
         sys.exit("this processor has no instructions for bf16 or int8: there is nothing to compare")
     model = load_model(find_model(None))
-    chosen = read_splits(EMOJI, Settings(groups=EMOJI_GROUPS)).chosen
+    chosen = read_splits(EMOJI, Settings(only=EMOJI_GROUPS)).chosen
     rows = [
         row for name, num in SPLITS.items() for row in split_rows(name, model, chosen[name][:num])
     ]

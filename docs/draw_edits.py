@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from vilg import Vilg
-from vilg.data.shards import load_samples
+from vilg.data.sources import load_pairs
 from vilg.images import contact_sheet, open_picture
 from vilg.shipped.recipes import EMOJI
 
@@ -44,11 +44,11 @@ def middle_mask(size: int) -> Image.Image:
 
 
 def edits(vilg: Vilg) -> Image.Image:
-    by_id = {sample.id: sample for sample in load_samples(EMOJI)}
+    by_id = {sample.id: sample for sample in load_pairs(EMOJI)}
     mask, rows = middle_mask(vilg.image_size), []
     half = vilg.generator.config.grid.height // 2
     for id, prompt in EDITS:
-        picture = open_picture(by_id[id].picture)
+        picture = open_picture(by_id[id].picture())
         row = [picture]
         for area in ({"mask": mask}, {"first_row": half}, {"share": 0.3}):
             row += vilg.edit(picture, prompt, NUM, seed=0, best_of=NUM, **area)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from vilg import Vilg
-from vilg.data.shards import load_samples
+from vilg.data.sources import load_pairs
 from vilg.shipped.recipes import EMOJI, EMOJI_GROUPS
 from vilg.text import LANGUAGES
 
@@ -31,12 +31,14 @@ def shuffled(picture: bytes, rng: np.random.Generator) -> Image.Image:
 
 def main() -> None:
     model, rng = Vilg.from_pretrained(), np.random.default_rng(0)
-    known = load_samples(EMOJI, "train", EMOJI_GROUPS)
+    known = load_pairs(EMOJI, "train", EMOJI_GROUPS)
     noise = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(20)]
     kinds = {
-        "training pictures": [sample.picture for sample in known[::60][:75]],
+        "training pictures": [sample.picture() for sample in known[::60][:75]],
         "noise": [Image.fromarray(array) for array in noise],
-        "their squares shuffled": [shuffled(sample.picture, rng) for sample in known[7::150][:30]],
+        "their squares shuffled": [
+            shuffled(sample.picture(), rng) for sample in known[7::150][:30]
+        ],
     }
     print(f"{'percentile':24}", *(f"{p:7}" for p in PERCENTILES))
     for kind, pictures in kinds.items():

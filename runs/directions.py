@@ -13,7 +13,7 @@ from seeds import SEEDS, command_line, interval
 from torch import Tensor
 
 from vilg.api import Vilg
-from vilg.data.shards import Sample
+from vilg.data.pairs import Pair
 from vilg.model.folder import load_model
 from vilg.shipped.emoji import EMOJI
 from vilg.shipped.likelihoods import likelihoods
@@ -29,7 +29,7 @@ RUNS = {
 }
 
 
-def nats(folder: Path, samples: list[Sample], image_ids_SN: Tensor) -> dict[str, float]:
+def nats(folder: Path, samples: list[Pair], image_ids_SN: Tensor) -> dict[str, float]:
     """Return the mean of both languages in both directions, whichever the model has learnt."""
     vilg = Vilg(load_model(folder))
     tokenizer, max_text = vilg.text_tokenizer, vilg.generator.config.max_text
@@ -48,7 +48,7 @@ def nats(folder: Path, samples: list[Sample], image_ids_SN: Tensor) -> dict[str,
 
 def main() -> None:
     options = command_line(__doc__)
-    splits = read_splits(EMOJI, Settings(groups=EMOJI_GROUPS))
+    splits = read_splits(EMOJI, Settings(only=EMOJI_GROUPS))
     folder = {
         (name, seed): options.runs / f"{name}-{seed}" / "generator" / "model"
         for name in {run for runs in RUNS.values() for run in runs}

@@ -123,8 +123,8 @@ case $stage in
         .venv/bin/vilg evaluate tokenizer --model "$tokens" --out "$tokens/scores"
         for measured in "generator --limit 60" "drawing --limit 60"; do  # on the groups that the recipe trains on
             # shellcheck disable=SC2086  # a suite and how much of it
-            .venv/bin/vilg evaluate $measured --out "$shipped/scores" --groups smileys-emotion \
-                animals-nature food-drink travel-places activities objects symbols
+            .venv/bin/vilg evaluate $measured --out "$shipped/scores" --only \
+                group={smileys-emotion,animals-nature,food-drink,travel-places,activities,objects,symbols}
         done
         # Last, since it stops where bf16 is not multiplied: leave the precision out there.
         .venv/bin/vilg evaluate tokenizer --model "$tokens" --splits unseen_concept \

@@ -47,5 +47,5 @@ for name in "${@:-${order[@]}}"; do
         generator.augmentation.max_shift=4 generator.augmentation.zoom=0.2 \
         generator.optim.peak_lr=1.5e-3 generator.optim.ema_decay=0.99 ${lines[$name]}
     .venv/bin/vilg evaluate generator --model "$out/generator/model" --out "$out/scores" --limit 60 \
-        --groups animals-nature food-drink
+        --only group={animals-nature,food-drink}
 done

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vilg.data.pairs import Pair
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import Sample
 from vilg.evaluation.judge import load_judge
 from vilg.evaluation.likeness import finds_original, unit
 from vilg.images import to_arrays, to_pixels
@@ -66,27 +66,27 @@ def rebuild(tokenizer: ImageTokenizer, originals_SYX3: Pictures) -> Pictures:
     return np.concatenate([to_arrays(tokenizer.decode(ids_BHW)) for ids_BHW in tokens])
 
 
-def taken_for(made_SF: NDArray, original_SF: NDArray, samples: list[Sample]) -> dict[str, int]:
+def taken_for(made_SF: NDArray, original_SF: NDArray, samples: list[Pair]) -> dict[str, int]:
     """Count what those that are not found are nearest to."""
     cosine_SS = unit(made_SF) @ unit(original_SF).T
     counts = {"the concept in another style": 0, "another concept in the style": 0, "neither": 0}
     for i in np.flatnonzero(~finds_original(made_SF, original_SF)):
         cosine_SS[i, i] = -np.inf
         own, other = samples[i], samples[int(cosine_SS[i].argmax())]
-        if own.concept == other.concept:
+        if own.tags["concept"] == other.tags["concept"]:
             counts["the concept in another style"] += 1
-        elif own.style == other.style:
+        elif own.tags["style"] == other.tags["style"]:
             counts["another concept in the style"] += 1
         else:
             counts["neither"] += 1
     return counts
 
 
-def like_the_unseen(train: list[Sample], count: int) -> list[Sample]:
+def like_the_unseen(train: list[Pair], count: int) -> list[Pair]:
     """Choose training pictures that are as hard to tell apart: as many, and concepts in most styles."""
-    by_concept: dict[str, list[Sample]] = {}
+    by_concept: dict[str, list[Pair]] = {}
     for sample in train:
-        by_concept.setdefault(sample.concept, []).append(sample)
+        by_concept.setdefault(sample.tags["concept"], []).append(sample)
     whole = [members for members in by_concept.values() if len(members) >= 3]
     return [sample for members in choose(whole, None, seed=0) for sample in members][:count]
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vilg.data.pairs import Pair
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import Sample, load_samples
+from vilg.data.sources import load_pairs
 from vilg.evaluation.likeness import unit
 from vilg.images import to_pixels
 from vilg.model.folder import find_model, load_model
@@ -30,20 +31,20 @@ from vilg.tokenizer.tokens import tokenise
 SIZE, COARSE = 64, 8
 
 
-def code_vectors(samples: Sequence[Sample]) -> NDArray[np.float64]:
+def code_vectors(samples: Sequence[Pair]) -> NDArray[np.float64]:
     tokenizer = load_model(find_model("src/vilg/assets/emoji-tokenizer")).image_tokenizer
     codebook_KD = tokenizer.quantizer.codebook_KD.numpy().astype(np.float64)
     return codebook_KD[tokenise(tokenizer, samples)].reshape(len(samples), -1)
 
 
-def coarse_pixels(samples: Sequence[Sample]) -> NDArray[np.float64]:
+def coarse_pixels(samples: Sequence[Pair]) -> NDArray[np.float64]:
     side = SIZE // COARSE
     blocks = load_pictures(samples, SIZE).reshape(-1, COARSE, side, COARSE, side, 3)
     return 1 - blocks.mean(axis=(2, 4)).reshape(len(samples), -1) / 255
 
 
 @torch.inference_mode()
-def lite0(samples: Sequence[Sample]) -> NDArray[np.float64]:
+def lite0(samples: Sequence[Pair]) -> NDArray[np.float64]:
     features, rows = Lite0Features(), []
     for part in in_batches(len(samples), 50, "pictures seen by Lite0"):
         deepest_BCHW = features(to_pixels(load_pictures(samples[part], SIZE)))[-1]
@@ -53,9 +54,9 @@ def lite0(samples: Sequence[Sample]) -> NDArray[np.float64]:
 
 def main() -> None:
     seen, unseen = (
-        load_samples(EMOJI, name, EMOJI_GROUPS) for name in ("train", "unseen_combination")
+        load_pairs(EMOJI, name, EMOJI_GROUPS) for name in ("train", "unseen_combination")
     )
-    names, wanted = (np.array([s.names["en"] for s in samples]) for samples in (seen, unseen))
+    names, wanted = (np.array([s.tags["name.en"] for s in samples]) for samples in (seen, unseen))
     print(f"{len(unseen)} unseen combinations, {len(seen)} pictures of {len(set(names))} names")
     kinds = {"code vectors": code_vectors, "8 x 8 pixels": coarse_pixels, "Lite0": lite0}
     for what, features in kinds.items():

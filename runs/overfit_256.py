@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from vilg.data.shards import load_samples
+from vilg.data.sources import load_pairs
 from vilg.images import contact_sheet, to_pictures
 from vilg.model.defaults import SamplingConfig
 from vilg.model.folder import load_model
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    model, samples = load_model(options.model), load_samples(options.data, "train")
+    model, samples = load_model(options.model), load_pairs(options.data)
     assert model.generator is not None and model.text_tokenizer is not None
     text, grid = model.text_tokenizer, model.generator.config.grid
     ids_BN = torch.from_numpy(tokenise(model.image_tokenizer, samples).astype(int))

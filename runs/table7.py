@@ -159,7 +159,7 @@ def table(judge: Judge, originals: Arrays, by_seed: list[dict[str, Arrays]]) -> 
 
 def main() -> None:
     options = command_line(__doc__)
-    splits = read_splits(EMOJI, Settings(groups=EMOJI_GROUPS))
+    splits = read_splits(EMOJI, Settings(only=EMOJI_GROUPS))
     samples = splits.chosen["unseen_combination"]
     prompts = [
         sample.captions[LANGUAGES[i % len(LANGUAGES)]][0] for i, sample in enumerate(samples)

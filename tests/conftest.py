@@ -1,10 +1,7 @@
 """A toy model and a toy data set for everybody."""
 
-import hashlib
 import io
-import json
 import os
-import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +9,7 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
+    from vilg.data.pairs import Pair
     from vilg.model.folder import Model
 
 # No test may ask the hub anything. huggingface_hub reads this when it is imported, which is why
@@ -35,9 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
 
 
-@pytest.fixture(scope="session")
-def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder: random weights, 16 image tokens, the real vocabulary."""
+def save_toy(folder: Path) -> Path:
+    """Write a model folder: random weights, 16 image tokens, the real vocabulary."""
     import torch
     from torch import nn
 
@@ -81,9 +78,14 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for weight in generator.parameters():
             if weight.ndim > 1:
                 nn.init.normal_(weight, std=0.2)
-    folder = tmp_path_factory.mktemp("toy") / "model"
     save_model(folder, Model(image_tokenizer.eval(), generator.eval(), text_tokenizer))
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a toy model."""
+    return save_toy(tmp_path_factory.mktemp("toy") / "model")
 
 
 @pytest.fixture(scope="session")
@@ -103,43 +105,27 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "unseen_combination": ["fluent_flat-1F697", "noto-1F7E2", "twemoji-1F427"],
         "unseen_concept": ["noto-100", "noto-101"],
     }
-    folder = tmp_path_factory.mktemp("data")
-    stream = io.BytesIO()
+    from tests.data.sources import write_packed
+
     ids = [id for members in splits.values() for id in members]
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for number, id in enumerate(ids):
-            for name, content in ((f"{id}.png", _square(number)), (f"{id}.json", _fields(id))):
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-    (folder / "shards").mkdir()
-    (folder / "shards" / "toy.tar").write_bytes(stream.getvalue())
-    (folder / "splits").mkdir()
-    for split, members in splits.items():
-        (folder / "splits" / f"{split}.txt").write_text("\n".join(members) + "\n")
-    sha256 = hashlib.sha256(stream.getvalue()).hexdigest()
-    shard = {"file": "toy.tar", "sha256": sha256, "samples": len(ids)}
-    (folder / "manifest.json").write_text(json.dumps({"shards": [shard], "content_sha256": sha256}))
-    return folder
+    pairs = [_square(number, id) for number, id in enumerate(ids)]
+    return write_packed(tmp_path_factory.mktemp("data"), pairs, splits)
 
 
-def _square(number: int) -> bytes:
+def _square(number: int, id: str) -> "Pair":
+    from vilg.data.pairs import Pair
+
     stream = io.BytesIO()
     color = (37 * number % 256, 101 * number % 256, 199 * number % 256)
     Image.new("RGB", (32, 32), color).save(stream, format="PNG")
-    return stream.getvalue()
-
-
-def _fields(id: str) -> bytes:
     style, _, concept = id.partition("-")
-    fields = {
-        "id": id,
-        "concept": concept,
-        "style": style,
-        "group": "symbols",
-        "subgroup": "geometric",
-        "names": {"zh": f"方块{concept}", "en": f"square {concept}"},
-        "captions": {"zh": [f"方块{concept}，{style}"], "en": [f"square {concept}, {style}"]},
-        "keywords": {"zh": ["方块"], "en": ["square"]},
-    }
-    return json.dumps(fields, ensure_ascii=False).encode()
+    names = {"zh": f"方块{concept}", "en": f"square {concept}"}
+    return Pair(
+        id=id,
+        place=id,
+        picture=stream.getvalue,
+        captions={"zh": (f"{names['zh']}，{style}",), "en": (f"{names['en']}, {style}",)},
+        prompts={"zh": (f"方块，{style}",), "en": (f"square, {style}",)},
+        tags={"concept": concept, "style": style, "group": "symbols"}
+        | {f"name.{lang}": name for lang, name in names.items()},
+    )

@@ -6,6 +6,7 @@ looks at inside a step, are errors; what comes back by `.cpu()` is counted.
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from tests.elsewhere import ELSEWHERE, HostRead, OtherDevice, moved_there, other_device
 from tests.sampling.test_decode import PROMPTS, ZH, toy_generator, toy_images
+from tests.tokenizer.test_dvae import build as build_dvae
+from vilg.api import Vilg
+from vilg.data.sources import open_source
 from vilg.device import moved
 from vilg.images import to_pixels
 from vilg.model.defaults import Decoder, SamplingConfig
@@ -32,6 +36,7 @@ from vilg.sampling.score import score_pair, word_gains
 from vilg.sampling.texts import generate_texts, search_text
 from vilg.shipped.likelihoods import likelihoods
 from vilg.shipped.names import NameScorer
+from vilg.tokenizer.into_store import tokenize
 from vilg.tokenizer.perceptual import PerceptualLoss
 from vilg.tokenizer.refine import refine
 
@@ -211,6 +216,32 @@ def test_pictures_to_tokens_and_back(toy_model: Model) -> None:
             assert all(np.array_equal(a, b) for a, b in zip(pictures, shown, strict=True))
 
 
+def test_tokens_of_likeliest_codes() -> None:
+    dvae, pixels = build_dvae(), to_pixels(np.stack([np.array(x) for x in noise(2)])[:, :16, :16])
+    ids = dvae.encode(pixels)
+    with other_device():
+        there = moved_there(dvae)
+        found = there.encode(pixels.to(ELSEWHERE))
+        assert torch.equal(found.cpu(), ids)
+        assert torch.equal(there.decode(found).cpu(), dvae.decode(ids))
+
+
+def test_a_store_of_tokens(tmp_path: Path, toy_model: Model) -> None:
+    words = toy_model.text_tokenizer
+    assert words is not None
+    for name, picture in zip(("red", "green"), noise(2), strict=True):
+        picture.save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"{name} apple")
+    source = open_source(str(tmp_path))
+    assert tokenize(source, tmp_path / "here", toy_model.image_tokenizer, words, max_text=24)
+    with other_device() as device:
+        there = moved_there(toy_model.image_tokenizer)
+        assert tokenize(source, tmp_path / "there", there, words, max_text=24)
+        assert device.moves == 1
+    for path in (tmp_path / "here").iterdir():
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes(), path.name
+
+
 def test_an_end_to_end_picture_and_a_preview(toy_model: Model) -> None:
     with other_device():
         model = there(toy_model)
@@ -271,3 +302,27 @@ def test_refined_tokens(toy_model: Model) -> None:
         found = refine(tokenizer, to_pixels(arrays, ELSEWHERE), Squares(), 3)
         assert device.reads == 1  # how long the codes are
         assert torch.equal(found.cpu(), here)
+
+
+def test_the_public_face(toy_model: Model) -> None:
+    """All that people call, from end to end; what it draws and says is what it draws and says on the CPU."""
+
+    def use(vilg: Vilg) -> list[Any]:
+        apple, other = noise(2)
+        drawn = vilg.generate("green apple", 2, seed=3, best_of=2)
+        below = vilg.edit(apple, "green apple", 1, first_row=2, best_of=2)
+        varied = vilg.edit(apple, "green apple", 2, share=0.3, raw=True)
+        said = [
+            *vilg.caption(other, "en"),
+            *vilg.caption(other, "zh", 2, beam=3),
+            *vilg.caption(other, "en", temperature=1, best_of=3),
+        ]
+        return [np.stack([np.array(picture) for picture in drawn + below + varied]), said]
+
+    here = use(Vilg(toy_model))
+    with other_device():
+        vilg = Vilg(there(toy_model))
+        assert vilg.device == ELSEWHERE and vilg.precision == "fp32"
+        found = use(vilg)
+    assert np.array_equal(here[0], found[0])
+    assert here[1] == found[1]

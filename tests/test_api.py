@@ -17,6 +17,7 @@ from PIL import Image
 from tests.precisions import parameters
 from tests.training.conftest import SMALL_GENERATOR, SMALL_VQGAN, VOCABULARY
 from vilg.api import SettingError, Vilg
+from vilg.device import DeviceError
 from vilg.errors import VilgWarning
 from vilg.images import ImageError, to_array, to_pictures
 from vilg.model.defaults import Decoder, SamplingConfig
@@ -494,6 +495,13 @@ def test_a_word_speaks_for_what_it_makes_likelier(model: Model, picture: Image.I
 def test_a_setting_outside_its_range_is_said(model: Model, change: dict, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         Vilg(model).generate(PROMPT, **change)
+
+
+def test_a_device_and_a_precision_are_chosen_when_a_model_is_loaded(toy_folder: Path) -> None:
+    vilg = Vilg.from_pretrained(toy_folder, device="cpu", dtype=torch.float32)
+    assert (vilg.device, vilg.precision) == (torch.device("cpu"), "fp32")
+    with pytest.raises(DeviceError, match="no device is called gpu"):
+        Vilg.from_pretrained(toy_folder, device="gpu")
 
 
 def test_an_unknown_precision_is_said(model: Model) -> None:

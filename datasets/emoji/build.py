@@ -1,6 +1,6 @@
 """Builds the emoji data set from its pinned npm packages.
 
-    python datasets/emoji/build.py --packages DIR [--out datasets/emoji]
+    python datasets/emoji/build.py --packages DIR --out FOLDER
 
 About two minutes on one core. Packages that are not in DIR are fetched with npm; the integrity of
 each is checked. The README beside this file says what a rebuild guarantees.
@@ -10,12 +10,11 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import sys
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,12 @@ from packages import NAMES, PACKAGES, BuildError, fetch
 from PIL import Image, features
 from splits import SPLITS, split_samples
 
-from vilg.data.pack import add_member, hash_rows
+from vilg.data.pack import pack
+from vilg.data.pairs import Pair
+from vilg.data.sources import source_of
+from vilg.errors import VilgError
+from vilg.files import write_whole
 
-SAMPLES_PER_SHARD = 1000
 COMMAS = {"zh": "，", "en": ", "}
 
 
@@ -42,7 +44,7 @@ class Picture:
 
     @property
     def id(self) -> str:
-        """The sample's key in the shards; a dot would end the key in a tar of samples."""
+        """Style and concept."""
         return f"{self.style.key}-{self.concept.hexcode}"
 
     @property
@@ -51,28 +53,28 @@ class Picture:
         return self.image.tobytes()
 
     @property
-    def captions(self) -> dict[str, list[str]]:
-        """The canonical captions: name and style."""
-        return {
-            language: [
-                self.concept.names[language] + COMMAS[language] + self.style.phrases[language]
-            ]
-            for language in LANGUAGES
-        }
-
-    def describe(self) -> dict[str, Any]:
-        """Return what KEY.json holds."""
-        return {
-            "id": self.id,
-            "concept": self.concept.hexcode,
-            "style": self.style.key,
-            "group": self.concept.group,
-            "subgroup": self.concept.subgroup,
-            "names": self.concept.names,
-            "captions": self.captions,
-            "keywords": self.concept.keywords,
-            "license": self.style.license,
-        }
+    def pair(self) -> Pair:
+        """Its pair: described by name and style, and drawn from with each keyword in the name's place too."""
+        names, languages = self.concept.names, sorted(LANGUAGES)
+        ends = {language: COMMAS[language] + self.style.phrases[language] for language in languages}
+        return Pair(
+            id=self.id,
+            place=self.id,
+            picture=partial(encode_picture, self.image),
+            captions={language: (names[language] + ends[language],) for language in languages},
+            prompts={
+                language: tuple(word + ends[language] for word in self.concept.keywords[language])
+                for language in languages
+            },
+            tags={
+                "concept": self.concept.hexcode,
+                "style": self.style.key,
+                "group": self.concept.group,
+                "subgroup": self.concept.subgroup,
+                **{f"name.{language}": names[language] for language in languages},
+                "license": self.style.license,
+            },
+        )
 
 
 def draw_pictures(packages: Path) -> tuple[list[Picture], dict[str, Any]]:
@@ -129,55 +131,13 @@ def encode_picture(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def write_shard(path: Path, pictures: Iterable[Picture]) -> None:
-    """Write KEY.webp and KEY.json of every picture; nothing in the tar depends on when or where."""
-
-    def write(stream: io.BufferedWriter) -> None:
-        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-            for picture in pictures:
-                text = json.dumps(picture.describe(), ensure_ascii=False, sort_keys=True)
-                add_member(archive, f"{picture.id}.webp", encode_picture(picture.image))
-                add_member(archive, f"{picture.id}.json", text.encode("utf-8"))
-
-    write_file(path, write)
-
-
-def write_file(path: Path, write: Callable[[io.BufferedWriter], object]) -> None:
-    """Write a file under another name first, so that nobody ever reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as stream:
-        write(stream)
-    os.replace(partial, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8 with Unix line ends on every system."""
-    write_file(path, lambda stream: stream.write(text.encode("utf-8")))
-
-
-def write_shards(folder: Path, pictures: list[Picture]) -> list[dict[str, Any]]:
-    """Write all shards, each a mixture of styles and groups; return the manifest's list of them."""
-    mixed = sorted(pictures, key=lambda picture: hashlib.sha256(picture.id.encode()).digest())
-    num_shards = max(1, round(len(mixed) / SAMPLES_PER_SHARD))
-    entries: list[dict[str, Any]] = []
-    for index in range(num_shards):
-        # Shards of equal size, to within one sample.
-        start, end = (len(mixed) * (index + step) // num_shards for step in (0, 1))
-        path = folder / f"emoji-{index:04d}.tar"
-        write_shard(path, mixed[start:end])
-        content = path.read_bytes()
-        entries.append(
-            {
-                "file": path.name,
-                "samples": end - start,
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-        )
-    for stale in set(folder.glob("emoji-*.tar")) - {folder / entry["file"] for entry in entries}:
-        stale.unlink()
-    return entries
+def hash_content(pictures: Iterable[Picture]) -> str:
+    """Hash ids, decoded pixels and captions, all that training sees, however the files are packed."""
+    total = hashlib.sha256()
+    for picture in sorted(pictures, key=lambda picture: picture.id):
+        row = (picture.id, hashlib.sha256(picture.pixels).hexdigest(), picture.pair.captions)
+        total.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8") + b"\n")
+    return total.hexdigest()
 
 
 def count_samples(pictures: list[Picture], split_of: dict[str, str]) -> dict[str, Any]:
@@ -196,24 +156,27 @@ def count_samples(pictures: list[Picture], split_of: dict[str, str]) -> dict[str
 
 
 def build(packages: Path, out: Path) -> dict[str, Any]:
-    """Build everything that is generated below `out`, and return the manifest."""
+    """Build everything that is generated in a new folder, and return the manifest."""
     pictures, dropped = draw_pictures(packages)
-    pairs = split_samples((picture.concept.hexcode, picture.style.key) for picture in pictures)
+    places = split_samples((picture.concept.hexcode, picture.style.key) for picture in pictures)
     split_of = {
-        picture.id: pairs[picture.concept.hexcode, picture.style.key] for picture in pictures
+        picture.id: places[picture.concept.hexcode, picture.style.key] for picture in pictures
     }
+    # Each shard is a mixture of styles and groups.
+    mixed = sorted(pictures, key=lambda picture: hashlib.sha256(picture.id.encode()).digest())
+    pack(source_of([picture.pair for picture in mixed], "the emoji"), out, "emoji", max_rejects=0)
+    (out / "rejects.jsonl").unlink()  # empty, since none are allowed
+    (out / "splits").mkdir(exist_ok=True)
     for split in SPLITS:
         ids = sorted(id for id, its_split in split_of.items() if its_split == split)
-        write_text(out / "splits" / f"{split}.txt", "".join(f"{id}\n" for id in ids))
+        write_whole(out / "splits" / f"{split}.txt", "".join(f"{id}\n" for id in ids))
     manifest = {
         "name": "emoji",
         "picture": {"width": SIZE, "height": SIZE, "mode": "RGB", "encoding": "lossless WebP"},
         "samples": len(pictures),
-        "content_sha256": hash_rows(
-            (picture.id, picture.pixels, picture.captions) for picture in pictures
-        ),
+        "content_sha256": hash_content(pictures),
         "counts": count_samples(pictures, split_of),
-        "shards": write_shards(out / "shards", pictures),
+        "shards": json.loads((out / "manifest.json").read_bytes())["shards"],
         "dropped": dropped,
         "packages": {
             package.name: {"version": package.version, "integrity": package.integrity}
@@ -227,7 +190,7 @@ def build(packages: Path, out: Path) -> dict[str, Any]:
         },
     }
     text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True)
-    write_text(out / "manifest.json", text + "\n")
+    write_whole(out / "manifest.json", text + "\n")
     return manifest
 
 
@@ -235,11 +198,11 @@ def main() -> int:
     """Read the command line and build; an error is one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(description="Build the emoji data set from npm packages.")
     parser.add_argument("--packages", type=Path, required=True, help="folder of npm archives")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where to write")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
     options = parser.parse_args()
     try:
         manifest = build(options.packages, options.out)
-    except BuildError as error:
+    except (BuildError, VilgError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(json.dumps(manifest["counts"], indent=1))

@@ -9,11 +9,12 @@ prints: a new vocabulary needs newly trained models.
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vilg.data.shards import Sample, load_samples
+from vilg.data.pairs import Pair
+from vilg.data.sources import load_pairs
 from vilg.errors import VilgError
 from vilg.text import LANGUAGES, TextTokenizer, normalise, train_vocabulary
 
@@ -36,8 +37,8 @@ SCENE_TEXTS = (
 )
 
 
-def training_texts(samples: Iterable[Sample]) -> Iterator[str]:
-    """Yield the texts of the samples, each as often as it shall count.
+def training_texts(pairs: Iterable[Pair]) -> Iterator[str]:
+    """Yield the texts of the pairs, each as often as it shall count.
 
     Names and keywords count once a concept, whatever the number of artists who drew it: the
     words of country names, which few artists drew, would otherwise lose to common keywords.
@@ -45,14 +46,16 @@ def training_texts(samples: Iterable[Sample]) -> Iterator[str]:
     for _ in range(NAME_WEIGHT):
         yield from SCENE_TEXTS
     concepts: set[str] = set()
-    for sample in samples:
-        is_new = sample.concept not in concepts
-        concepts.add(sample.concept)
+    for pair in pairs:
+        is_new = pair.tags["concept"] not in concepts
+        concepts.add(pair.tags["concept"])
         for lang in LANGUAGES:
-            yield from sample.captions[lang]
+            yield from pair.captions[lang]
             if is_new:
-                yield from [sample.names[lang]] * NAME_WEIGHT
-                yield from sample.keywords[lang]
+                name, [caption] = pair.tags[f"name.{lang}"], pair.captions[lang]
+                yield from [name] * NAME_WEIGHT
+                end = caption.removeprefix(name)  # comma and style
+                yield from (prompt.removesuffix(end) for prompt in pair.prompts[lang])
 
 
 def measure_captions(tokenizer: TextTokenizer, captions: Iterable[str]) -> dict[str, float]:
@@ -65,10 +68,9 @@ def measure_captions(tokenizer: TextTokenizer, captions: Iterable[str]) -> dict[
     }
 
 
-def measure(tokenizer: TextTokenizer, samples: Iterable[Sample]) -> dict[str, Any]:
-    """Return how well the vocabulary fits the samples."""
-    samples = list(samples)
-    names = {normalise(sample.names["en"]) for sample in samples}
+def measure(tokenizer: TextTokenizer, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Return how well the vocabulary fits the pairs."""
+    names = {normalise(pair.tags["name.en"]) for pair in pairs}
     words = {word for name in names for word in name.split() if word.isalpha()}
     whole = sum(len(tokenizer.encode(word)) == 1 for word in words)
     return {
@@ -76,7 +78,7 @@ def measure(tokenizer: TextTokenizer, samples: Iterable[Sample]) -> dict[str, An
         "fingerprint": tokenizer.fingerprint,
         "tokens_per_caption": {
             lang: measure_captions(
-                tokenizer, (caption for sample in samples for caption in sample.captions[lang])
+                tokenizer, (caption for pair in pairs for caption in pair.captions[lang])
             )
             for lang in LANGUAGES
         },
@@ -94,10 +96,10 @@ def main() -> int:
     options = parser.parse_args()
     try:
         # Held-out texts stay out: their tokens would have no trained embedding.
-        train = load_samples(options.data, split="train")
+        train = load_pairs(options.data, split="train")
         tokenizer = train_vocabulary(training_texts(train), NUM_WORD_PIECES)
         tokenizer.save(options.out)
-        figures = measure(tokenizer, load_samples(options.data))
+        figures = measure(tokenizer, load_pairs(options.data))
     except VilgError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,19 +10,22 @@ colour.
 import argparse
 import io
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw
 
-from vilg.data.pack import save_samples
-from vilg.data.shards import Sample, load_samples
+from vilg.data.pack import pack
+from vilg.data.pairs import Pair
+from vilg.data.sources import load_pairs, source_of
 from vilg.images import open_picture
 from vilg.randomness import integers
 
 EMOJI = Path(__file__).parents[1] / "emoji"
 # People and flags are near-copies of each other; symbols are often a letter.
 GROUPS = ("smileys-emotion", "animals-nature", "food-drink", "travel-places", "objects")
-STYLE = "twemoji"  # flat edges and few colours survive being enlarged
+# Flat edges and few colours survive being enlarged.
+ONLY = ("style=twemoji", *(f"group={group}" for group in GROUPS))
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,10 @@ RELATIONS = {  # by kind of scene: the words, and the centres of the first and t
 NUMBERS = (Words("two", "两个"), Words("three", "三个"), Words("four", "四个"))  # "three times X"
 
 
-def cut_out(sample: Sample, side: int) -> Image.Image:
+def cut_out(pair: Pair, side: int) -> Image.Image:
     """Enlarge an emoji and make the white around it transparent; white within it stays."""
     picture = (
-        open_picture(sample.picture).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        open_picture(pair.picture()).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
     )
     # One pixel of white all round joins the corners, so that one flood reaches all of the outside.
     framed = Image.new("RGB", (side + 2, side + 2), "white")
@@ -100,7 +103,7 @@ def layout_of(kind: int, first: Words, second: Words, count: int, ground: Words)
     return 0.42, corners, [0] * count, caption
 
 
-def make_scene(number: int, seed: int, emoji: list[Sample], size: int) -> Sample:
+def make_scene(number: int, seed: int, emoji: list[Pair], size: int) -> Pair:
     """Return scene `number`: a single one, a pair side by side or one above the other, or several."""
     first, second = (int(integers(seed, f"emoji {i}", len(emoji) - i, number)) for i in (0, 1))
     second += second >= first  # two different ones
@@ -108,19 +111,16 @@ def make_scene(number: int, seed: int, emoji: list[Sample], size: int) -> Sample
     kind = int(integers(seed, "kind", 4, number))
     count = 2 + int(integers(seed, "count", 3, number))
     chosen = [emoji[first], emoji[second]]
-    names = [Words(sample.names["en"], sample.names["zh"]) for sample in chosen]
+    names = [Words(pair.tags["name.en"], pair.tags["name.zh"]) for pair in chosen]
     share, centres, which, caption = layout_of(kind, *names, count, GROUNDS[colour])
     parts = [cut_out(chosen[i], round(share * size)) for i in which]
-    return Sample(
+    word = RELATIONS[kind][0].en if kind in RELATIONS else "one" if kind == 0 else "several"
+    return Pair(
         id=f"scene-{number:06d}",
-        concept=f"scene-{number:06d}",
-        style="scene",
-        group="scenes",
-        subgroup=RELATIONS[kind][0].en if kind in RELATIONS else "one" if kind == 0 else "several",
-        names={"en": caption.en, "zh": caption.zh},
+        place=f"scene {number} of seed {seed}, {size} x {size}",
+        picture=partial(compose, parts, centres, colour, size),
         captions={"en": (caption.en,), "zh": (caption.zh,)},
-        keywords={"en": (), "zh": ()},
-        picture=compose(parts, centres, colour, size),
+        tags={"kind": word},
     )
 
 
@@ -131,9 +131,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     options = parser.parse_args()
-    emoji = [sample for sample in load_samples(EMOJI, "train", GROUPS) if sample.style == STYLE]
+    emoji = load_pairs(EMOJI, "train", ONLY)
     scenes = [make_scene(i, options.seed, emoji, options.size) for i in range(options.num)]
-    save_samples(options.out, "scenes", scenes, {"train": [scene.id for scene in scenes]})
+    pack(source_of(scenes, "scenes of emoji"), options.out, "scenes", max_rejects=0)
     print(f"{options.out}: {len(scenes)} scenes of {options.size} x {options.size}")
 
 

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
+import torch
 from PIL import Image
 from torch import Tensor
 
+from vilg.device import AUTO, HOST, choose_device, moved
 from vilg.errors import SettingError, VilgWarning, require
 from vilg.images import Picture
 from vilg.model.defaults import SamplingConfig
@@ -26,10 +28,10 @@ from vilg.sampling.describe import (
     captions,
     foreign_tokens,
 )
-from vilg.sampling.edit import Part
+from vilg.sampling.edit import Redrawn
 from vilg.sampling.images import Drawn, Kept
 from vilg.sampling.pixels import decode, encode, pictures_of, watching
-from vilg.sampling.precision import Precision, check_supported, prepared
+from vilg.sampling.precision import Precision, choose_precision, prepared
 from vilg.sampling.rank import Ranker
 from vilg.sampling.score import Score, score_pair, word_gains
 from vilg.sampling.settings import (
@@ -51,13 +53,15 @@ class Vilg:
     languages, else a `SettingError`.
 
     Args:
+        model: computes where its weights are.
         precision: how the generator's weights are multiplied; docs/benchmarks.md says what each costs.
 
     Raises:
         ModelError: an image tokenizer without a generator.
-        SettingError, PrecisionError: a precision that is unknown, or that this processor cannot do.
+        SettingError, PrecisionError: a precision that is unknown, or that this processor or device cannot do.
 
     Attributes:
+        device: where the model is, and so what methods return as tensors.
         generator: the model's, made ready for decoding; the model itself is left as it is.
         weights_hash: identifies the weights; None for a model that is not from a folder.
         foreign_tokens: foreign_V by language, True on tokens that a caption in it must not have.
@@ -67,36 +71,51 @@ class Vilg:
         self,
         model: Model,
         weights_hash: str | None = None,
-        precision: Precision | str = Precision.FP32,
+        precision: Precision | str | None = None,
     ):
         if model.generator is None or model.text_tokenizer is None:
             raise ModelError("an image tokenizer draws nothing: train a generator for it first")
         self.model = model
-        self.precision = check_supported(precision)
+        self.device = model.generator.device
+        self.precision = choose_precision(precision, self.device)
         self.generator = prepared(model.generator, self.precision)
         self.image_tokenizer = model.image_tokenizer
         self.text_tokenizer: TextTokenizer = model.text_tokenizer
         self.weights_hash = weights_hash
-        self.foreign_tokens = foreign_tokens(model.text_tokenizer, model.latin_words)
+        foreign = foreign_tokens(model.text_tokenizer, model.latin_words)
+        self.foreign_tokens = {lang: moved(x, self.device) for lang, x in foreign.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:  # packed weights can be neither copied nor written
         return type(self), (self.model, self.weights_hash, self.precision)
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path | None = None, *, precision: Precision | str = Precision.FP32
+        cls,
+        model: str | Path | None = None,
+        *,
+        device: str | torch.device = AUTO,
+        dtype: Precision | str | torch.dtype | None = None,
     ) -> Self:
         """Load a folder, a hub id "owner/name", or, for None, the shipped model.
 
+        Args:
+            device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes an accelerator where there is one.
+            dtype: the precision, by its word or as PyTorch calls it; None is bf16 on CUDA, else fp32.
+
         Raises:
             ModelError: nothing there, or not a whole model.
+            DeviceError: no such device here.
             SettingError, PrecisionError: as the class does.
         """
-        folder = find_model(model)
-        return cls(load_model(folder), weights_hash(folder), precision)
+        folder, place = find_model(model), choose_device(device)
+        precision = choose_precision(dtype, place)
+        # What the host multiplies in bf16 it lays out from the weights in single precision.
+        is_rounded = precision is Precision.BF16 and place != HOST
+        held = torch.bfloat16 if is_rounded else torch.float32
+        return cls(load_model(folder, device=place, dtype=held), weights_hash(folder), precision)
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write a folder that `from_pretrained` reads, in half precision."""
+        """Write a folder that `from_pretrained` reads, in the precision of the model's files."""
         save_model(Path(folder), self.model)
 
     @property
@@ -183,7 +202,7 @@ class Vilg:
             options: as `generate` has them. Candidates of `best_of` are ranked by how likely they make
                 the kept tokens behind them, unless `rank` is given or nothing is kept behind.
         """
-        part, seeds = Part(mask, first_row, share), seeds_from(seed, n, "pictures")
+        part, seeds = Redrawn(mask, first_row, share), seeds_from(seed, n, "pictures")
         edit = part.edit(self.image_tokenizer, image, seeds)
         drawn = self.draw([prompt] * len(seeds), seeds, kept=edit.kept, **options)
         return self.pictures(drawn) if raw else list(edit.pasted(self.pictures(drawn)))
@@ -228,7 +247,7 @@ class Vilg:
         return word_gains(self.generator, self.text_tokenizer, text, image_ids_N)
 
     def encode(self, images: Sequence[Picture]) -> Tensor:
-        """Return image_ids_BN of pictures, centre-cropped and resized to the model's size."""
+        """Return image_ids_BN of pictures, centre-cropped and resized to the model's size, on `device`."""
         return encode(self.image_tokenizer, images)
 
     def decode(self, image_ids_BN: Tensor) -> list[Image.Image]:

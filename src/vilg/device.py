@@ -75,6 +75,19 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=tensor.device == HOST and tensor.is_pinned())
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether a device that is not the host has instructions for bf16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
+
+
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """Return what products are computed in where nothing is asked for: bf16 on CUDA, else fp32."""
+    is_rounded = device.type == "cuda" and multiplies_bf16(device)
+    return torch.bfloat16 if is_rounded else torch.float32
+
+
 def can_record(device: torch.device) -> bool:
     """Return whether a device takes many operations as one launch."""
     return device.type == "cuda"
@@ -92,9 +105,8 @@ def record(step: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[Tensor], Te
     given = x.clone()
     side = torch.cuda.Stream(x.device)
     side.wait_stream(torch.cuda.current_stream(x.device))
-    with torch.cuda.stream(
-        side
-    ):  # first calls choose kernels and take memory, which is not recorded
+    # First calls choose kernels and take memory, which cannot be recorded.
+    with torch.cuda.stream(side):
         for _ in range(3):
             step(given)
     torch.cuda.current_stream(x.device).wait_stream(side)

@@ -213,6 +213,7 @@ BAD_INPUT = {
         "evaluate tokenizer --refine 3 --precision int8 --model toy",
         "measured in fp32",
     ),
+    "no such device": ("generate red --device gpu --model toy", "no device is called gpu"),
     "rounded tokenizer": ("evaluate tokenizer --precision int8 --model toy", "measured in fp32"),
 }
 

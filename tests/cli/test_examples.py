@@ -30,6 +30,7 @@ SHRUNK = {
     "demo": "--model {toy} --data {data}",
     "evaluate": "--model {toy} --data {data} --limit 2",
     "import": "",
+    "export": "",
     "data": "",
     "plan": "",
 }
@@ -125,7 +126,16 @@ def test_the_readme_shows_every_kind_of_use() -> None:
     """What the test above would not miss if it went."""
     blocks = blocks_of(PAGES[0]) + [pair for page in PAGES[1:] for pair in blocks_of(page)]
     shown = {words[0] for _, block in blocks for words in commands_in(block)}
-    assert {"generate", "edit", "caption", "score", "train", "evaluate", "import"} <= shown
+    assert {
+        "generate",
+        "edit",
+        "caption",
+        "score",
+        "train",
+        "evaluate",
+        "import",
+        "export",
+    } <= shown
     assert "python" in {language for language, _ in blocks}
     named = " ".join(block for _, block in blocks)
     for option in ("top-k", "top-p", "guidance-schedule", "preview", "mask", "share", "first-row",

@@ -179,12 +179,12 @@ def test_evaluate_writes_where_it_is_told(
     run: Run, toy_folder: Path, toy_data: Path, suite: str
 ) -> None:
     options = ("--model", toy_folder, "--data", toy_data, "--out", "numbers", "--limit", "3")
-    result = run("evaluate", suite, *options, "--groups", "symbols")
+    result = run("evaluate", suite, *options, "--only", "group=symbols")
     assert result.status == 0, result.err
     report = json.loads(Path(f"numbers/{suite}.json").read_text(encoding="utf-8"))
     assert {"scores", "manifest"} <= report.keys()
     settings = report["manifest"]["settings"]
-    assert (settings["limit"], settings["groups"]) == (3, ["symbols"])
+    assert (settings["limit"], settings["only"]) == (3, ["group=symbols"])
 
 
 def test_measuring_without_the_extra_is_one_line(

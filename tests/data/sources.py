@@ -2,11 +2,15 @@
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from vilg.data.pack import pack
+from vilg.data.pairs import Pair
+from vilg.data.sources import source_of
 
 
 def picture(shade: int, format: str = "PNG", size: tuple[int, int] = (4, 4)) -> bytes:
@@ -26,6 +30,15 @@ def write_jsonl(folder: Path, records: Iterable[dict[str, Any]], name: str = "pa
             if not (folder / record["image"]).exists() and "lost" not in record["image"]:
                 (folder / record["image"]).write_bytes(picture(number))
     return path
+
+
+def write_packed(folder: Path, pairs: Sequence[Pair], splits: Mapping[str, Iterable[str]]) -> Path:
+    """Pack pairs, and write the ids of some as splits."""
+    pack(source_of(pairs, "toy pairs"), folder, "toy", max_rejects=0)
+    (folder / "splits").mkdir()
+    for split, ids in splits.items():
+        (folder / "splits" / f"{split}.txt").write_text("".join(f"{id}\n" for id in ids))
+    return folder
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

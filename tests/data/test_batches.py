@@ -19,7 +19,7 @@ from vilg.data.batches import (
     targets,
 )
 from vilg.data.order import batch_ids
-from vilg.data.store import Kind, Part, Store, StoreInfo, Writer
+from vilg.data.store import Kind, Rows, Store, StoreInfo, Writer
 from vilg.parallel import Share
 from vilg.randomness import uniforms
 from vilg.text import LANGUAGES, TextTokenizer
@@ -62,7 +62,7 @@ SHAPES: dict[str, Row] = {
 def write(folder: Path, rows: list[Row], max_text: int = MAX_TEXT) -> Store:
     with Writer(folder) as writer:
         image_ids_SN = np.arange(4 * len(rows)).reshape(-1, 4).astype(np.uint16)
-        writer.append(Part([str(i) for i in range(len(rows))], image_ids_SN, rows))
+        writer.append(Rows([str(i) for i in range(len(rows))], image_ids_SN, rows))
         writer.close(
             partial(
                 StoreInfo,

@@ -116,6 +116,19 @@ def test_three_pairs_are_shown_as_they_were_understood(faulty: Path) -> None:
     assert "not a readable picture" in broken["picture"]
 
 
+def test_faults_of_one_kind_differ_in_names_and_numbers_only() -> None:
+    faults = Faults()
+    for name, lang in (("a.b", "fr"), ("c d", "ja")):
+        faults.add(f"no caption: there is no '{name}.txt' or .caption beside it", name)
+        faults.add(f"a caption in '{lang}', which has no token (zh, en have)", name)
+    faults.add("its text is no UTF-8 (invalid start byte at byte 17)", "x")
+    assert list(faults.kinds) == [
+        "no caption: there is no … or .caption beside it",
+        "a caption in …, which has no token (zh, en have)",
+        "its text is no UTF-8 (invalid start byte at byte …)",
+    ]
+
+
 def test_kinds_without_end_do_not_fill_the_memory() -> None:
     faults = Faults()
     for i in range(1000):
@@ -185,7 +198,7 @@ SCRIPT = """
 import resource, sys
 from pathlib import Path
 from vilg.data.check import check
-from vilg.data.pack_any import pack
+from vilg.data.pack import pack
 from vilg.data.sources import open_source
 from vilg.text import TextTokenizer
 source = open_source(sys.argv[2])

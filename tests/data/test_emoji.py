@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vilg.data.shards import Sample, fingerprint, list_splits, load_samples, load_split
+from vilg.data.pairs import Pair
+from vilg.data.shards import fingerprint, list_splits, load_split
+from vilg.data.sources import load_pairs
 
 FOLDER = Path(__file__).parents[2] / "datasets" / "emoji"
 SPLITS = ("train", "unseen_combination", "unseen_concept")
@@ -26,16 +28,16 @@ ENDINGS = {
 
 
 @pytest.fixture(scope="module")
-def samples() -> list[Sample]:
-    return load_samples(FOLDER)
+def samples() -> list[Pair]:
+    return load_pairs(FOLDER)
 
 
 @pytest.fixture(scope="module")
-def pixels(samples: list[Sample]) -> dict[str, bytes]:
+def pixels(samples: list[Pair]) -> dict[str, bytes]:
     """The decoded pixels of every picture, by id."""
     decoded = {}
     for sample in samples:
-        with Image.open(io.BytesIO(sample.picture)) as image:
+        with Image.open(io.BytesIO(sample.picture())) as image:
             assert (image.format, image.mode, image.size) == ("WEBP", "RGB", (64, 64)), sample.id
             decoded[sample.id] = image.tobytes()
     return decoded
@@ -57,13 +59,13 @@ def import_build_module(name: str) -> ModuleType:
     return module
 
 
-def test_counts_are_those_of_the_manifest(samples: list[Sample], manifest: dict[str, Any]) -> None:
+def test_counts_are_those_of_the_manifest(samples: list[Pair], manifest: dict[str, Any]) -> None:
     counts = manifest["counts"]
-    style_of = {sample.id: sample.style for sample in samples}
+    style_of = {sample.id: sample.tags["style"] for sample in samples}
     assert len(samples) == manifest["samples"] == sum(s["samples"] for s in manifest["shards"])
-    assert len({sample.concept for sample in samples}) == counts["concept"]
+    assert len({sample.tags["concept"] for sample in samples}) == counts["concept"]
     assert Counter(style_of.values()) == counts["style"]
-    assert Counter(sample.group for sample in samples) == counts["group"]
+    assert Counter(sample.tags["group"] for sample in samples) == counts["group"]
     for split in SPLITS:
         ids = load_split(FOLDER, split)
         assert len(ids) == counts["split"][split]
@@ -86,7 +88,7 @@ def test_readme_states_the_counts(manifest: dict[str, Any]) -> None:
         assert row == f"| {split} | {' | '.join(cells)} | {number:,} |"
 
 
-def test_splits_divide_the_samples(samples: list[Sample]) -> None:
+def test_splits_divide_the_samples(samples: list[Pair]) -> None:
     assert tuple(list_splits(FOLDER)) == SPLITS
     in_splits = [id for split in SPLITS for id in load_split(FOLDER, split)]
     assert sorted(in_splits) == [sample.id for sample in samples]
@@ -95,23 +97,23 @@ def test_splits_divide_the_samples(samples: list[Sample]) -> None:
         assert list(ids) == sorted(ids)
 
 
-def test_held_out_samples_are_what_their_split_says(samples: list[Sample]) -> None:
+def test_held_out_samples_are_what_their_split_says(samples: list[Pair]) -> None:
     split_of = {id: split for split in SPLITS for id in load_split(FOLDER, split)}
     splits_of_concept: dict[str, set[str]] = defaultdict(set)
     fluent: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
-        splits_of_concept[sample.concept].add(split_of[sample.id])
-        if sample.style.startswith("fluent"):
-            fluent[sample.concept].add(split_of[sample.id])
+        splits_of_concept[sample.tags["concept"]].add(split_of[sample.id])
+        if sample.tags["style"].startswith("fluent"):
+            fluent[sample.tags["concept"]].add(split_of[sample.id])
     assert all(len(splits) == 1 for splits in fluent.values()), "the Fluents share their shapes"
     for splits in splits_of_concept.values():
         assert splits == {"unseen_concept"} or splits - {"unseen_combination"} == {"train"}
 
 
-def test_splits_are_the_build_s_own(samples: list[Sample]) -> None:
+def test_splits_are_the_build_s_own(samples: list[Pair]) -> None:
     """The rule beside the data still gives the lists beside the data, in any order of samples."""
     rule = import_build_module("splits")
-    pairs = [(sample.concept, sample.style) for sample in reversed(samples)]
+    pairs = [(sample.tags["concept"], sample.tags["style"]) for sample in reversed(samples)]
     assert {
         f"{style}-{concept}": split for (concept, style), split in rule.split_samples(pairs).items()
     } == {id: split for split in SPLITS for id in load_split(FOLDER, split)}
@@ -148,19 +150,36 @@ def test_pictures_stand_on_white(pixels: dict[str, bytes]) -> None:
     assert white > 0.98 * len(pixels)
 
 
-def test_captions_are_canonical_and_one_of_a_kind(samples: list[Sample]) -> None:
+def test_captions_are_canonical_and_one_of_a_kind(samples: list[Pair]) -> None:
     for sample in samples:
-        endings = ENDINGS[sample.style]
-        assert sample.id == f"{sample.style}-{sample.concept}"
+        endings = ENDINGS[sample.tags["style"]]
+        assert sample.id == "-".join((sample.tags["style"], sample.tags["concept"]))
         assert sample.captions == {
-            language: (sample.names[language] + endings[language],) for language in ("zh", "en")
+            language: (sample.tags[f"name.{language}"] + endings[language],)
+            for language in ("zh", "en")
         }
     for language in ("zh", "en"):
         assert len({sample.captions[language] for sample in samples}) == len(samples)
 
 
+def test_keywords_take_the_place_of_the_name_in_prompts(samples: list[Pair]) -> None:
+    [apple] = [sample for sample in samples if sample.id == "fluent_3d-1F34E"]
+    words = ("健康", "水果", "熟", "红", "苹果", "食物")
+    assert apple.prompts["zh"] == tuple(f"{word}，三维风格" for word in words)
+    for sample in samples:
+        endings = ENDINGS[sample.tags["style"]]
+        for language, prompts in sample.prompts.items():
+            assert all(prompt.endswith(endings[language]) for prompt in prompts)
+
+
+def test_every_picture_has_its_artist_s_licence(samples: list[Pair]) -> None:
+    licences = {"noto": "Apache-2.0", "twemoji": "CC-BY-4.0"}  # LICENSES.md
+    for sample in samples:
+        assert sample.tags["license"] == licences.get(sample.tags["style"], "MIT")
+
+
 def test_dropped_pictures_are_gone_and_their_twins_are_there(
-    samples: list[Sample], manifest: dict[str, Any]
+    samples: list[Pair], manifest: dict[str, Any]
 ) -> None:
     ids = {sample.id for sample in samples}
     dropped = manifest["dropped"]
@@ -169,7 +188,7 @@ def test_dropped_pictures_are_gone_and_their_twins_are_there(
 
 
 def test_fingerprint_is_the_hash_of_what_the_shards_hold(
-    samples: list[Sample], pixels: dict[str, bytes]
+    samples: list[Pair], pixels: dict[str, bytes]
 ) -> None:
     total = hashlib.sha256()
     for sample in samples:

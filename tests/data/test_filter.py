@@ -189,8 +189,14 @@ def test_too_many_items_that_are_no_pairs(ten: Source, tmp_path: Path) -> None:
     out = tmp_path / "out"
     filtered(ten, out)
     choose(out, [], max_rejects=0.2)
+    assert (out / KEPT).exists()
     with pytest.raises(DataError, match=r"2 of 10 pairs were left out, more than 10%"):
         choose(out, [])
+    assert sorted(path.name for path in out.iterdir()) == [
+        "columns.jsonl",
+        "columns.made_from",
+        "rejects.jsonl",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from tests.data.readers.fixtures import put
 from tests.data.sources import picture, write_jsonl
 from vilg.data.identity import identify
-from vilg.data.pack_any import pack
+from vilg.data.pack import pack
 from vilg.data.pairs import DataError, Pair, Question, Reject
 from vilg.data.sources import open_source
 

@@ -28,8 +28,8 @@ def test_captions_are_sorted_by_language_and_cleaned():
         ([], "no caption"),
         ([(None, " ")], "no caption; an empty caption"),
         ([("en", " "), ("zh", "")], "no caption; an empty caption"),
-        ([("fr", "un chat")], "no caption; a caption in fr, which has no token (zh, en have)"),
-        ([("\ud800", "?")], "no caption; a caption in \\ud800, which has no token (zh, en have)"),
+        ([("fr", "un chat")], "no caption; a caption in 'fr', which has no token (zh, en have)"),
+        ([("\ud800", "?")], "no caption; a caption in '\\ud800', which has no token (zh, en have)"),
         ([("en", "\ud800")], "no caption; a caption that is no Unicode"),
     ],
 )

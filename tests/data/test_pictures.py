@@ -1,13 +1,14 @@
 """Which files of a folder are pictures."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.data.test_pack import sample
+from tests.data.sources import picture
+from vilg.data.pairs import DataError, Pair
 from vilg.data.pictures import is_data_set, list_pictures, load_pictures, tell
-from vilg.data.shards import DataError
 from vilg.images import ImageError
 
 
@@ -72,6 +73,8 @@ def test_an_unreadable_picture_is_named_whatever_it_lies_in(tmp_path: Path) -> N
     (tmp_path / "bad.png").write_bytes(b"words")
     with pytest.raises(ImageError, match=r"bad.png is not a readable picture"):
         load_pictures([tmp_path / "bad.png"], 8)
-    broken = replace(sample("apple"), picture=sample("apple").picture[:40])
-    with pytest.raises(ImageError, match="the picture of apple is not a readable picture"):
-        load_pictures([sample("b"), broken], 8)
+    apple = Pair(id="apple", place="pairs.jsonl line 2", picture=partial(bytes, picture(0)[:40]))
+    with pytest.raises(
+        ImageError, match=r"the picture of apple \(pairs.jsonl line 2\) is not a read"
+    ):
+        load_pictures([replace(apple, picture=partial(bytes, picture(1))), apple], 8)

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vilg.data.pairs import DataError
-from vilg.data.store import Kind, Part, Store, StoreInfo, Writer
+from vilg.data.store import Kind, Rows, Store, StoreInfo, Writer
 
 GRID = (2, 3)
 NAMES = ("image_ids.bin", "rows.bin", "texts.bin", "tokens.bin", "ids.bin")
@@ -34,7 +34,7 @@ def write(folder: Path, rows: list[Row], each: int = 2) -> Path:
     writer = Writer(folder)
     for first in range(0, len(rows), each):
         ids, image_ids, texts = zip(*rows[first : first + each], strict=True)
-        writer.append(Part(ids, np.array(image_ids, np.uint16), texts))
+        writer.append(Rows(ids, np.array(image_ids, np.uint16), texts))
     writer.close(
         partial(
             StoreInfo, grid=GRID, image_tokenizer="i", text_tokenizer="t", max_text=8, rejects=0
@@ -118,7 +118,7 @@ def test_the_bytes_tell_nothing_of_how_they_came(tmp_path: Path, each: int) -> N
 
 def test_two_writers_of_one_store_do_not_harm_each_other(tmp_path: Path) -> None:
     slow = Writer(tmp_path)
-    slow.append(Part(["a"], np.array([ROWS[0][1]], np.uint16), [[]]))
+    slow.append(Rows(["a"], np.array([ROWS[0][1]], np.uint16), [[]]))
     write(tmp_path, ROWS)
     with slow:  # it gives up, after the other has ended
         pass

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vilg.data.shards import DataError
+from vilg.data.pairs import DataError
 from vilg.data.tokens import has_tokens, load_tokens, save_tokens
 
 IDS = ["flat-1F34E", "noto-1F34E", "noto-2B50"]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import load_samples
+from vilg.data.sources import load_pairs
 from vilg.evaluation.judge import Judge, load_judge
 from vilg.evaluation.likeness import finds_original, kernel_distance
 
@@ -25,7 +25,7 @@ Pictures = NDArray[np.uint8]
 @pytest.fixture(scope="module")
 def emoji() -> dict[str, Pictures]:
     """The concepts above, in this order, by style."""
-    samples = {sample.id: sample for sample in load_samples(EMOJI)}
+    samples = {sample.id: sample for sample in load_pairs(EMOJI)}
     return {
         style: load_pictures([samples[f"{style}-{code}"] for code in (*CLASSES, *OTHERS)], 64)
         for style in ("noto", "twemoji")

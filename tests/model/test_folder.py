@@ -149,6 +149,14 @@ def test_the_generator_alone_loads_in_the_precision_asked_for(original: Path) ->
     assert {value.device.type for value in shapes.image_tokenizer.parameters()} == {"meta"}
 
 
+@pytest.mark.parametrize("name", ["emoji-64", "emoji-tokenizer"])
+def test_shipped_models_are_written_as_they_are(name: str, tmp_path: Path) -> None:
+    folder = find_model(name)
+    save_model(tmp_path, load_model(folder))
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+
+
 def test_an_image_tokenizer_keeps_the_precision_of_its_files(tmp_path: Path) -> None:
     model = toy()
     model.image_tokenizer.stored_as = torch.float32  # as an imported one

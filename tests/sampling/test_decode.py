@@ -147,6 +147,55 @@ def test_image_to_text_cached_is_uncached(patterns: tuple[Pattern, ...], task: s
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "patterns", [*((p,) * 2 for p in Pattern), paper_patterns(4)], ids="-".join
+)
+@pytest.mark.parametrize(("height", "width"), [(3, 4), (1, 6), (6, 1), (2, 13), (9, 2)])
+def test_a_position_may_be_a_tensor(patterns: tuple[Pattern, ...], height: int, width: int) -> None:
+    """As on a GPU: where the position is a number, every step does something else."""
+    generator = toy_generator(patterns, height, width)
+    images = toy_images(generator, 2)
+    ids_BT = torch.cat([torch.tensor([[6, BOI], [9, BOI]]), images], dim=1)
+    layout = text_to_image_layout(1, generator.config.grid)
+    valid_BT = torch.ones(ids_BT.shape, dtype=torch.bool)
+    expected = uncached(generator, layout, ids_BT, valid_BT)
+    for given in (2, 2 + images.shape[1] // 2):
+        state, _ = prefill(generator, layout, ids_BT[:, :given], valid_BT)
+        state = state.steady(torch.device("cpu"))
+        for position in range(given, ids_BT.shape[1]):
+            state, states_BC = decode_step(generator, state, ids_BT[:, position])
+            torch.testing.assert_close(states_BC, expected[:, position], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["image", "text"])
+def test_all_steps_are_one_graph(task: str) -> None:
+    """What a CUDA graph records of one step is then every step: nothing depends on the position's number."""
+    generator = toy_generator()
+    grid, ids_2T = generator.config.grid, torch.tensor([[6, BOI], [9, BOI]])
+    layout = text_to_image_layout(1, grid)
+    if task == "text":
+        layout = image_to_text_layout(6, grid)
+        ids_2T = torch.cat([toy_images(generator, 2), torch.tensor([[ZH], [EN]])], dim=1)
+    state, _ = prefill(generator, layout, ids_2T, torch.ones(2, layout.length, dtype=torch.bool))
+    state = state.steady(torch.device("cpu"))
+    graphs = 0
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        nonlocal graphs
+        graphs += 1
+        return graph.forward
+
+    torch._dynamo.reset()
+    step = torch.compile(decode_step, fullgraph=True, backend=count)
+    plain = state
+    for ids_2 in (torch.tensor([7, 8]), torch.tensor([9, 7]), torch.tensor([10, 11])):
+        plain, expected = decode_step(generator, plain, ids_2)
+        state, states_2C = step(generator, state, ids_2)
+        torch.testing.assert_close(states_2C, expected, rtol=0, atol=1e-5)
+    assert graphs == 1
+
+
 def test_a_second_branch_is_not_written() -> None:
     """Cached steps read all of the prefix, so another text in it would be read too."""
     generator = toy_generator()

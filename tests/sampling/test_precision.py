@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.elsewhere import ELSEWHERE, moved_there, other_device
 from tests.precisions import parameters
 from tests.sampling.test_decode import PROMPTS, toy_generator, toy_images
+from vilg.errors import SettingError
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import pad_texts, text_to_image_log_probs, text_to_image_states
 from vilg.sampling.images import draw_images
@@ -14,7 +16,8 @@ from vilg.sampling.precision import (
     PackedLinear,
     Precision,
     PrecisionError,
-    check_supported,
+    RoundedLinear,
+    choose_precision,
     is_supported,
     prepared,
 )
@@ -91,7 +94,7 @@ def test_int8_needs_the_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda found=supported: found)
         assert is_supported(Precision.INT8) is supported
     with pytest.raises(PrecisionError, match="no instructions for int8: take fp32"):
-        check_supported(Precision.INT8)
+        choose_precision(Precision.INT8)
 
 
 @pytest.mark.parametrize("precision", [Precision.BF16, Precision.INT8])
@@ -100,7 +103,47 @@ def test_a_torch_without_onednn_rounds_nothing(
 ) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     with pytest.raises(PrecisionError, match=f"no instructions for {precision}: take fp32$"):
-        check_supported(precision)
+        choose_precision(precision)
+
+
+def test_the_usual_precision_is_fp32_and_torch_may_name_it() -> None:
+    assert choose_precision() is Precision.FP32
+    assert choose_precision(torch.float32) is choose_precision("fp32") is Precision.FP32
+    with pytest.raises(SettingError, match=r"fp32 or bf16 or int8, not torch[.]float64"):
+        choose_precision(torch.float64)
+
+
+def test_a_device_that_is_not_the_host_has_no_int8() -> None:
+    assert choose_precision("bf16", ELSEWHERE) is Precision.BF16
+    with pytest.raises(
+        PrecisionError, match=r"meta, .*no instructions for int8: take fp32 or bf16"
+    ):
+        choose_precision("int8", ELSEWHERE)
+
+
+def test_elsewhere_products_are_in_bf16_and_the_rest_in_fp32() -> None:
+    """Weights that are bf16 already are not copied; those of norms and embeddings go back to fp32."""
+    generator = toy_generator()
+    expected = draw_images(generator, PROMPTS, range(5), SamplingConfig(temperature=0)).image_ids_BN
+    text_BM, valid_BM = pad_texts(PROMPTS)
+    with other_device():
+        rounded = moved_there(generator.bfloat16())
+        twin = prepared(rounded, Precision.BF16)
+        layers = [part for part in twin.modules() if isinstance(part, RoundedLinear)]
+        assert len(layers) == 4 * 4 + 2
+        of_rounded = [part for part in rounded.modules() if isinstance(part, nn.Linear)]
+        for layer, linear in zip(layers, of_rounded, strict=True):
+            assert layer.weight_OI.held.data_ptr() == linear.weight.held.data_ptr()
+        assert {weight.dtype for weight in twin.parameters()} == {torch.float32}
+        assert {weight.dtype for weight in rounded.parameters()} == {torch.bfloat16}
+        text_BM, images_BN = text_BM.to(ELSEWHERE), expected.to(ELSEWHERE)
+        states = text_to_image_states(twin, text_BM, valid_BM.to(ELSEWHERE), images_BN)[:, :-1]
+        assert states.dtype == torch.float32
+        likeliest = twin.image_logits(states).argmax(dim=2).cpu()
+        drawn = draw_images(twin, PROMPTS, range(5), SamplingConfig(temperature=0))
+        assert drawn.image_ids_BN.cpu().shape == expected.shape
+        assert prepared(rounded, Precision.FP32) is rounded
+    assert float((likeliest == expected).double().mean()) >= 0.9
 
 
 def test_fp32_scores_what_the_plain_model_scores() -> None:

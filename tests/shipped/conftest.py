@@ -1,18 +1,15 @@
 """A toy data set of coloured squares, and a generator that knows two of them by heart."""
 
-import dataclasses
-import hashlib
 import io
-import json
-import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from tests.data.sources import write_packed
 from vilg.api import Vilg
-from vilg.data.shards import Sample
+from vilg.data.pairs import Pair
 from vilg.evaluation.judge import Judge, load_judge
 from vilg.model.folder import Model
 from vilg.model.generator import Generator, image_to_text_log_probs, text_to_image_log_probs
@@ -35,59 +32,44 @@ NAMES = (
 )
 
 
-def toy_samples() -> list[Sample]:
+def toy_samples() -> list[Pair]:
     return [
         make_sample(concept, style) for concept in range(len(NAMES)) for style in sorted(STYLES)
     ]
 
 
-def make_sample(concept: int, style: str) -> Sample:
+def make_sample(concept: int, style: str) -> Pair:
     names = dict(zip(LANGUAGES, NAMES[concept], strict=True))
     commas = {"zh": "，", "en": ", "}
     colour = (30 * concept, 255 - 30 * concept, 200 if style == "flat" else 20)
     stream = io.BytesIO()
     Image.new("RGB", (32, 32), colour).save(stream, "png")
-    return Sample(
+    return Pair(
         id=f"{style}-{concept}",
-        concept=str(concept),
-        style=style,
-        group="food-drink" if concept < 4 else "objects",
-        subgroup="",
-        names=names,
+        place=f"toy {style}-{concept}",
+        picture=stream.getvalue,
         captions={lang: (names[lang] + commas[lang] + STYLES[style][lang],) for lang in LANGUAGES},
-        keywords={lang: () for lang in LANGUAGES},
-        picture=stream.getvalue(),
+        tags={
+            "concept": str(concept),
+            "style": style,
+            "group": "food-drink" if concept < 4 else "objects",
+            **{f"name.{lang}": name for lang, name in names.items()},
+        },
     )
 
 
 @pytest.fixture
 def square_data(tmp_path: Path) -> Path:
-    """A folder with one shard and the three splits."""
-    folder = tmp_path / "data"
-    (folder / "shards").mkdir(parents=True)
-    (folder / "splits").mkdir()
-    samples = toy_samples()
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for sample in samples:
-            fields = dataclasses.asdict(sample)
-            text = json.dumps({**fields, "picture": None}).encode()
-            for suffix, content in (("png", sample.picture), ("json", text)):
-                member = tarfile.TarInfo(f"{sample.id}.{suffix}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-    shard = stream.getvalue()
-    (folder / "shards" / "toy-0000.tar").write_bytes(shard)
-    digest = hashlib.sha256(shard).hexdigest()
-    entry = {"file": "toy-0000.tar", "samples": len(samples), "sha256": digest}
-    manifest = {"content_sha256": "toy content", "shards": [entry]}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    concepts = {"unseen_concept": {"0", "7"}, "train": {"1", "2", "3", "4", "5"}}
-    for split in ("train", "unseen_concept"):
-        ids = [sample.id for sample in samples if sample.concept in concepts[split]]
-        (folder / "splits" / f"{split}.txt").write_text("\n".join(ids) + "\n")
-    (folder / "splits" / "unseen_combination.txt").write_text("flat-6\nnoto-6\n")
-    return folder
+    """A data set of them with the three splits."""
+    splits = {
+        split: [f"{style}-{concept}" for concept in concepts for style in sorted(STYLES)]
+        for split, concepts in (
+            ("train", range(1, 6)),
+            ("unseen_concept", (0, 7)),
+            ("unseen_combination", (6,)),
+        )
+    }
+    return write_packed(tmp_path / "data", toy_samples(), splits)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from PIL import Image
 import vilg.shipped.demo
 from vilg.api import Vilg
 from vilg.cli import main
-from vilg.data.shards import DataError
+from vilg.data.pairs import DataError
 from vilg.shipped.demo import Demo, make_demo, nearest
 
 FIXED = json.loads((Path(vilg.__file__).parent / "assets/demo_prompts.json").read_text("utf-8"))

@@ -105,7 +105,7 @@ def test_shares_are_those_of_each_pair_alone(toy_model: Model) -> None:
 
         # Only pairs that rounding cannot turn over count for certain.
         pairs = list(
-            zip(*shuffle_within([sample.style for sample in samples], seed=0), strict=True)
+            zip(*shuffle_within([sample.tags["style"] for sample in samples], seed=0), strict=True)
         )
         found = scores["matched_above_shuffled"][lang]
         for direction, margins in {

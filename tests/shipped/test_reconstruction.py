@@ -128,7 +128,7 @@ def test_the_judge_sees_reconstructions_and_originals_of_the_split(
     rebuilt = to_arrays(vqgan.decode(vqgan.encode(to_pixels(originals))))
     seen, wanted = (judge.features(arrays, "pictures") for arrays in (rebuilt, originals))
     found = finds_original(seen, wanted)
-    flat = [i for i, sample in enumerate(SAMPLES) if sample.style == "flat"]
+    flat = [i for i, sample in enumerate(SAMPLES) if sample.tags["style"] == "flat"]
 
     assert scores["all"]["ssim"] == pytest.approx(ssim(originals, rebuilt).mean())
     assert scores["all"]["retrieval_top1"] == pytest.approx(found.mean())

@@ -42,7 +42,7 @@ def test_pictures_find_themselves_and_not_each_other(judge: Judge) -> None:
     shelf, arrays = galleries(judge, samples, 32), load_pictures(samples, 32)
     own = drawing._ranks(judge, shelf, samples, samples, arrays, "")
     assert own.tolist() == [1] * 8
-    i, j = shuffle_within([sample.style for sample in samples], 0)
+    i, j = shuffle_within([sample.tags["style"] for sample in samples], 0)
     owners = [samples[k] for k in i]
     other = drawing._ranks(judge, shelf, owners, [samples[k] for k in j], arrays[i], "")
     assert (other > 1).all()

@@ -14,6 +14,7 @@ from PIL import Image
 
 import vilg
 from tests.precisions import parameters
+from vilg.data.shards import fingerprint
 from vilg.errors import VilgError
 from vilg.evaluation.extra import PACKAGES
 from vilg.model.folder import ModelError, weights_hash
@@ -41,7 +42,7 @@ def test_a_second_run_writes_the_same_bytes(
     written = []
     for name in ("first", "second"):
         out = tmp_path / name / "scores"
-        evaluate(suite, str(toy_folder), square_data, out, limit=limit, groups=("food-drink",))
+        evaluate(suite, str(toy_folder), square_data, out, limit=limit, only=("group=food-drink",))
         written.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
     assert written[0] == written[1]
     assert set(written[0]) - {"tokenizer.png"} == {f"{suite}.json"}
@@ -57,7 +58,9 @@ def test_a_second_run_writes_the_same_bytes(
 def test_the_manifest_says_what_was_measured(
     toy_folder: Path, square_data: Path, tmp_path: Path
 ) -> None:
-    evaluate("generator", str(toy_folder), square_data, tmp_path, limit=3, groups=("food-drink",))
+    evaluate(
+        "generator", str(toy_folder), square_data, tmp_path, limit=3, only=("group=food-drink",)
+    )
     content = json.loads((tmp_path / "generator.json").read_text())
     config = json.loads((toy_folder / "config.json").read_text())
     assert content["manifest"] == {
@@ -67,12 +70,12 @@ def test_the_manifest_says_what_was_measured(
         "text_tokenizer": config["text_tokenizer_fingerprint"],
         "judge": None,
         "refined_by": None,
-        "data": "toy content",
+        "data": fingerprint(square_data),
         "vilg": vilg.__version__,
         "torch": torch.__version__,
         "seeds": {"choice_seed": 0, "shuffle_seed": 0, "subset_seed": 0},
         "settings": {
-            "groups": ["food-drink"],
+            "only": ["group=food-drink"],
             "splits": None,
             "limit": 3,
             "num_train": 500,
@@ -201,8 +204,8 @@ def test_bad_settings_are_errors_before_anything_is_written(
         evaluate("tokenizer", str(toy_folder), square_data, out, precision=Precision.INT8)
     with pytest.raises(VilgError, match="not a data set"):
         evaluate("tokenizer", str(toy_folder), tmp_path, out)
-    with pytest.raises(VilgError, match="no group is called"):
-        evaluate("generator", str(toy_folder), square_data, out, groups=("fruit",))
+    with pytest.raises(VilgError, match="no pair to measure has group=fruit"):
+        evaluate("generator", str(toy_folder), square_data, out, only=("group=fruit",))
     assert not out.exists()
     out.write_text("a file")
     with pytest.raises(VilgError, match="cannot write to"):

@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +52,6 @@ class Many:
 
     source: Path
     store: Path
-    seconds: float
 
 
 def lay_pictures(folder: Path) -> None:
@@ -108,9 +106,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Many:
         if i % 700 == 699:
             records.append(["no object"])
     source = write_lines(folder / "pairs.jsonl", records)
-    started = time.monotonic()
     assert run(source, folder / "store")
-    return Many(source, folder / "store", time.monotonic() - started)
+    return Many(source, folder / "store")
 
 
 def test_rows_are_the_pairs_one_by_one(tmp_path: Path) -> None:
@@ -208,7 +205,7 @@ def test_whatever_is_left_out_is_said_with_its_place(tmp_path: Path) -> None:
         (9, "h", "pair", "no text that the model can read"),
         (10, "i", "text", "has no visible character"),
         (11, "j", "pair", "an empty caption"),
-        (12, "k", "text", "a caption in de"),
+        (12, "k", "text", "a caption in 'de'"),
         (13, None, "pair", "no JSON object"),
         (14, "a", "pair", "an earlier pair has this id"),
     ):
@@ -260,20 +257,6 @@ def test_who_joins_at_the_same_time_does_no_harm(many: Many, tmp_path: Path) -> 
             process.join(120)
         assert [process.exitcode for process in processes] == [0] * 3
         assert contents(out) == contents(many.store)
-
-
-def test_kills_at_random_moments_change_no_byte(many: Many, tmp_path: Path) -> None:
-    rng, out = random.Random(0), tmp_path / "out"
-    signs = ["made_from.json", "00000000.npz", "00000001.npz", "00000002.npz"]
-    for sign in (*(out / "parts" / sign for sign in signs), out / "rejects.jsonl"):
-        process = start(many.source, out)
-        while process.is_alive() and not sign.exists():
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.03) * many.seconds)
-        process.kill()
-        process.join()
-    assert run(many.source, out)
-    assert contents(out) == contents(many.store)
 
 
 def test_a_store_that_is_whole_is_left_alone(many: Many, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from vilg.data.store import Kind, Part, Store, StoreInfo, Writer
+from vilg.data.store import Kind, Rows, Store, StoreInfo, Writer
 from vilg.images import to_array
 from vilg.model.generator import GeneratorConfig
 from vilg.model.patterns import paper_patterns
@@ -121,7 +121,7 @@ def toy_store(pairs: Sequence[ToyPair]) -> Store:
     ]
     writer = Writer(Path(folder.name))
     image_ids_SN = np.stack([pair.image_ids for pair in pairs])
-    writer.append(Part([str(i) for i in range(len(pairs))], image_ids_SN, texts))
+    writer.append(Rows([str(i) for i in range(len(pairs))], image_ids_SN, texts))
     writer.close(
         partial(
             StoreInfo,

@@ -23,8 +23,6 @@ from tests.training.conftest import (
 )
 from vilg.data.order import batch_ids
 from vilg.data.pairs import Pair
-from vilg.data.readers.packed import pair_of_sample
-from vilg.data.shards import Sample
 from vilg.errors import SettingError
 from vilg.model.generator import (
     image_to_text_log_probs,
@@ -212,31 +210,6 @@ def test_the_loss_falls_on_eight_pairs(tmp_path: Path) -> None:
     records = log_records(tmp_path)
     assert records[-1]["t2i"] < 0.6 * records[0]["t2i"]
     assert records[-1]["i2t"] < 0.5 * records[0]["i2t"]
-
-
-SAMPLE = Sample(
-    id="flat-1F34E",
-    concept="1F34E",
-    style="flat",
-    group="food-drink",
-    subgroup="food-fruit",
-    names={"zh": "红苹果", "en": "red apple"},
-    captions={"zh": ("红苹果，扁平风格", "另一个"), "en": ("red apple, flat style",)},
-    keywords={"zh": ("果", "青"), "en": ()},
-    picture=b"",
-)
-
-
-def test_keywords_take_the_place_of_the_name() -> None:
-    pair = pair_of_sample(SAMPLE, "shard flat-1F34E")
-    assert pair.captions == SAMPLE.captions
-    assert pair.prompts == {"zh": ("果，扁平风格", "青，扁平风格"), "en": ()}
-
-
-def test_a_caption_that_does_not_open_with_the_name_stands_as_it_is() -> None:
-    captions = {**SAMPLE.captions, "zh": ("一个红苹果",)}
-    pair = pair_of_sample(replace(SAMPLE, captions=captions), "shard flat-1F34E")
-    assert pair.captions["zh"] == ("一个红苹果",) and pair.prompts["zh"] == ()
 
 
 def test_pairs_of_one_language_are_drawn_from_and_described_in_it() -> None:

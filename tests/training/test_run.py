@@ -1,11 +1,9 @@
 """Whole runs on a toy data set: from shards to a model folder, in one go or in several."""
 
-import hashlib
 import io
 import json
 import re
 import shutil
-import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
+from tests.data.sources import write_packed
 from tests.training.conftest import (
     OPTIM,
     SMALL_DISCRIMINATOR,
@@ -28,9 +27,9 @@ from tests.training.conftest import (
 from vilg.api import Vilg
 from vilg.config import from_dict, override, to_json
 from vilg.data.order import permute
-from vilg.data.pairs import DataError
+from vilg.data.pairs import DataError, Pair
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import load_samples
+from vilg.data.sources import load_pairs
 from vilg.data.store import Store
 from vilg.errors import SettingError, VilgError
 from vilg.images import open_picture, to_array, to_pixels
@@ -64,46 +63,28 @@ FLAGS = ("red flag", "blue flag")
 
 
 def write_data_set(folder: Path) -> Path:
-    """Write one shard of small pictures in two styles; one concept of five is held out."""
+    """Pack small pictures in two styles; one concept of five is held out."""
     rng = np.random.default_rng(0)
-    stream = io.BytesIO()
+    pairs: list[Pair] = []
     splits: dict[str, list[str]] = {"train": [], "unseen_concept": []}
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-
-        def add(name: str, content: bytes) -> None:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-        for style in ("flat", "noto"):
-            for number, name in enumerate((*FRUIT, *FLAGS)):
-                key = f"{style}-1F34{number}"
-                splits["unseen_concept" if name == "lime" else "train"].append(key)
-                pixels = rng.integers(0, 256, (20, 16, 3), dtype=np.uint8)
-                picture = io.BytesIO()
-                Image.fromarray(pixels).save(picture, "PNG")
-                fields = {
-                    "id": key,
-                    "concept": f"1F34{number}",
-                    "style": style,
-                    "group": "flags" if name in FLAGS else "food-drink",
-                    "subgroup": "toy",
-                    "names": {"zh": f"果{number}", "en": name},
-                    "captions": {"zh": [f"果{number}，{style}"], "en": [f"{name}, {style} style"]},
-                    "keywords": {"zh": ["水果"], "en": []},
-                }
-                add(f"{key}.png", picture.getvalue())
-                add(f"{key}.json", json.dumps(fields, ensure_ascii=False).encode())
-    (folder / "shards").mkdir(parents=True)
-    (folder / "splits").mkdir()
-    (folder / "shards" / "toy-0000.tar").write_bytes(stream.getvalue())
-    digest = hashlib.sha256(stream.getvalue()).hexdigest()
-    shard = {"file": "toy-0000.tar", "samples": sum(map(len, splits.values())), "sha256": digest}
-    manifest = {"content_sha256": "abc", "shards": [shard]}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    for split, ids in splits.items():
-        (folder / "splits" / f"{split}.txt").write_text("\n".join(ids))
-    return folder
+    for style in ("flat", "noto"):
+        for number, name in enumerate((*FRUIT, *FLAGS)):
+            key = f"{style}-1F34{number}"
+            splits["unseen_concept" if name == "lime" else "train"].append(key)
+            pixels = rng.integers(0, 256, (20, 16, 3), dtype=np.uint8)
+            picture = io.BytesIO()
+            Image.fromarray(pixels).save(picture, "PNG")
+            pairs.append(
+                Pair(
+                    id=key,
+                    place=key,
+                    picture=picture.getvalue,
+                    captions={"zh": (f"果{number}，{style}",), "en": (f"{name}, {style} style",)},
+                    prompts={"zh": (f"水果，{style}",), "en": ()},
+                    tags={"group": "flags" if name in FLAGS else "food-drink"},
+                )
+            )
+    return write_packed(folder, pairs, splits)
 
 
 @dataclass(frozen=True)
@@ -209,14 +190,16 @@ def test_a_run_tells_what_it_is_and_what_it_did(finished: Finished) -> None:
 
 def test_the_generator_learns_the_tokens_of_its_pictures(finished: Finished) -> None:
     lender = load_model(finished.out / "tokenizer" / "model").image_tokenizer
-    samples = load_samples(Path(finished.recipe.tokenizer.data.source), "train", ("food-drink",))
+    samples = load_pairs(
+        Path(finished.recipe.tokenizer.data.source), "train", ("group=food-drink",)
+    )
     store = Store(finished.out / "generator" / "tokens")
     assert store.ids(np.arange(8)) == [sample.id for sample in samples]
     tokens_SN = store.image_ids(np.arange(len(store)))
     assert tokens_SN.shape == (8, 16)
     for sample, row in zip(samples, tokens_SN, strict=True):
         # 16 x 20 pixels: the middle square is whole.
-        picture = np.ascontiguousarray(to_array(open_picture(sample.picture))[2:18])
+        picture = np.ascontiguousarray(to_array(open_picture(sample.picture()))[2:18])
         assert lender.encode(to_pixels(picture[None])).flatten().tolist() == row.tolist()
     assert load_model(finished.model).image_tokenizer.fingerprint() == lender.fingerprint()
 
@@ -373,7 +356,7 @@ def test_captions_are_learnt_from_pictures_that_move(finished: Finished, tmp_pat
     moving, still = (log_records(out / "generator") for out in (tmp_path / "out", finished.out))
     assert moving[0]["t2i"] == still[0]["t2i"] and moving[0]["i2t"] != still[0]["i2t"]
 
-    samples = load_samples(Path(generator.data.source), "train", ("food-drink",))
+    samples = load_pairs(Path(generator.data.source), "train", ("group=food-drink",))
     pictures = load_pictures(samples, 16)
     ids = np.array([5, 2])
     found = moved_tokens(lender, pictures, 0, generator.augmentation, 3, ids)

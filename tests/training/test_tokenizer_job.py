@@ -22,7 +22,7 @@ from tests.training.conftest import (
 )
 from vilg.data.order import batch_ids
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import load_samples
+from vilg.data.sources import load_pairs
 from vilg.errors import SettingError
 from vilg.images import to_pixels
 from vilg.tokenizer.codebooks import CodebookConfig
@@ -204,7 +204,7 @@ def test_a_dvae_learns_the_emoji() -> None:
     recipe = experiments["emoji_dvae"]().tokenizer
     assert recipe is not None and isinstance(recipe.model, DVAEConfig)
     config = replace(recipe.model, image_size=32, channels=8, num_codes=64, code_dim=16)
-    pictures = load_pictures(load_samples(EMOJI, "train")[::50], config.image_size)
+    pictures = load_pictures(load_pairs(EMOJI, "train")[::50], config.image_size)
     assert len(pictures) > 100
     loop = LoopConfig(num_steps=40, batch_size=16)
     job = TokenizerJob(

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
-from vilg.cli.options import APP, Flag, ModelName, Reading, UsageError, clean, load, print_json
+from vilg.cli.options import (
+    APP,
+    DeviceName,
+    Flag,
+    ModelName,
+    Reading,
+    UsageError,
+    choose,
+    clean,
+    load,
+    print_json,
+)
 from vilg.progress import say
 
 if TYPE_CHECKING:
@@ -126,6 +137,7 @@ class DataTokenize(IntoFolder):
 
     model: ModelName = None
     """whose image tokenizer and vocabulary make the tokens"""
+    device: DeviceName = "auto"
     max_text: MaxText = 64
 
     def run(self) -> None:
@@ -135,7 +147,7 @@ class DataTokenize(IntoFolder):
         self.check()
         check_max_text(self.max_text)
         worker = this_worker()
-        source, model = self.open(), load(self.model)
+        source, model = self.open(), load(self.model, self.device)
         whole = tokenize(
             source,
             self.out,
@@ -169,7 +181,7 @@ class DataPack(IntoFolder):
     """name of the data set, which its shards are called after"""
 
     def run(self) -> None:
-        from vilg.data.pack_any import pack, packed
+        from vilg.data.pack import pack, packed
 
         self.check()
         whole = pack(
@@ -270,6 +282,7 @@ class DataFilter(IntoFolder):
         str | None, arg(metavar="FOLDER|HUB_ID", help_behavior_hint="(default: no score)")
     ] = None
     """adds the matching score, by this CLIP (Chinese-CLIP, SigLIP)"""
+    device: DeviceName = "auto"
 
     def run(self) -> None:
         from vilg.cli.reports import rules_table
@@ -304,11 +317,13 @@ class DataFilter(IntoFolder):
             from vilg.sampling.clip import ClipRanker
             from vilg.sampling.matching import ClipMatcher
 
-            return ClipMatcher(self.clip, ClipRanker.from_pretrained(self.clip))
+            return ClipMatcher(
+                self.clip, ClipRanker.from_pretrained(self.clip, choose(self.device))
+            )
         if self.model:
             from vilg.sampling.matching import ModelMatcher
 
-            model = load(self.model)
+            model = load(self.model, self.device)
             return ModelMatcher(
                 self.model,
                 str(model.weights_hash),
@@ -349,6 +364,7 @@ class DataTranslate(FromSource):
     """file of the translations"""
     prefix: Annotated[str, arg(metavar="TEXT", help_behavior_hint="(default: none)")] = ""
     """stands before every caption, where the model wants it (T5: "translate English to Chinese: ")"""
+    device: DeviceName = "auto"
 
     def run(self) -> None:
         from vilg.data.translate import count_translations, write_translations
@@ -357,7 +373,9 @@ class DataTranslate(FromSource):
         if self.out.suffix != ".jsonl":
             raise UsageError(f"--out {self.out}: name a file that ends in .jsonl")
         source = self.open()
-        translator = HubTranslator.from_pretrained(self.by, self.to, self.prefix)
+        translator = HubTranslator.from_pretrained(
+            self.by, self.to, self.prefix, choose(self.device)
+        )
         if not write_translations(source, self.out, translator, self.to, this_worker()):
             say(PART_DONE)
             return

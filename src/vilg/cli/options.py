@@ -1,6 +1,7 @@
 """What verbs share: the app they register with, types of options, and JSON."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ from tyro.extras import SubcommandApp
 
 from vilg.errors import VilgError
 from vilg.model.defaults import MOST
+from vilg.progress import say
 
 if TYPE_CHECKING:
+    import torch
+
     from vilg.api import Vilg
 
 APP = SubcommandApp()
@@ -32,7 +36,16 @@ Setting = Annotated[float | None, arg(metavar="X", help_behavior_hint="(default:
 Count = Annotated[int | None, arg(metavar="K", help_behavior_hint="(default: the model's)")]
 Number = Annotated[int, arg(name="n", aliases=["-n"], metavar="K")]
 PrecisionName = Annotated[
-    Literal["fp32", "bf16", "int8"], arg(help_behavior_hint="(default: fp32)")
+    Literal["fp32", "bf16", "int8"] | None,
+    arg(metavar="fp32|bf16|int8", help_behavior_hint="(default: bf16 on CUDA, else fp32)"),
+]
+DeviceName = Annotated[
+    str,
+    arg(
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="where to compute; auto takes an accelerator where there is one",
+        help_behavior_hint="(default: auto)",
+    ),
 ]
 Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
 
@@ -61,11 +74,23 @@ class UsageError(VilgError):
     """Arguments that are well formed but make no sense together."""
 
 
-def load(name: str | None, precision: str = "fp32") -> "Vilg":
+def load(name: str | None, device: str, precision: str | None = None) -> "Vilg":
     from vilg.api import Vilg
-    from vilg.sampling.precision import Precision
 
-    return Vilg.from_pretrained(name, precision=Precision(precision))
+    return Vilg.from_pretrained(name, device=choose(device), dtype=precision)
+
+
+def choose(name: str) -> "torch.device":
+    """Return the device of a name, and say which it is where that is not the CPU.
+
+    Of workers that torchrun started on a machine, each takes a device of its own.
+    """
+    from vilg.device import HOST, choose_device, described
+
+    device = choose_device(name, int(os.environ.get("LOCAL_RANK", "0")))
+    if device != HOST:
+        say(f"computing on {described(device)}")
+    return device
 
 
 def check_number(n: int) -> None:

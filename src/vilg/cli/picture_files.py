@@ -27,12 +27,13 @@ from vilg.cli.output import (
     read_notes,
     write,
 )
+from vilg.device import HOST
 from vilg.errors import VilgError
 from vilg.images import contact_sheet, to_array
 from vilg.model.defaults import SamplingConfig
 from vilg.progress import Progress
 from vilg.sampling.clip import ClipRanker
-from vilg.sampling.edit import Part
+from vilg.sampling.edit import Redrawn
 from vilg.sampling.settings import Changes
 from vilg.text import TextError
 
@@ -135,6 +136,8 @@ class Plan:
         settings = dataclasses.asdict(self.settings)
         if self.model.precision != "fp32":
             settings["precision"] = self.model.precision
+        if self.model.device != HOST:
+            settings["device"] = self.model.device.type
         if self.ranker:
             settings["ranker"] = self.ranker.fingerprint
         return {
@@ -179,7 +182,7 @@ class Edit:
     """
 
     image: Image.Image
-    part: Part
+    part: Redrawn
     raw: bool
 
     def notes(self) -> dict[str, str]:

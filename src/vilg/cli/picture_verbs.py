@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 from vilg.cli.options import (
     APP,
     Count,
+    DeviceName,
     Flag,
     ModelName,
     Number,
@@ -68,13 +69,14 @@ class Drawing:
         arg(metavar="two-stage|end-to-end", help_behavior_hint="(default: the model's)"),
     ] = None
     """make pixels of the tokens alone, or of the generator's states (models trained end to end)"""
-    precision: PrecisionName = "fp32"
+    precision: PrecisionName = None
     """bf16 and int8 round the weights: faster, where the processor can, and not quite the same pictures"""
     preview: Annotated[Path | None, arg(metavar="FILE.png", help_behavior_hint="")] = None
     """a file to look at while the pictures are drawn: it shows them as far as they are"""
     out: Out = "out/"
     """a folder, or for one picture a name that ends in .png"""
     model: ModelName = None
+    device: DeviceName = "auto"
 
     def settings(self, model: "Vilg") -> "SamplingConfig":
         from vilg.sampling.settings import Changes
@@ -101,7 +103,7 @@ class Drawing:
 
             if settings.best_of == 1:
                 raise UsageError("--rank chooses among candidates: add --best-of K")
-            ranker = ClipRanker.from_pretrained(self.rank)
+            ranker = ClipRanker.from_pretrained(self.rank, model.device)
             for prompt in prompts:
                 ranker.check(prompt)
         return picture_files.Plan(model, settings, ranker, self.preview)
@@ -137,7 +139,7 @@ class Generate(Drawing):
         )
         jobs = picture_files.plan(prompts, self.n, self.seed, self.out)
         picture_files.check_preview(self.preview, jobs)
-        plan = self.plan(load(self.model, self.precision), prompts)
+        plan = self.plan(load(self.model, self.device, self.precision), prompts)
         if self.prompts:
             jobs = picture_files.left_to_do(plan, jobs, say)
         for path in picture_files.draw(plan, jobs):
@@ -171,18 +173,18 @@ class Edit(Drawing):
         from vilg.cli import picture_files
         from vilg.cli.output import check_apart
         from vilg.images import BLACK, open_picture
-        from vilg.sampling.edit import Part
+        from vilg.sampling.edit import Redrawn
 
         check_number(self.n)
         picture = open_picture(self.image)
         mask = open_picture(self.mask, ground=BLACK) if self.mask else None
-        part = Part(mask, self.first_row, self.share)
+        part = Redrawn(mask, self.first_row, self.share)
         jobs = picture_files.plan([clean(self.prompt)], self.n, self.seed, self.out)
         picture_files.check_preview(self.preview, jobs)
         for path in (self.preview, *(job.path for job in jobs)):
             if path is not None:
                 check_apart(path, (self.image, self.mask))
-        plan = self.plan(load(self.model, self.precision), [jobs[0].prompt])
+        plan = self.plan(load(self.model, self.device, self.precision), [jobs[0].prompt])
         edit = picture_files.Edit(picture, part, self.raw)
         for path in picture_files.draw(plan, jobs, edit):
             print(path, flush=True)
@@ -216,11 +218,12 @@ class Caption:
     """how many captions are followed at a time (default: 1 for one caption, at least 4 for several)"""
     best_of: Annotated[int, arg(metavar="K")] = 1
     """draw K captions and keep those that make the picture likeliest"""
-    precision: PrecisionName = "fp32"
+    precision: PrecisionName = None
     """bf16 and int8 round the weights: faster, where the processor can; a caption may change"""
     json: Flag = False
     """print one JSON object for each picture"""
     model: ModelName = None
+    device: DeviceName = "auto"
 
     def run(self) -> None:
         from vilg.images import open_picture, square
@@ -230,7 +233,7 @@ class Caption:
         check_number(self.n)
         for path in self.image:  # before the model is loaded, and one at a time
             open_picture(path)
-        model = load(self.model, self.precision)
+        model = load(self.model, self.device, self.precision)
         pictures = [square(open_picture(path), model.image_size) for path in self.image]
         for path, picture in zip(self.image, pictures, strict=True):
             captions = model.caption(
@@ -278,6 +281,7 @@ class ScorePair:
     html: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """write a page that shows which cells of the picture speak for which word"""
     model: ModelName = None
+    device: DeviceName = "auto"
 
     def run(self) -> None:
         from vilg.cli.output import check_apart, check_file, write
@@ -290,7 +294,7 @@ class ScorePair:
             check_file(self.html)
             check_apart(self.html, (self.image,))
         text, picture = clean(self.text), open_picture(self.image)
-        model = load(self.model)
+        model = load(self.model, self.device)
         score = model.score(picture, text, self.lang)
         if self.html:
             from vilg.cli.heatmap import heatmap_page

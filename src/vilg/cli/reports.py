@@ -50,7 +50,12 @@ def stats_table(counts: dict[str, Any]) -> str:
         if name == "tags":
             lines += [line for tag, values in value.items() for line in _tag_lines(tag, values)]
         elif isinstance(value, dict):
-            lines += ["", title, *(f"  {_pad(key, 24)} {_count(n)}" for key, n in value.items())]
+            if value:
+                lines += [
+                    "",
+                    title,
+                    *(f"  {_pad(key, 24)} {_count(n)}" for key, n in value.items()),
+                ]
         else:
             lines.append(f"{_pad(title, 26)} {_count(value)}")
     return "\n".join(lines)

@@ -8,20 +8,22 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from vilg.cli.options import (
     APP,
     DataFolder,
+    DeviceName,
     Flag,
     ModelName,
     PrecisionName,
     Reading,
     UsageError,
+    choose,
     load,
 )
 from vilg.progress import say
@@ -39,6 +41,7 @@ class Demo:
     out: Annotated[Path, arg(metavar="DIR")] = Path("demo")
     """folder to write to"""
     model: ModelName = None
+    device: DeviceName = "auto"
     data: DataFolder = EMOJI
     """folder of the emoji data set, for the nearest training pictures"""
 
@@ -52,7 +55,7 @@ class Demo:
                 "not; name it with --data"
             )
         check_folder(self.out)
-        model = load(self.model)
+        model = load(self.model, self.device)
         made = make_demo(model, self.data, say)
         for name, content in (
             ("demo.png", png(made.sheet, {})),
@@ -166,6 +169,7 @@ class Evaluate:
         str, Positional, arg(metavar="SUITE", help="\n\n".join(_SUITES), help_behavior_hint="")
     ]
     model: ModelName = None
+    device: DeviceName = "auto"
     data: DataFolder = EMOJI
     """folder of a data set"""
     out: Annotated[
@@ -174,11 +178,11 @@ class Evaluate:
     """folder for the numbers and their manifest"""
     limit: Annotated[int | None, arg(metavar="K", help_behavior_hint="")] = None
     """measure on this many pictures of each split only"""
-    groups: Annotated[tuple[str, ...], arg(metavar="GROUP...", help_behavior_hint="")] = ()
-    """measure on these groups of the data only: those that the model was trained on"""
+    only: Annotated[tuple[str, ...], arg(metavar="TAG=VALUE...", help_behavior_hint="")] = ()
+    """measure on the pairs with these tags only, such as group=symbols: those that the model was trained on"""
     splits: Annotated[tuple[str, ...], arg(metavar="SPLIT...", help_behavior_hint="")] = ()
     """measure a tokenizer on these splits of the data only"""
-    precision: PrecisionName = "fp32"
+    precision: PrecisionName = None
     """bf16 and int8 measure a generator with rounded weights; bf16 also makes --refine faster"""
     refine: Annotated[int, arg(metavar="STEPS")] = 0
     """measure by tokens searched for each picture in so many steps; needs the extra "train" too"""
@@ -195,12 +199,12 @@ class Evaluate:
         keep_freed_memory()  # a search for tokens runs through the decoder as training does
         settings = Settings(
             limit=self.limit,
-            groups=self.groups or None,
+            only=self.only,
             splits=self.splits or None,
-            precision=Precision(self.precision),
+            precision=Precision(self.precision) if self.precision else None,
             refine_steps=self.refine,
         )
-        evaluate(self.suite, self.model, self.data, out, settings)
+        evaluate(self.suite, self.model, self.data, out, settings, choose(self.device))
 
 
 @APP.command(name="import")
@@ -258,3 +262,52 @@ class Import:
             f"{shape.image_size} x {shape.image_size} pixels, {weights / 1e6:.1f} M weights, "
             f"fingerprint {vqgan.fingerprint()}"
         )
+
+
+@APP.command(name="export")
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write one model folder out of a run, of one of its checkpoints, or of another model folder.
+
+    Example: vilg export runs/pairs --out my-model --dtype bf16
+    """
+
+    source: Annotated[str, Positional, arg(metavar="RUN|CHECKPOINT|MODEL", help_behavior_hint="")]
+    """a run's folder, a stage's or a checkpoint's, trained by any number of processes; or a model"""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """folder of the model, empty or not there yet"""
+    step: Annotated[int | None, arg(metavar="K", help_behavior_hint="(default: the last)")] = None
+    """checkpoint of the run to take"""
+    dtype: Annotated[
+        Literal["fp32", "fp16", "bf16"] | None,
+        arg(help_behavior_hint="(default: fp16, or what the model is in)"),
+    ] = None
+    """precision of the generator's weights; an image tokenizer's stay as they are, or codes would change"""
+    shard_size: Annotated[float, arg(metavar="GB", help_behavior_hint="(default: 4)")] = 4.0
+    """largest file, in 10^9 bytes; more than that is written as several with an index"""
+
+    def run(self) -> None:
+        from vilg.cli.output import check_folder
+        from vilg.model.folder import save_model
+        from vilg.model.weights import DTYPES, name_of
+        from vilg.training.export import find_export
+
+        check_folder(self.out)
+        if self.out.exists() and any(self.out.iterdir()):
+            raise UsageError(f"{self.out} is not empty: name another folder")
+        if not 0 < self.shard_size < 1e9:
+            raise UsageError(f"--shard-size must be over 0, not {self.shard_size:g}")
+        model, origin = find_export(self.source, self.step)
+        network = model.generator or model.image_tokenizer
+        stored_as = model.stored_as if model.generator else model.image_tokenizer.stored_as
+        if self.dtype is not None:
+            if not model.generator and DTYPES[self.dtype] is not stored_as:
+                raise UsageError(
+                    f"an image tokenizer stays in {name_of(stored_as)}, or it would choose other codes: "
+                    "leave --dtype out"
+                )
+            stored_as = DTYPES[self.dtype]
+            model = replace(model, stored_as=stored_as)
+        save_model(self.out, model, shard_bytes=round(self.shard_size * 1e9))
+        weights = sum(value.numel() for value in network.state_dict().values())
+        print(f"{self.out}: {origin}, {weights / 1e6:.1f} M in {name_of(stored_as)}")

@@ -32,7 +32,7 @@ _BATCH = 32
 # Threads, since decoders do without the interpreter: as fast as processes, which would first have to load.
 _WORKERS = 3
 # What tells two faults of one kind apart: names in quotes, paths, numbers.
-_PARTICULARS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S*/\S*|\d+")
+_PARTICULARS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S*/\S*|(?<!UTF-)\d+")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,8 +209,10 @@ def choose(
         for bit, name in enumerate(names)
     )
     chosen = Chosen(len(failed), len(failed) - len(pairs), counts)
-    _write(out, reasons, first)
-    check_share(chosen.rejects, chosen.items, max_rejects, out / REJECTS)
+    (out / KEPT).unlink(missing_ok=True)  # of other rules, should these be refused
+    with open_whole(out / KEPT) as kept:
+        _write(out, reasons, first, kept)
+        check_share(chosen.rejects, chosen.items, max_rejects, out / REJECTS)
     return chosen
 
 
@@ -267,9 +269,9 @@ def _rows(out: Path) -> Iterator[Row]:
     return ({**row, **score} for row, score in zip(columns, scores, strict=True))
 
 
-def _write(out: Path, reasons: Sequence[str], first: NDArray[np.uint8]) -> None:
+def _write(out: Path, reasons: Sequence[str], first: NDArray[np.uint8], kept: BinaryIO) -> None:
     """Write which pairs are kept, and why each other one is not."""
-    with open_whole(out / KEPT) as kept, open_whole(out / REJECTS) as rejects:
+    with open_whole(out / REJECTS) as rejects:
         for row, bit in zip(read_lines_of(out / COLUMNS), first.tolist(), strict=True):
             if "reject" not in row and bit == _NONE:
                 kept.write(f"{row['id']}\n".encode())

@@ -1,124 +1,177 @@
-"""Writes a data set of tar shards, as `shards.py` reads it.
-
-The same samples give the same bytes, whenever and wherever they are written.
-"""
+"""Pairs of any source become a data set of shards (`data/shards.py`), by any number of workers."""
 
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from vilg.data.pictures import open_sample
-from vilg.data.shards import (
-    PICTURE_SUFFIXES,
-    DataError,
-    Sample,
-    check_distinct,
-    sample_of,
-    suffix_of,
+import numpy as np
+
+from vilg.data.pairs import DataError, Pair, Reject
+from vilg.data.parts import (
+    ITEMS,
+    LeftOut,
+    Work,
+    Worker,
+    check_share,
+    id_hashes,
+    left_out_of,
+    num_parts,
+    second_of_one_id,
 )
-from vilg.files import write_whole
-from vilg.images import to_array
+from vilg.data.shards import PICTURE_SUFFIXES, suffix_of
+from vilg.data.sources import Source, no_pair
+from vilg.data.store import file_hash
+from vilg.errors import VilgError
+from vilg.files import open_whole, write_whole
 
-SAMPLES_PER_SHARD = 1000
 
+def pack(
+    source: Source,
+    out: Path,
+    name: str,
+    *,
+    max_rejects: float = 0.1,
+    worker: Worker | None = None,
+) -> bool:
+    """Write a source as shards; return whether the data set is whole, or other workers are still at it.
 
-def save_samples(
-    folder: Path, name: str, samples: Sequence[Sample], splits: Mapping[str, Sequence[str]]
-) -> None:
-    """Write a data set into a new folder.
+    Item i of the source is KEY = i in shard i // 1000: two files, the picture's bytes as they are and
+    KEY.json. Parts that are there already are kept, so that the same command goes on after a kill.
+    The worker who finds all of them there writes the manifest.
 
     Args:
         name: of the data set; its shards are called after it.
-        splits: ids of each split.
+        max_rejects: share of the pairs that may be left out.
 
     Raises:
-        DataError: the folder holds a data set, an id occurs twice or cannot be a file's name, or a
-            sample lacks what `load_samples` asks for.
+        DataError: too much was left out, or the folder or the parts in it were made from something else.
     """
-    if (folder / "manifest.json").exists():
-        raise DataError(f"{folder} holds a data set: name another folder, or remove it first")
-    ids = [sample.id for sample in samples]
-    check_distinct(ids, str(folder))
-    for split, chosen in splits.items():
-        check_distinct(chosen, f"the split {split}")
-        if unknown := {*chosen} - {*ids}:
-            raise DataError(f"the split {split}: no sample has the id {min(unknown)}")
-    for text in (name, *splits, *ids):
-        if not text or text != text.strip() or any(c < " " or c in "/\x7f" for c in text):
-            raise DataError(
-                f"{text!r} cannot be the name of a file: leave out slashes, line breaks and spaces "
-                "at the ends"
-            )
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
-    (folder / "splits").mkdir(exist_ok=True)
-    shards = []
-    for first in range(0, len(samples), SAMPLES_PER_SHARD):
-        part = samples[first : first + SAMPLES_PER_SHARD]
-        content = _shard(part)
-        file = f"{name}-{first // SAMPLES_PER_SHARD:04d}.tar"
-        (folder / "shards" / file).write_bytes(content)
-        sha256 = hashlib.sha256(content).hexdigest()
-        shards.append({"file": file, "samples": len(part), "sha256": sha256})
-    for split, chosen in splits.items():
-        text = "".join(f"{id}\n" for id in sorted(chosen))
-        (folder / "splits" / f"{split}.txt").write_text(text, encoding="utf-8")
-    manifest = {
-        "name": name,
-        "samples": len(samples),
-        "content_sha256": hash_content(samples),
-        "shards": shards,
-    }
-    # Written last: a folder without it is not a data set.
-    text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-    write_whole(folder / "manifest.json", text)
-
-
-def hash_content(samples: Sequence[Sample]) -> str:
-    """Hash what training sees of samples, however the files are packed."""
-    return hash_rows(
-        (sample.id, to_array(open_sample(sample)).tobytes(), sample.captions) for sample in samples
+    if not name or name != name.strip() or any(c < " " or c in "/\x7f" for c in name):
+        raise DataError(f"{name!r} cannot be the name of a data set: leave out slashes and spaces")
+    if out.exists() and Path(source.given).exists() and out.samefile(source.given):
+        raise DataError(f"{out} is what is read: name another folder for the data set")
+    identity = source.identity
+    if identity.pairs == 0:
+        raise no_pair(source, identity.items)
+    made_from = {"name": name, "items": identity.items, "source_sha256": identity.sha256}
+    work = Work(
+        whole=out / "manifest.json",
+        parts=out / "parts",
+        suffix=".json",
+        made_from=made_from,
+        others="other pairs",
+        what="shards",
+    )
+    if work.whole.exists():
+        _check_same(out, made_from)
+    made = _Parts(out, name, num_parts(identity.items))
+    return work.run(
+        source,
+        worker or Worker(),
+        lambda number, items: made[number].write(items),
+        lambda _: _join(made, out, made_from, max_rejects),
     )
 
 
-def hash_rows(rows: Iterable[tuple[str, bytes, Mapping[str, Sequence[str]]]]) -> str:
-    """Hash ids, decoded RGB pixels and captions by language, in the order of the ids."""
-    # Pixels are hashed as they come: all of them at once would fill the memory.
-    hashed = [(id, hashlib.sha256(pixels).hexdigest(), captions) for id, pixels, captions in rows]
-    total = hashlib.sha256()
-    for row in sorted(hashed, key=lambda row: row[0]):
-        total.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8") + b"\n")
-    return total.hexdigest()
+def packed(out: Path) -> tuple[int, int]:
+    """Return how many pairs a data set has, and how many were left out of it."""
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    return manifest["samples"], manifest["left_out"]
 
 
-def _shard(samples: Sequence[Sample]) -> bytes:
-    stream = io.BytesIO()
-    # PAX writes as USTAR does, except names of over 100 characters or beyond ASCII.
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for sample in samples:
-            fields = asdict(sample)
-            picture = fields.pop("picture")
-            try:
-                text = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise DataError(f"{sample.id!r}: a text is no Unicode ({error.reason})") from error
-            sample_of(
-                sample.id, json.loads(text), picture, sample.id
-            )  # or it could not be read again
-            add_member(archive, f"{sample.id}.{_suffix(sample)}", picture)
-            add_member(archive, f"{sample.id}.json", text)
-    return stream.getvalue()
+def _json_of(pair: Pair) -> bytes:
+    fields = {
+        "id": pair.id,
+        "captions": dict(pair.captions),
+        "prompts": dict(pair.prompts),
+        "questions": [asdict(question) for question in pair.questions],
+        "tags": dict(pair.tags),
+    }
+    try:
+        return json.dumps(fields, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:  # half characters come back from escapes only
+        return json.dumps(fields).encode("ascii")
 
 
-def _suffix(sample: Sample) -> str:
-    """Name the format by the first bytes of the file."""
-    suffix = suffix_of(sample.picture)
-    if suffix is None:
-        raise DataError(f"{sample.id}: the picture is none of {', '.join(PICTURE_SUFFIXES)}")
-    return suffix
+def _check_same(out: Path, made_from: dict[str, Any]) -> None:
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    if not isinstance(manifest, dict) or any(
+        manifest.get(name) != value for name, value in made_from.items()
+    ):
+        raise DataError(f"{out} holds another data set: name another folder, or remove it first")
+
+
+class _Part:
+    """A part: a shard, which lies among the parts until all are there, and notes of what is in it."""
+
+    def __init__(self, out: Path, name: str, number: int):
+        self.notes = out / "parts" / f"{number:08d}.json"
+        self.shard = out / "shards" / f"{name}-{number:08d}.tar"
+        self._raw = out / "parts" / f"{number:08d}.tar"
+        self._first = number * ITEMS
+
+    def write(self, items: Sequence[Pair | Reject]) -> str:
+        """Write the items of this part; return its notes, which are written when the shard is there."""
+        left_out: list[LeftOut] = []
+        kept: list[tuple[str, str, str]] = []
+        with open_whole(self._raw) as file, _archive(file) as archive:
+            for i, item in enumerate(items, self._first):
+                left_out += left_out_of(item)
+                if isinstance(item, Reject):
+                    continue
+                try:
+                    picture, suffix = _picture_of(item)
+                except DataError as error:
+                    left_out.append(LeftOut(item.place, item.id, str(error)))
+                    continue
+                key = f"{i:012d}"
+                add_member(archive, f"{key}.{suffix}", picture)
+                add_member(archive, f"{key}.json", _json_of(item))
+                kept.append((key, item.id, item.place))
+        sha256, others = file_hash(self._raw), [vars(item) for item in left_out]
+        return json.dumps({"sha256": sha256, "kept": kept, "left_out": others})
+
+    def read_notes(self) -> tuple[list[list[str]], list[LeftOut], str]:
+        """Return keys, ids and places of the pairs, what was left out, and the hash of the shard."""
+        notes: dict[str, Any] = json.loads(self.notes.read_bytes())
+        return notes["kept"], [LeftOut(**item) for item in notes["left_out"]], notes["sha256"]
+
+    def put(self, without: Collection[str]) -> None:
+        """Put the shard in its place without some keys, unless it is there and the part is not."""
+        try:
+            if without:
+                self._write_without(without)
+            else:
+                self._raw.replace(self.shard)
+        except FileNotFoundError:
+            if not self.shard.exists():
+                raise
+
+    def _write_without(self, keys: Collection[str]) -> None:
+        with open_whole(self.shard, self._raw.parent) as file, _archive(file) as archive:
+            for header, content in _members(self._raw):
+                if header.name.partition(".")[0] not in keys:
+                    add_member(archive, header.name, content)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """All parts of a data set, none of them held in memory."""
+
+    out: Path
+    name: str
+    number: int
+
+    def __getitem__(self, number: int) -> _Part:
+        return _Part(self.out, self.name, number)
+
+    def __iter__(self) -> Iterator[_Part]:
+        return (self[number] for number in range(self.number))
 
 
 def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -126,3 +179,74 @@ def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o644
     archive.addfile(member, io.BytesIO(content))
+
+
+def _archive(file: BinaryIO) -> tarfile.TarFile:
+    return tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
+
+
+def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    with tarfile.open(path, "r:") as archive:
+        for header in archive:
+            content = archive.extractfile(header)
+            assert content is not None
+            yield header, content.read()
+
+
+def _picture_of(pair: Pair) -> tuple[bytes, str]:
+    """Return the bytes of a pair's picture, and their suffix."""
+    if pair.picture is None:
+        raise DataError("no picture")
+    try:
+        picture = pair.picture()
+    except OSError as error:
+        raise DataError(f"the picture cannot be read: {error.strerror or error}") from error
+    except VilgError as error:
+        raise DataError(str(error)) from error
+    suffix = suffix_of(picture)
+    if suffix is None:
+        raise DataError(f"the picture is none of {', '.join(PICTURE_SUFFIXES)}")
+    return picture, suffix
+
+
+def _join(made: _Parts, out: Path, made_from: dict[str, Any], max_rejects: float) -> None:
+    """Put all shards in place; of two pairs of one id the first one stays."""
+    parts = out / "parts"
+    hashes = [id_hashes(id for _, id, _ in part.read_notes()[0]) for part in made]
+    second = set(second_of_one_id(np.concatenate([np.empty(0, np.uint64), *hashes])).tolist())
+    rejects, num_left_out = out / "rejects.jsonl", 0
+    again: dict[int, list[str]] = {}
+    first = 0
+    with open_whole(rejects, parts) as file:
+        for number, part in enumerate(made):
+            kept, left_out, _ = part.read_notes()
+            seconds = [kept[i] for i in range(len(kept)) if first + i in second]
+            first += len(kept)
+            if seconds:
+                again[number] = [key for key, _, _ in seconds]
+            left_out += [
+                LeftOut(place, id, "an earlier pair has this id") for _, id, place in seconds
+            ]
+            file.writelines(item.line().encode("utf-8", "backslashreplace") for item in left_out)
+            num_left_out += sum(item.is_pair for item in left_out)
+    num_items = made_from["items"]
+    check_share(num_left_out, num_items, max_rejects, rejects)
+    (out / "shards").mkdir(exist_ok=True)
+    shards, content = [], hashlib.sha256()
+    for number, part in enumerate(made):
+        kept, _, sha256 = part.read_notes()
+        without = again.get(number, [])
+        part.put(without)
+        sha256 = file_hash(part.shard) if without else sha256
+        content.update(f"{sha256}\n".encode())
+        num_samples = len(kept) - len(without)
+        shards.append({"file": part.shard.name, "samples": num_samples, "sha256": sha256})
+    manifest = made_from | {
+        "samples": num_items - num_left_out,
+        "left_out": num_left_out,
+        "content_sha256": content.hexdigest(),
+        "shards": shards,
+    }
+    # Written last: a folder without it is not a data set.
+    text = json.dumps(manifest, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    write_whole(out / "manifest.json", text, parts)

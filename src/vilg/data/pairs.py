@@ -122,11 +122,15 @@ def make_pair(
     questions: tuple[Question, ...] = (),
     tags: Mapping[str, str] | None = None,
     faults: Iterable[str] = (),
+    is_row: bool = False,
 ) -> Pair | Reject:
     """Return a pair with clean captions, or why there is none.
 
     A caption is (language, text); a language that is not told is that of its characters
     (`text.guess_language`). White space round a text and empty texts are left out, the latter as faults.
+
+    Args:
+        is_row: it is to be joined with others to one pair, and may itself lack a caption.
     """
     if has_half_characters(id) or not id.strip():
         return Reject(place=place, id=id, reason="its id is no text in Unicode")
@@ -139,7 +143,7 @@ def make_pair(
         if not text:
             notes.append("an empty caption")
         elif lang not in LANGUAGES:
-            notes.append(f"a caption in {lang}, which has no token ({', '.join(LANGUAGES)} have)")
+            notes.append(f"a caption in '{lang}', which has no token ({', '.join(LANGUAGES)} have)")
         elif has_half_characters(text):
             notes.append("a caption that is no Unicode")
         elif text not in by_language.setdefault(lang, {}):
@@ -148,7 +152,7 @@ def make_pair(
         else:
             notes.append("a caption given twice")
     found = {lang: tuple(texts) for lang, texts in sorted(by_language.items()) if texts}
-    if not found and not questions:
+    if not found and not questions and not is_row:
         return Reject(place=place, id=id, reason=f"no caption{told(notes)}")
     return Pair(
         id=id,

@@ -98,7 +98,10 @@ class Work:
         if not self.whole.exists():
             try:
                 self._run(source, worker, make, join)
-            except FileNotFoundError:
+            except (
+                FileNotFoundError,
+                FileExistsError,
+            ):  # the latter of a folder that is gone again
                 if not self.whole.exists():
                     raise
                 # Another worker has joined the parts meanwhile, and removed them.
@@ -182,5 +185,6 @@ def check_share(left_out: int, num_items: int, most: float, where: Path) -> None
     if left_out > most * num_items:
         raise DataError(
             f"{left_out} of {num_items} pairs were left out, more than {100 * most:g}%: vilg data check "
-            f"says why ({where} has each), or allow more with --max-rejects (of a training: data.max_rejects)"
+            f"says why ({where} has each), or allow more with --max-rejects (of a training: "
+            "--set generator.data.max_rejects=...)"
         )

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vilg.data.pairs import DataError, Pair
-from vilg.data.shards import Sample
 from vilg.errors import VilgError
 from vilg.images import ImageError, open_picture, square, to_array
 from vilg.progress import in_batches
@@ -106,13 +105,8 @@ def tell(others: Counter[str]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in others.most_common())
 
 
-def open_sample(sample: Sample) -> Image.Image:
-    """Open a sample's picture; an error says which it is."""
-    return open_picture(sample.picture, name=f"the picture of {sample.id}")
-
-
-def load_pictures(sources: Sequence[Sample | Pair | Path], size: int) -> NDArray[np.uint8]:
-    """Decode pictures of samples, pairs or files, crop and resize; return bytes_NYX3."""
+def load_pictures(sources: Sequence[Pair | Path], size: int) -> NDArray[np.uint8]:
+    """Decode pictures of pairs or files, crop and resize; return bytes_NYX3."""
     arrays = np.empty((len(sources), size, size, 3), dtype=np.uint8)
     for part in in_batches(len(sources), 256, "pictures"):
         for i, source in enumerate(sources[part], part.start):
@@ -120,11 +114,9 @@ def load_pictures(sources: Sequence[Sample | Pair | Path], size: int) -> NDArray
     return arrays
 
 
-def _open(source: Sample | Pair | Path) -> Image.Image:
+def _open(source: Pair | Path) -> Image.Image:
     if isinstance(source, Path):
         return open_picture(source)
-    if isinstance(source, Sample):
-        return open_sample(source)
     assert source.picture is not None
     return open_picture(source.picture(), name=f"the picture of {source.id} ({source.place})")
 

@@ -1,17 +1,16 @@
-"""Reads a data set of tar shards: pictures with captions in several languages.
+"""Reads a data set of tar shards: its manifest, its splits, and what lies in a shard.
 
-A folder holds `manifest.json`, `shards/*.tar` and `splits/NAME.txt`. A sample is two neighbouring
-members of a shard, KEY.webp (or .png, .jpg, .gif, .bmp) and KEY.json; KEY may have dots. Apart from the readers of other people's
-formats because nothing here is forgiven: our own files are either as they were written or an error
-that names the file and the member.
+A folder holds `manifest.json`, `shards/*.tar` and, where there are any, `splits/NAME.txt`. A pair is two
+neighbouring members of a shard, KEY.webp (or .png, .jpg, .gif, .bmp) and KEY.json (`readers/packed.py`).
+Apart from the readers of other people's formats because nothing here is forgiven: our own files are either
+as they were written or an error that names the file and the member.
 """
 
 import hashlib
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -23,25 +22,6 @@ FieldT = TypeVar("FieldT")
 # How the pictures in a shard begin, by the suffix of their names.
 _HEADS = {"webp": b"RIFF", "png": b"\x89PNG", "jpg": b"\xff\xd8\xff", "gif": b"GIF8", "bmp": b"BM"}
 PICTURE_SUFFIXES = tuple(_HEADS)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sample:
-    """One picture and all that is known of it.
-
-    `names`, `captions` and `keywords` are keyed by language. `picture` is the encoded file as it
-    stands in the shard: decoding all of them would cost seconds and most callers want some.
-    """
-
-    id: str
-    concept: str
-    style: str
-    group: str
-    subgroup: str
-    names: dict[str, str]
-    captions: dict[str, tuple[str, ...]]
-    keywords: dict[str, tuple[str, ...]]
-    picture: bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,46 +45,6 @@ class Shard:
     path: Path
     sha256: str
     num_samples: int
-
-
-def load_samples(
-    folder: Path, split: str | None = None, groups: Collection[str] | None = None
-) -> list[Sample]:
-    """Read a data set, or one split of it, or some groups of it, sorted by id.
-
-    Every shard is read and checked whatever is asked for, so damage never goes unseen.
-
-    Args:
-        folder: Where manifest.json lies.
-        split: A file name in `splits` without its suffix; None for all samples.
-        groups: Only samples of these groups; None for all.
-    """
-    samples: dict[str, Sample] = {}
-    _, shards = read_manifest(folder)
-    for shard in shards:
-        for sample in read_shard(shard):
-            if sample.id in samples:
-                raise DataError(f"{shard.path}: the id {sample.id} occurs twice in the data set")
-            samples[sample.id] = sample
-    wanted = set(samples)
-    if split is not None:
-        wanted = set(load_split(folder, split))
-        unknown_ids = sorted(wanted - samples.keys())
-        if unknown_ids:
-            raise DataError(
-                f"{_split_path(folder, split)}: no shard has a sample with the id {unknown_ids[0]}"
-                f" ({len(unknown_ids)} such ids)"
-            )
-    if groups is not None:
-        known = {sample.group for sample in samples.values()}
-        for group in groups:
-            if group not in known:
-                raise DataError(
-                    f"{folder}: no group is called {group!r}; the groups are"
-                    f" {', '.join(sorted(known))}"
-                )
-    chosen = (samples[id] for id in sorted(wanted))
-    return [sample for sample in chosen if groups is None or sample.group in groups]
 
 
 def load_split(folder: Path, split: str) -> tuple[str, ...]:
@@ -137,10 +77,10 @@ def list_splits(folder: Path) -> list[str]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the hash of all ids, decoded pixels and captions, as the manifest states it.
+    """Return the hash of all content, as the manifest states it.
 
-    Two builds of a data set that training cannot tell apart have the same one, however their
-    files were packed.
+    `vilg data pack` hashes the shards; the emoji's is of ids, decoded pixels and captions, and stays the same
+    however their files are packed.
     """
     content_sha256, _ = read_manifest(folder)
     return content_sha256
@@ -168,17 +108,6 @@ def read_manifest(folder: Path) -> tuple[str, list[Shard]]:
         for shard in _field(content, "shards", list, str(path))
     ]
     return _field(content, "content_sha256", str, str(path)), shards
-
-
-def read_shard(shard: Shard) -> Iterator[Sample]:
-    """Check a shard against the manifest, then yield its samples in the tar's order."""
-    with ExitStack() as stack:
-        file: BinaryIO | None = None
-        for member in read_members(shard):
-            file = file or stack.enter_context(shard.path.open("rb"))
-            picture = _part_of(file, member.offset, member.size)
-            fields = parse_json(member.text, member.where)
-            yield sample_of(member.key, fields, picture, member.where)
 
 
 def read_members(shard: Shard) -> Iterator[Member]:
@@ -248,29 +177,6 @@ def _headers(path: Path) -> dict[str, tarfile.TarInfo]:
             raise DataError(f"{path}: {header.name} occurs twice")
         headers[header.name] = header
     return headers
-
-
-def sample_of(key: str, fields: Any, picture: bytes, where: str) -> Sample:
-    """Return a sample of what its JSON says."""
-    if text_field(fields, "id", where) != key:
-        raise DataError(f"{where}: its id is {fields['id']!r}, expected {key!r}")
-    captions = texts_by_language(fields, "captions", where)
-    if not captions or not all(captions.values()):
-        raise DataError(f"{where}: a language has no caption")
-    names = _field(fields, "names", dict, where)
-    if not all(isinstance(name, str) for name in names.values()):
-        raise DataError(f"{where}: names must be one text a language")
-    return Sample(
-        id=key,
-        concept=text_field(fields, "concept", where),
-        style=text_field(fields, "style", where),
-        group=text_field(fields, "group", where),
-        subgroup=text_field(fields, "subgroup", where),
-        names=names,
-        captions=captions,
-        keywords=texts_by_language(fields, "keywords", where),
-        picture=picture,
-    )
 
 
 def parse_json(text: bytes, where: str) -> Any:

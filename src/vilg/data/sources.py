@@ -5,7 +5,7 @@ A source is a folder, a file, or a glob of files of one format ("shards/*.tar").
 
 import glob
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property
@@ -27,6 +27,7 @@ from vilg.data.readers.records import PICTURE
 from vilg.data.readers.tables import read_jsonl, read_table
 from vilg.data.readers.tars import read_tar
 from vilg.data.readers.translated import fingerprint_of, with_translations
+from vilg.data.shards import check_distinct, load_split
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,10 @@ def _lines(source: Path) -> list[Path]:
     return [] if is_numbered(source) or _flickr(source) else [source]
 
 
+PACKED = Format("packed", "manifest.json of vilg data pack", _files("manifest.json"), read_packed)
 # The first that fits is taken, so the narrower stand first.
 FORMATS = (
-    Format("packed", "manifest.json of vilg data pack", _files("manifest.json"), read_packed),
+    PACKED,
     Format(
         "metadata",
         "metadata.jsonl or metadata.csv beside pictures",
@@ -193,13 +195,13 @@ FORMATS = (
     ),
     Format(
         "JSON lines",
-        f"*.jsonl with one of {', '.join(PICTURE)}",
+        "*.jsonl of objects with fields such as image and caption",
         _files("*.jsonl", "*.ndjson", fits=_has_object(prompt=False)),
         read_jsonl,
     ),
     Format(
         "table",
-        "*.csv or *.tsv with such columns",
+        "*.csv or *.tsv with columns such as image and caption",
         _files("*.csv", "*.tsv", fits=_has_columns(prompt=False)),
         read_table,
     ),
@@ -291,6 +293,29 @@ class Source:
                 yield from self.format.read(file, self.pictures)
             except OSError as error:
                 raise DataError(f"cannot read {file}: {error.strerror or error}") from error
+
+
+def source_of(pairs: Sequence[Pair], told: str) -> Source:
+    """Return a source of pairs that a program has made; `told` is what they are called."""
+    return Source(told, Format("made", "", lambda path: [path], lambda *_: pairs), (Path(told),))
+
+
+def load_pairs(folder: Path, split: str | None = None, only: tuple[str, ...] = ()) -> list[Pair]:
+    """Return the pairs of a packed data set, or of a split of it, sorted by id.
+
+    Args:
+        only: as `Source` has it.
+
+    Raises:
+        DataError: no data set there, no such split, or shards that are not as they were written.
+    """
+    source = Source(str(folder), PACKED, (folder / "manifest.json",), only=only)
+    pairs = [item for item in source if isinstance(item, Pair)]
+    check_distinct([pair.id for pair in pairs], str(folder))
+    if split is not None:
+        ids = set(load_split(folder, split))
+        pairs = [pair for pair in pairs if pair.id in ids]
+    return sorted(pairs, key=lambda pair: pair.id)
 
 
 def no_pair(source: Source, num_rejects: int) -> DataError:

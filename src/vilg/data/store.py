@@ -253,7 +253,7 @@ def file_hash(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Part:
+class Rows:
     """Some rows on their way into a store.
 
     Attributes:
@@ -294,26 +294,26 @@ class Writer:
         for file in self._files.values():
             file.close()
 
-    def append(self, part: Part) -> None:
+    def append(self, rows: Rows) -> None:
         """Write rows after those that are there."""
-        assert len(part.ids) == len(part.image_ids_SN) == len(part.texts)
-        rows = np.zeros(len(part.ids), ROW)
-        flat = [text for texts in part.texts for text in texts]
+        assert len(rows.ids) == len(rows.image_ids_SN) == len(rows.texts)
+        starts = np.zeros(len(rows.ids), ROW)
+        flat = [text for texts in rows.texts for text in texts]
         texts = np.zeros(len(flat), TEXT)
         lengths = np.array([len(tokens) for _, _, tokens in flat], np.int64)
-        ids = [id.encode("utf-8") for id in part.ids]
-        rows["text"] = self._texts + _begins([len(texts) for texts in part.texts])
-        rows["id"] = self._id_bytes + _begins([len(id) for id in ids])
+        ids = [id.encode("utf-8") for id in rows.ids]
+        starts["text"] = self._texts + _begins([len(texts) for texts in rows.texts])
+        starts["id"] = self._id_bytes + _begins([len(id) for id in ids])
         texts["token"] = self._tokens + _begins(lengths)
         texts["lang"] = [lang for lang, _, _ in flat]
         texts["kind"] = [kind for _, kind, _ in flat]
         tokens = np.array([token for _, _, tokens in flat for token in tokens], "<u2")
-        self._write("image_ids.bin", part.image_ids_SN.astype("<u2"))
-        self._write("rows.bin", rows)
+        self._write("image_ids.bin", rows.image_ids_SN.astype("<u2"))
+        self._write("rows.bin", starts)
         self._write("texts.bin", texts)
         self._write("tokens.bin", tokens)
         self._write("ids.bin", np.frombuffer(b"".join(ids), np.uint8))
-        self._rows += len(rows)
+        self._rows += len(starts)
         self._texts += len(texts)
         self._tokens += len(tokens)
         self._id_bytes += sum(map(len, ids))

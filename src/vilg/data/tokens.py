@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vilg.data.shards import DataError
+from vilg.data.pairs import DataError
 from vilg.files import write_whole
 
 

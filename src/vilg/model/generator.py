@@ -147,15 +147,13 @@ class Generator(nn.Module):
         by_pattern = {pattern: form(pattern, layout, valid_BT) for pattern in set(patterns)}
         return [by_pattern[pattern] for pattern in patterns]
 
-    def forward(
-        self, layout: Layout, ids_BT: Tensor, reads: Sequence[Read], start: int = 0
-    ) -> Tensor:
-        """Return the last layer's states at positions from `start` on.
+    def forward(self, layout: Layout, ids_BT: Tensor, reads: Sequence[Read]) -> Tensor:
+        """Return the last layer's states at the positions of a layout, from its first on.
 
         Args:
-            reads: how each layer's queries read: by `layer_reads` for a whole layout, or from caches.
+            reads: how each layer's queries read, by `layer_reads`.
         """
-        return self.transformer(self.embed(layout, ids_BT, start), reads)
+        return self.transformer(self.embed(layout, ids_BT), reads)
 
     def image_logits(self, states_BTC: Tensor) -> Tensor:
         return self.image_head(states_BTC)
@@ -290,4 +288,4 @@ def text_target_log_probs(
     log_probs_P = -F.cross_entropy(
         generator.text_logits(states_PC).float(), labels_RM.flatten()[place_P], reduction="none"
     )
-    return torch.zeros(R * M, device=device).index_put((place_P,), log_probs_P).view(R, M)
+    return log_probs_P.new_zeros(R * M).index_put((place_P,), log_probs_P).view(R, M)

@@ -213,15 +213,18 @@ def check_storable(module: nn.Module, dtype: torch.dtype) -> None:
     Raises:
         ModelError: names the first.
     """
-    for name, value in module.state_dict().items():
-        if bool(value.to(dtype).isfinite().all()):
-            continue
-        advice = "store it in bf16, or " if bool(value.isfinite().all()) else ""
-        raise ModelError(
-            f"{name} of the {type(module).__name__} reaches {float(value.abs().max()):g} and is stored as "
-            f"numbers up to {torch.finfo(dtype).max:g}: {advice}train anew with a lower optim.peak_lr, in "
-            "another --out"
-        )
+    state = module.state_dict()
+    with Progress("weights", what="checking") as progress:
+        for done, (name, value) in enumerate(state.items(), start=1):
+            progress(done, len(state))
+            if bool(value.to(dtype).isfinite().all()):
+                continue
+            advice = "store it in bf16, or " if bool(value.isfinite().all()) else ""
+            raise ModelError(
+                f"{name} of the {type(module).__name__} reaches {float(value.abs().max()):g} and is stored "
+                f"as numbers up to {torch.finfo(dtype).max:g}: {advice}train anew with a lower "
+                "optim.peak_lr, in another --out"
+            )
 
 
 def write_weights(

@@ -16,7 +16,7 @@ from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
 def picture_tokenizer() -> Recipe:
     """64x64 pixels in 64 tokens of 2,048 codes, by pixel errors; a token sees its surroundings alone.
 
-    Pictures of any sizes: --set tokenizer.data.source=FOLDER.
+    Pictures of any sizes: --data FOLDER, or any source of pairs.
     """
     return Recipe(
         tokenizer=TokenizerRun(

@@ -44,7 +44,7 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Part:
+class Redrawn:
     """Which part of a picture an edit draws anew, said in one of three ways."""
 
     mask: Picture | None

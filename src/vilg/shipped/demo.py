@@ -24,8 +24,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 import vilg
 from vilg.api import Vilg
+from vilg.data.pairs import DataError, Pair
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import DataError, Sample, load_samples, load_split
+from vilg.data.shards import load_split
+from vilg.data.sources import load_pairs
 from vilg.images import WHITE, to_array
 from vilg.text import LANGUAGES, normalise
 
@@ -66,7 +68,7 @@ class Answer:
 
     prompt: Prompt
     picture: Image.Image
-    nearest: Sample
+    nearest: Pair
     nearest_picture: Image.Image
     distance: float
 
@@ -75,7 +77,7 @@ class Answer:
 class Captioned:
     """A picture of the data set with the model's caption in each language."""
 
-    sample: Sample
+    sample: Pair
     split: str
     picture: Image.Image
     captions: Mapping[str, str]
@@ -102,7 +104,7 @@ def make_demo(model: Vilg, data: Path, say: Callable[[str], None]) -> Demo:
     fixed = json.loads((_ASSETS / "demo_prompts.json").read_text(encoding="utf-8"))
     prompts = [Prompt(**prompt) for prompt in fixed["prompts"]]
     with _timed("data set read", say):
-        samples = {sample.id: sample for sample in load_samples(data)}
+        samples = {sample.id: sample for sample in load_pairs(data)}
         train = [samples[id] for id in load_split(data, "train")]
         shown = [_find(samples, data, picture["id"]) for picture in fixed["pictures"]]
     with _timed(f"{len(prompts)} pictures drawn", say):
@@ -139,7 +141,7 @@ def _timed(what: str, say: Callable[[str], None]) -> Iterator[None]:
     say(f"{what}: {time.monotonic() - begin:.1f} s")
 
 
-def _find(samples: Mapping[str, Sample], data: Path, id: str) -> Sample:
+def _find(samples: Mapping[str, Pair], data: Path, id: str) -> Pair:
     if id not in samples:
         raise DataError(f"{data} has no sample {id}, which the demo shows: pass the emoji data set")
     return samples[id]

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from vilg.api import Vilg
-from vilg.data.shards import Sample
+from vilg.data.pairs import Pair
 from vilg.progress import in_batches
 from vilg.sampling.texts import generate_texts
 from vilg.shipped.samples import TRAIN, Splits, positions_by_style
@@ -93,14 +93,14 @@ def write_captions(vilg: Vilg, image_ids_SN: Tensor, lang: str, what: str) -> li
     return texts
 
 
-def _truth(samples: Iterable[Sample], lang: str) -> list[Aspects]:
+def _truth(samples: Iterable[Pair], lang: str) -> list[Aspects]:
     return [aspects(sample.captions[lang][0], lang) for sample in samples]
 
 
 def _score_split(
     written: Sequence[Aspects],
-    samples: Sequence[Sample],
-    whole: Sequence[Sample],
+    samples: Sequence[Pair],
+    whole: Sequence[Pair],
     blind: Aspects,
     lang: str,
 ) -> dict[str, Any]:

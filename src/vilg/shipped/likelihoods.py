@@ -96,7 +96,9 @@ def score_likelihoods(
             own = likelihoods(vilg.generator, image_ids[name], language_id, texts, what)
             nll[name][lang] = own.nll_per_token()
             if name == TRAIN:
-                i, j = shuffle_within([sample.style for sample in samples[:num_pairs]], seed)
+                i, j = shuffle_within(
+                    [sample.tags["style"] for sample in samples[:num_pairs]], seed
+                )
                 others = [texts[position] for position in j]
                 what = f"shuffled pairs, {lang}"
                 shuffled = likelihoods(

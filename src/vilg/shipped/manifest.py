@@ -11,6 +11,7 @@ import torch
 
 from vilg import __version__
 from vilg.data.shards import fingerprint
+from vilg.device import HOST, described
 from vilg.evaluation.judge import Judge
 from vilg.model.folder import Model
 from vilg.shipped.samples import Settings, Splits
@@ -25,6 +26,7 @@ def manifest(
     data: Path,
     splits: Splits,
     settings: Settings,
+    device: torch.device = HOST,
 ) -> dict[str, Any]:
     """Describe a run of a suite.
 
@@ -32,6 +34,7 @@ def manifest(
         weights: hash of the model's weights.
         judge: None where no score is by it.
         data: folder of the data set.
+        device: said where it is not the CPU.
     """
     values = dataclasses.asdict(settings)
     seeds = {name: values.pop(name) for name in sorted(values) if name.endswith("_seed")}
@@ -45,6 +48,7 @@ def manifest(
         "data": fingerprint(data),
         "vilg": __version__,
         "torch": torch.__version__,
+        **({} if device == HOST else {"device": described(device)}),
         "seeds": seeds,
         "settings": values,
         "samples": {

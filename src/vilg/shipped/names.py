@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vilg.api import Vilg
-from vilg.data.shards import Sample
+from vilg.data.pairs import Pair
 from vilg.device import moved
 from vilg.model.generator import Generator, image_to_text_layout, pad_texts
 from vilg.progress import in_batches
@@ -117,9 +117,9 @@ class NameScorer:
         return log_probs_BW
 
 
-def candidate_names(samples: Sequence[Sample], lang: str) -> list[str]:
+def candidate_names(samples: Sequence[Pair], lang: str) -> list[str]:
     """Return the distinct names in alphabetical order."""
-    return sorted({sample.names[lang] for sample in samples})
+    return sorted({sample.tags[f"name.{lang}"] for sample in samples})
 
 
 def score_top1(
@@ -143,7 +143,9 @@ def score_top1(
             for part in in_batches(len(ranked), _PICTURES_AT_ONCE, f"names, {split}, {lang}"):
                 best_B = scorer.log_probs(image_ids[split][part]).argmax(dim=1).cpu().tolist()
                 pairs = zip(best_B, ranked[part], strict=True)
-                num_right += sum(names[best] == sample.names[lang] for best, sample in pairs)
+                num_right += sum(
+                    names[best] == sample.tags[f"name.{lang}"] for best, sample in pairs
+                )
             by_split[split] = {"num": len(ranked), "top1": num_right / len(ranked)}
         scores[lang] = {"num_names": len(names), "baseline": 1 / len(names), "splits": by_split}
     return scores

@@ -29,8 +29,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from vilg.data.pairs import Pair
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import Sample
 from vilg.evaluation.extra import import_extra
 from vilg.evaluation.judge import Judge
 from vilg.evaluation.likeness import finds_original, kernel_distance
@@ -103,7 +103,7 @@ def _score_split(
     encode: Encoder,
     judge: Judge,
     name: str,
-    samples: Sequence[Sample],
+    samples: Sequence[Pair],
     subset_seed: int,
 ) -> dict[str, Any]:
     originals: list[NDArray[np.uint8]] = []
@@ -152,9 +152,11 @@ def reconstruction_sheet(tokenizer: ImageTokenizer, encode: Encoder, splits: Spl
     by_style = list(positions_by_style(samples).values())
     for part in in_batches(len(by_style), 1, "styles on the sheet"):
         # Stable: among the new concepts, and among the others, the order stays.
-        fresh_first = sorted(by_style[part.start], key=lambda i: samples[i].concept in shown)
+        fresh_first = sorted(
+            by_style[part.start], key=lambda i: samples[i].tags["concept"] in shown
+        )
         chosen = [samples[i] for i in fresh_first[:_SHOWN_A_STYLE]]
-        shown |= {sample.concept for sample in chosen}
+        shown |= {sample.tags["concept"] for sample in chosen}
         arrays_BYX3 = load_pictures(chosen, tokenizer.config.image_size)
         pixels = to_pixels(arrays_BYX3, tokenizer.device)
         rows += [to_pictures(pixels), to_pictures(tokenizer.decode(encode(pixels)))]

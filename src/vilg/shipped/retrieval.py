@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vilg.api import Vilg
+from vilg.data.pairs import Pair
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import Sample
 from vilg.evaluation.judge import Judge
 from vilg.evaluation.likeness import unit
 from vilg.images import to_array
@@ -86,7 +86,7 @@ def together(found: Sequence[Found]) -> Found:
     )
 
 
-def galleries(judge: Judge, samples: Sequence[Sample], size: int) -> dict[str, Gallery]:
+def galleries(judge: Judge, samples: Sequence[Pair], size: int) -> dict[str, Gallery]:
     """Look at all pictures of a data set, style by style."""
     by_style = {}
     for style, rows in positions_by_style(samples).items():
@@ -136,7 +136,7 @@ def _find(
     vilg: Vilg,
     judge: Judge,
     shelf: dict[str, Gallery],
-    samples: Sequence[Sample],
+    samples: Sequence[Pair],
     lang: str,
     split: str,
     shuffle_seed: int,
@@ -147,14 +147,14 @@ def _find(
         num: _ranks(judge, shelf, samples, samples, arrays, f"best of {num}, {split}, {lang}")[None]
         for num, arrays in drawn.items()
     }
-    i, j = shuffle_within([sample.style for sample in samples], shuffle_seed)
+    i, j = shuffle_within([sample.tags["style"] for sample in samples], shuffle_seed)
     owners, others = [samples[k] for k in i], [samples[k] for k in j]
     floor_S = _ranks(judge, shelf, owners, others, drawn[1][i], f"floor, {split}, {lang}")
     return Found(floor_S[None], ranks)
 
 
 def _draw_best(
-    vilg: Vilg, samples: Sequence[Sample], lang: str, what: str
+    vilg: Vilg, samples: Sequence[Pair], lang: str, what: str
 ) -> dict[int, NDArray[np.uint8]]:
     """Return for each number of candidates the best one's pixels_SYX3 of every prompt."""
     max_text = vilg.generator.config.max_text
@@ -177,8 +177,8 @@ def _draw_best(
 def _ranks(
     judge: Judge,
     shelf: dict[str, Gallery],
-    prompts: Sequence[Sample],
-    owners: Sequence[Sample],
+    prompts: Sequence[Pair],
+    owners: Sequence[Pair],
     arrays_SYX3: NDArray[np.uint8],
     what: str,
 ) -> Ranks:

@@ -8,13 +8,16 @@ from typing import TypeVar
 import numpy as np
 
 from vilg.data.order import permute
-from vilg.data.shards import DataError, Sample, list_splits, load_samples, load_split
+from vilg.data.pairs import DataError, Pair
+from vilg.data.shards import list_splits, load_split
+from vilg.data.sources import load_pairs
 from vilg.sampling.precision import Precision
-from vilg.text import TextTokenizer
+from vilg.text import LANGUAGES, TextTokenizer
 
 Item = TypeVar("Item")
 
 TRAIN = "train"
+TAGS = ("style", "concept", *(f"name.{lang}" for lang in LANGUAGES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class Settings:
     """How much is measured, and how.
 
     Attributes:
-        groups: names of the groups to measure on; None takes all.
+        only: "tag=value" each: measured are pairs that have one of the values given for each tag.
         splits: names of the splits to measure; None takes all that there are.
         limit: pictures a split for every score; None takes the numbers below.
         num_train: pictures of the train split; the other splits are small and taken whole.
@@ -32,11 +35,12 @@ class Settings:
         choice_seed: which pictures.
         shuffle_seed: who is paired with whom.
         subset_seed: which subsets give kernel distances their standard error.
-        precision: how the generator's weights are multiplied, or what a search for tokens computes in.
+        precision: how the generator's weights are multiplied, or what a search for tokens computes in; None
+            is the device's usual one, and fp32 of a search.
         refine_steps: by which a tokenizer's tokens are refined before they are decoded.
     """
 
-    groups: tuple[str, ...] | None = None
+    only: tuple[str, ...] = ()
     splits: tuple[str, ...] | None = None
     limit: int | None = None
     num_train: int = 500
@@ -46,7 +50,7 @@ class Settings:
     choice_seed: int = 0
     shuffle_seed: int = 0
     subset_seed: int = 0
-    precision: Precision = Precision.FP32
+    precision: Precision | None = None
     refine_steps: int = 0
 
     def num_pictures(self, split: str) -> int | None:
@@ -59,14 +63,14 @@ class Splits:
     """The pictures of a data set.
 
     Attributes:
-        samples: all of the groups, whatever their split.
+        samples: all that have the tags asked for, whatever their split.
         whole: the splits that are not empty, by name.
         chosen: what is measured of each, in an order that makes any beginning a fair sample.
     """
 
-    samples: list[Sample]
-    whole: dict[str, list[Sample]]
-    chosen: dict[str, list[Sample]]
+    samples: list[Pair]
+    whole: dict[str, list[Pair]]
+    chosen: dict[str, list[Pair]]
 
 
 def choose(items: Sequence[Item], num: int | None, seed: int) -> list[Item]:
@@ -83,20 +87,32 @@ def read_splits(folder: Path, settings: Settings) -> Splits:
     """Read a data set and choose the pictures.
 
     Raises:
-        DataError: no data set there, no such group or split, or nothing of the groups in the train split.
+        DataError: no data set there, no pair with such a tag, no such split, nothing of what was asked for in
+            the train split, or a pair that lacks what the suites look at.
     """
-    samples = load_samples(folder, groups=settings.groups)
+    samples = load_pairs(folder, only=settings.only)
+    known = {f"{tag}={value}" for sample in samples for tag, value in sample.tags.items()}
+    for condition in settings.only:
+        if condition not in known:
+            raise DataError(f"{folder}: no pair to measure has {condition}, see vilg data stats")
+    for sample in samples:
+        if lacking := {*TAGS, *LANGUAGES} - {*sample.tags, *sample.captions}:
+            raise DataError(
+                f"{folder}: {sample.id} has no {min(lacking)}: the suites need captions in "
+                f"{' and '.join(LANGUAGES)} and the tags {', '.join(TAGS)}"
+            )
     by_id = {sample.id: sample for sample in samples}
     # The train split first, and even if there is none: the error names what there is.
     names = [TRAIN, *(name for name in list_splits(folder) if name != TRAIN)]
     ids = {name: [id for id in load_split(folder, name) if id in by_id] for name in names}
     whole = {name: [by_id[id] for id in sorted(ids[name])] for name in names if ids[name]}
     if TRAIN not in whole:
-        raise DataError(f"{folder}: its train split has no picture of these groups")
+        raise DataError(f"{folder}: its train split has no picture of those asked for")
     for name in settings.splits or ():
         if name not in whole:
             raise DataError(
-                f"{folder}: no pictures of these groups in a split {name!r}; the splits are {', '.join(whole)}"
+                f"{folder}: no pictures of those asked for in a split {name!r}; the splits are "
+                f"{', '.join(whole)}"
             )
     chosen = {
         name: choose(members, settings.num_pictures(name), settings.choice_seed)
@@ -107,7 +123,7 @@ def read_splits(folder: Path, settings: Settings) -> Splits:
 
 
 def encode_captions(
-    samples: Sequence[Sample], lang: str, tokenizer: TextTokenizer, max_text: int
+    samples: Sequence[Pair], lang: str, tokenizer: TextTokenizer, max_text: int
 ) -> list[list[int]]:
     """Return each sample's caption in tokens.
 
@@ -124,9 +140,9 @@ def encode_captions(
     return texts
 
 
-def positions_by_style(samples: Sequence[Sample]) -> Mapping[str, list[int]]:
+def positions_by_style(samples: Sequence[Pair]) -> Mapping[str, list[int]]:
     """Return where the samples of each style stand, styles in alphabetical order."""
-    styles = sorted({sample.style for sample in samples})
-    return {
-        style: [i for i, sample in enumerate(samples) if sample.style == style] for style in styles
-    }
+    rows: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        rows.setdefault(sample.tags["style"], []).append(i)
+    return dict(sorted(rows.items()))

@@ -4,18 +4,20 @@ vilg evaluate generator --model runs/emoji/generator/model --out scores/
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vilg.api import Vilg
+from vilg.device import AUTO, choose_device, moved
 from vilg.errors import VilgError
 from vilg.evaluation.judge import load_judge
 from vilg.files import write_whole
 from vilg.model.folder import find_model, load_model, weights_hash
 from vilg.progress import in_batches
-from vilg.sampling.precision import Precision, check_supported
+from vilg.sampling.precision import Precision, choose_precision
 from vilg.shipped.exact_match import score_captions
 from vilg.shipped.likelihoods import score_likelihoods
 from vilg.shipped.manifest import manifest
@@ -37,7 +39,14 @@ class EvaluationError(VilgError):
     """An unknown suite, settings that it has no use for, or a folder that cannot be written."""
 
 
-def evaluate(suite: str, model: str | None, data: Path, out: Path, settings: Settings) -> None:
+def evaluate(
+    suite: str,
+    model: str | None,
+    data: Path,
+    out: Path,
+    settings: Settings,
+    device: str | torch.device = AUTO,
+) -> None:
     """Run a suite, write OUT/SUITE.json and print its tables.
 
     The file holds a manifest and scores, neither time nor path: a second run writes the same bytes.
@@ -47,23 +56,34 @@ def evaluate(suite: str, model: str | None, data: Path, out: Path, settings: Set
         suite: "tokenizer", "generator" or "drawing".
         model: folder or hub id; None is the shipped model.
         data: folder of a data set.
+        device: as `choose_device` has it.
 
     Raises:
         EvaluationError: an unknown suite, settings that it has no use for, or a folder that cannot be made.
         SettingError: tokens to be refined of a tokenizer without nearest codes.
-        PrecisionError: bf16 or int8 on a processor that has no instructions for it.
+        DeviceError: no such device here.
+        PrecisionError: bf16 or int8 on a processor or device that has no instructions for it.
         ModelError, DataError: from reading the model and the data.
         PerceptualError: tokens to be refined, without the packages of the extra `train`.
         MissingExtra: a suite with the judge, without the packages of the extra `eval`.
     """
     _check(suite, settings)
+    place = choose_device(device)
+    given = (
+        Precision.FP32 if suite == "tokenizer" and not settings.precision else settings.precision
+    )
+    precision = choose_precision(given, place)
+    settings = replace(settings, precision=precision)
     folder = find_model(model)
-    loaded = load_model(folder)
     weights = weights_hash(folder)
-    precision = settings.precision
     # Before the data is read: a missing generator, or a missing package, is said at once.
-    vilg = Vilg(loaded, weights, precision) if suite != "tokenizer" else None
-    judge = load_judge() if suite != "generator" else None
+    vilg = (
+        None
+        if suite == "tokenizer"
+        else Vilg.from_pretrained(folder, device=place, dtype=precision)
+    )
+    loaded = vilg.model if vilg else load_model(folder, device=place)
+    judge = load_judge(place) if suite != "generator" else None
     encode = refining_encoder(
         loaded.image_tokenizer, settings.refine_steps, bf16=precision is Precision.BF16
     )
@@ -87,7 +107,7 @@ def evaluate(suite: str, model: str | None, data: Path, out: Path, settings: Set
     else:
         scores = score_generator(vilg, measured, settings)
         text = generator_tables(scores)
-    about = manifest(suite, loaded, weights, judge, data, measured, settings)
+    about = manifest(suite, loaded, weights, judge, data, measured, settings, place)
     content = {"manifest": about, "scores": _rounded(scores)}
     write_whole(out / f"{suite}.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     print(text, end="")
@@ -100,12 +120,11 @@ def _check(suite: str, settings: Settings) -> None:
         raise EvaluationError(f"no suite is called {suite!r}; the suites are {', '.join(SUITES)}")
     if settings.limit is not None and settings.limit < 1:
         raise EvaluationError(f"--limit must be at least 1 picture, not {settings.limit}")
-    if suite == "tokenizer" and precision is not Precision.FP32:
-        if precision is Precision.INT8 or not steps:
-            raise EvaluationError(
-                "a tokenizer is measured in fp32: leave the precision out (bf16 is for refined tokens)"
-            )
-        check_supported(precision)
+    is_rounded = precision is Precision.INT8 or (precision is Precision.BF16 and not steps)
+    if suite == "tokenizer" and is_rounded:
+        raise EvaluationError(
+            "a tokenizer is measured in fp32: leave the precision out (bf16 is for refined tokens)"
+        )
     if settings.splits and suite != "tokenizer":
         raise EvaluationError(f"the suite {suite} compares splits: leave splits out")
     if steps and suite != "tokenizer":
@@ -119,7 +138,10 @@ def score_generator(vilg: Vilg, splits: Splits, settings: Settings) -> dict[str,
     image_ids = {}
     for name, samples in splits.chosen.items():
         rows = [
-            torch.from_numpy(tokenise(vilg.image_tokenizer, samples[part]).astype("int64"))
+            moved(
+                torch.from_numpy(tokenise(vilg.image_tokenizer, samples[part]).astype("int64")),
+                vilg.device,
+            )
             for part in in_batches(len(samples), _BATCH, f"pictures to tokens, {name}")
         ]
         image_ids[name] = torch.cat(rows)

@@ -25,7 +25,7 @@ from vilg.data.parts import (
 )
 from vilg.data.pictures import try_picture
 from vilg.data.sources import Source
-from vilg.data.store import Kind, Part, StoreInfo, Writer, open_over, read_info
+from vilg.data.store import Kind, Rows, StoreInfo, Writer, open_over, read_info
 from vilg.errors import VilgError
 from vilg.images import batch_of, to_pixels
 from vilg.progress import Progress
@@ -45,7 +45,7 @@ class _Made:
         places: of the rows.
     """
 
-    part: Part
+    rows: Rows
     places: list[str]
     left_out: list[LeftOut]
 
@@ -153,7 +153,7 @@ def _encode_part(
             tokens.append(ids_BHW.flatten(1).cpu().numpy())
     num_cells = image_tokenizer.config.grid_size**2
     image_ids_SN = np.concatenate([*tokens, np.empty((0, num_cells), np.int64)]).astype(np.uint16)
-    return _Made(Part(ids, image_ids_SN, kept), places, left_out)
+    return _Made(Rows(ids, image_ids_SN, kept), places, left_out)
 
 
 def encode_texts(pair: Pair, words: TextTokenizer, max_text: int) -> tuple[list[Text], list[str]]:
@@ -205,18 +205,18 @@ def _decoded(rows: Batch, size: int) -> Iterator[tuple[Batch, Pictures]]:
 
 def _packed(made: _Made) -> bytes:
     """Write a part and what is left out of it as one file."""
-    part = made.part
-    flat = [text for texts in part.texts for text in texts]
+    rows = made.rows
+    flat = [text for texts in rows.texts for text in texts]
     others = {
-        "ids": list(part.ids),
+        "ids": list(rows.ids),
         "places": made.places,
         "left_out": [vars(item) for item in made.left_out],
     }
     stream = io.BytesIO()
     np.savez(
         stream,
-        image_ids=part.image_ids_SN,
-        num_texts=np.array([len(texts) for texts in part.texts], np.int64),
+        image_ids=rows.image_ids_SN,
+        num_texts=np.array([len(texts) for texts in rows.texts], np.int64),
         lengths=np.array([len(tokens) for _, _, tokens in flat], np.int64),
         langs=np.array([lang for lang, _, _ in flat], np.uint8),
         kinds=np.array([kind for _, kind, _ in flat], np.uint8),
@@ -235,13 +235,13 @@ def _unpacked(path: Path, with_tokens: bool = True) -> _Made:
             left_out = [LeftOut(**item) for item in others["left_out"]]
             if not with_tokens:
                 empty = np.empty((len(ids), 0), np.uint16)
-                return _Made(Part(ids, empty, [[]] * len(ids)), places, left_out)
+                return _Made(Rows(ids, empty, [[]] * len(ids)), places, left_out)
             tokens = np.split(arrays["tokens"], np.cumsum(arrays["lengths"])[:-1])
             kinds = map(Kind, arrays["kinds"])
             flat = list(zip(arrays["langs"].tolist(), kinds, tokens, strict=False))
             ends = np.cumsum(arrays["num_texts"]).tolist()
             texts = [flat[end - n : end] for n, end in zip(arrays["num_texts"], ends, strict=True)]
-            return _Made(Part(ids, arrays["image_ids"], texts), places, left_out)
+            return _Made(Rows(ids, arrays["image_ids"], texts), places, left_out)
     except (
         zipfile.BadZipFile,
         ValueError,
@@ -265,7 +265,7 @@ def _join(
     hashes, num_left_out = [np.empty(0, np.uint64)], 0
     for path in paths:
         made = _unpacked(path, with_tokens=False)
-        hashes.append(id_hashes(made.part.ids))
+        hashes.append(id_hashes(made.rows.ids))
         num_left_out += sum(item.is_pair for item in made.left_out)
     second = second_of_one_id(np.concatenate(hashes))
     num_left_out += len(second)
@@ -276,7 +276,7 @@ def _join(
             made = _unpacked(path, with_tokens=False)
             for i in some:
                 reason = "an earlier pair has this id"
-                made.left_out.append(LeftOut(made.places[i], made.part.ids[i], reason))
+                made.left_out.append(LeftOut(made.places[i], made.rows.ids[i], reason))
             rejects.writelines(item.line().encode() for item in made.left_out)
         rejects.truncate()
     check_share(num_left_out, num_items, max_rejects, out / "rejects.jsonl")
@@ -284,13 +284,13 @@ def _join(
         raise DataError(f"all {num_items} pairs were left out: see {out / 'rejects.jsonl'}")
     with Writer(out) as writer, Progress("parts", what="joining") as progress:
         for number, (path, some) in enumerate(zip(paths, again, strict=True), start=1):
-            part = _unpacked(path).part
-            keep = np.delete(np.arange(len(part.ids)), some).tolist()
+            rows = _unpacked(path).rows
+            keep = np.delete(np.arange(len(rows.ids)), some).tolist()
             writer.append(
-                Part(
-                    [part.ids[i] for i in keep],
-                    part.image_ids_SN[keep],
-                    [part.texts[i] for i in keep],
+                Rows(
+                    [rows.ids[i] for i in keep],
+                    rows.image_ids_SN[keep],
+                    [rows.texts[i] for i in keep],
                 )
             )
             progress(number, len(paths))

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vilg.data.pairs import Pair
 from vilg.data.pictures import load_pictures
-from vilg.data.shards import Sample
 from vilg.images import batch_of, to_pixels
 from vilg.progress import in_batches
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.refine import refining_encoder
 
 
-def tokenise(tokenizer: ImageTokenizer, samples: Sequence[Sample]) -> NDArray[np.uint16]:
-    """Return every picture's ids, one raster row a sample."""
+def tokenise(tokenizer: ImageTokenizer, pairs: Sequence[Pair]) -> NDArray[np.uint16]:
+    """Return every picture's ids, one raster row a pair."""
     rows = []
-    for part in in_batches(len(samples), batch_of(tokenizer.config.image_size), "tokens"):
-        pictures = load_pictures(samples[part], tokenizer.config.image_size)
+    for part in in_batches(len(pairs), batch_of(tokenizer.config.image_size), "tokens"):
+        pictures = load_pictures(pairs[part], tokenizer.config.image_size)
         rows.append(
             tokenizer.encode(to_pixels(pictures, tokenizer.device))
             .flatten(1)

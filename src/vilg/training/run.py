@@ -3,7 +3,7 @@
     OUT/config.json   the resolved recipe
     OUT/tokenizer/    config.json (what the stage was begun with), log.jsonl, checkpoints/, samples/,
                       model/ (the finished image tokenizer), and tokens/ (refined ids) if there are any
-    OUT/generator/    the same, and tokens/ (every picture's ids)
+    OUT/generator/    the same, tokens/ (every picture's ids), and base/ (a model but for what is learnt)
 
 Each stage is finished when its `model/` folder is; resuming skips finished stages.
 """
@@ -45,6 +45,7 @@ from vilg.tokenizer.refine import search_id
 from vilg.tokenizer.tokens import refined_tokens
 from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.end_to_end import EndToEnd
+from vilg.training.export import trained_model
 from vilg.training.generator_job import (
     GeneratorJob,
     StepTokens,
@@ -67,7 +68,7 @@ from vilg.training.memory import check_memory
 from vilg.training.picture_loss import check_fits
 from vilg.training.run_folder import RunError, Stage, held, read_recipe
 from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
-from vilg.training.shared_codes import fold_codes, share_codes
+from vilg.training.shared_codes import share_codes
 from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 
@@ -208,7 +209,7 @@ def _train_tokenizer(config: TokenizerRun, pictures: Pictures, stage: Stage, log
     job = TokenizerJob(*settings, arrays_NYX3, shown_BYX3, init, alone)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
-    save_model(stage.model, Model(job.tokenizer.eval()))
+    save_model(stage.model, trained_model(stage, config.loop.num_steps))
 
 
 def _decoder_alone(
@@ -290,24 +291,23 @@ def _train_generator(
         encode_prefix=encoder(config.prefix_augmentation),
     )
     resume = stage.has_checkpoint
+    if not resume or not stage.base.exists():
+        base = Model(
+            image_tokenizer,
+            None,
+            text_tokenizer,
+            config.sampling,
+            latin_words=text_tokenizer.latin_words(captions.get("zh", ())),
+            languages=tuple(captions) or LANGUAGES,
+        )
+        save_model(stage.base, base)
     if config.init is not None and not resume:
         _start_from(find_model(config.init), job, image_tokenizer, log)
     if config.share_codes:
         share_codes(job.generator, image_tokenizer.quantizer.codebook_KD)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
-    if config.share_codes:
-        fold_codes(job.generator)
-    model = Model(
-        image_tokenizer,
-        job.generator.eval(),
-        text_tokenizer,
-        config.sampling,
-        end_to_end.reconstructor.eval() if end_to_end else None,
-        text_tokenizer.latin_words(captions.get("zh", ())),
-        tuple(captions) or LANGUAGES,
-    )
-    save_model(stage.model, model)
+    save_model(stage.model, trained_model(stage, config.loop.num_steps))
 
 
 def _check_start(folder: Path, shape: GeneratorConfig, words: TextTokenizer) -> ModelConfig:

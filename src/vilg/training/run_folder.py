@@ -83,8 +83,35 @@ class Stage:
         return (self.model / "config.json").exists()  # written last
 
     @property
+    def base(self) -> Path:
+        """A model folder of all that a generator has besides what is learnt; written before the first step."""
+        return self.folder / "base"
+
+    @property
+    def checkpoints(self) -> dict[int, Path]:
+        """The folders of whole checkpoints by their steps."""
+        found = (self.folder / "checkpoints").glob("step-" + 8 * "[0-9]")
+        return {int(path.name.removeprefix("step-")): path for path in sorted(found)}
+
+    @property
     def has_checkpoint(self) -> bool:
-        return any((self.folder / "checkpoints").glob("step-????????"))
+        return bool(self.checkpoints)
+
+    def settings(self) -> TokenizerRun | GeneratorRun:
+        """Return what the stage was begun with.
+
+        Raises:
+            SettingError: damaged, or of a version with other settings.
+        """
+        path = self.folder / "config.json"
+        values = _read(path)
+        is_generator = isinstance(values, dict) and "vocabulary" in values
+        try:
+            return (
+                from_dict(GeneratorRun, values) if is_generator else from_dict(TokenizerRun, values)
+            )
+        except SettingError as error:
+            raise SettingError(f"{path}: {error}") from error
 
     def check(self, settings: TokenizerRun | GeneratorRun) -> None:
         """Refuse other settings than those the stage has begun with.

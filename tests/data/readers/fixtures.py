@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
-from vilg.data.pack import save_samples
+from tests.data.sources import write_packed
 from vilg.data.pairs import Items, Pair, Reject
-from vilg.data.shards import Sample
 
 # Six pairs as people keep them: id, captions.
 SIX = {
@@ -365,22 +365,11 @@ def prompt_lines(folder: Path) -> Path:
 
 
 def packed(folder: Path) -> Path:
-    samples = [
-        Sample(
-            id=id,
-            concept=id,
-            style="flat",
-            group="six",
-            subgroup="six",
-            names={},
-            captions={"en": ("a picture",)},
-            keywords={},
-            picture=content,
-        )
+    pairs = [
+        Pair(id=id, place=id, picture=partial(bytes, content), captions={"en": ("a picture",)})
         for id, _, content in names_of_six()
     ]
-    save_samples(folder, "six", samples, {"train": ["cat", "dog"]})
-    return folder
+    return write_packed(folder, pairs, {"train": ["cat", "dog"]})
 
 
 Make = Callable[[Path], Path]

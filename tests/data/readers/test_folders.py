@@ -41,7 +41,7 @@ def test_what_is_no_pair_is_told(tmp_path):
     put(tmp_path / ".hidden.png", picture(1))
     (tmp_path / "nowhere.png").symlink_to(tmp_path / "gone.png")
     assert told(read_folder(tmp_path)) == [
-        ("alone.png", "no caption: there is no alone.txt or .caption beside it"),
+        ("alone.png", "no caption: there is no 'alone.txt' or .caption beside it"),
         ("bad.png", "its text is no UTF-8 (invalid start byte at byte 0)"),
         ("empty.png", "no caption"),
         ("lost.txt", "no picture has this text"),

@@ -107,7 +107,7 @@ def test_a_record_has_languages_questions_tags_and_an_id(jsonl):
         ({"image": "a.png", "caption": 7}, "a caption that is int, not a text"),
         (
             {"image": "a.png", "caption": "un chat", "lang": "fr"},
-            "no caption; a caption in fr, which",
+            "no caption; a caption in 'fr', which",
         ),
         ({"image": "a.png", "caption": "\ud800"}, "no caption; a caption that is no Unicode"),
         ({"image": "a.png", "caption": "a", "id": [1]}, "its id is neither a text nor a number"),
@@ -146,6 +146,21 @@ def test_a_bad_row_does_not_part_the_rows_of_a_picture(table):
         ("x.csv line 3", "1 cells under 2 names of columns"),
         ("a", "x.csv line 2", {"en": ("one", "two")}),
     ]
+
+
+def test_a_row_without_a_caption_is_a_fault_of_its_pair(table):
+    rows = "image,caption\na.png,\na.png,one\na.png,\nb.png,\nb.png,\n"
+    pair, reject = table(rows)
+    assert (pair.id, pair.captions) == ("a", {"en": ("one",)})
+    assert pair.faults == ("an empty caption", "an empty caption")
+    assert (reject.place, reject.id) == ("x.csv line 5", "b")
+    assert reject.reason == "no caption"
+
+
+def test_a_picture_with_two_captions_in_a_third_language_is_one_reject(jsonl):
+    row = {"image": "a.png", "lang": "fr"}
+    (reject,) = jsonl(row | {"caption": "un"}, row | {"caption": "deux"})
+    assert reject.reason == "no caption; a caption in 'fr', which has no token (zh, en have)"
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

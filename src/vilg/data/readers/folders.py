@@ -52,7 +52,7 @@ def _pair(folder: Path, path: Path) -> Pair | Reject:
     texts = [text for end in _cases(TEXT_SUFFIXES) if (text := path.with_suffix(end)).is_file()]
     try:
         if not texts:
-            raise DataError(f"no caption: there is no {path.stem}.txt or .caption beside it")
+            raise DataError(f"no caption: there is no '{path.stem}.txt' or .caption beside it")
         read = find_picture(folder, _inside(folder, texts[0]), noun="text")
         captions = [(None, line) for line in lines_of(read()) if line.strip()]
         return make_pair(name_of(place), place, find_picture(folder, place), captions)

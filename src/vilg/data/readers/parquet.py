@@ -142,7 +142,7 @@ def _pair(
         record[name] = record[name].get("path")
     if all(record.get(key) is None for key in (*ID, *PICTURE)):
         record["id"] = place
-    return pair_of(record, place, root, cell if has_bytes else None)
+    return pair_of(record, place, root, cell if has_bytes else None, is_row=True)
 
 
 def _has_bytes(cell: Cell) -> bool:

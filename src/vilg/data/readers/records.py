@@ -132,12 +132,20 @@ def tags_of(record: Record) -> dict[str, str]:
     }
 
 
-def pair_of(record: Record, place: str, root: Path, picture: Read | None = None) -> Pair | Reject:
+def pair_of(
+    record: Record,
+    place: str,
+    root: Path,
+    picture: Read | None = None,
+    *,
+    is_row: bool = False,
+) -> Pair | Reject:
     """Return the pair of a record.
 
     Args:
         root: the folder that its picture lies in or below.
         picture: where the record itself does not say which.
+        is_row: it goes to `merged`, and may lack a caption if another row has one.
     """
     id, name = first_of(record, ID), first_of(record, PICTURE)
     try:
@@ -154,6 +162,7 @@ def pair_of(record: Record, place: str, root: Path, picture: Read | None = None)
             captions_of(record),
             questions=questions_of(record),
             tags=tags_of(record),
+            is_row=is_row,
         )
     except DataError as error:
         id = name_of(name) if id is None and isinstance(name, str) else id
@@ -168,9 +177,9 @@ def name_of(path: str) -> str:
 
 
 def merged(items: Items) -> Iterator[Pair | Reject]:
-    """Join neighbours of one id and one picture into one pair: a table has a row a caption.
+    """Join neighbours of one id and one picture into one item: a table has a row a caption.
 
-    A reject among them, which may be theirs, comes before their pair.
+    Those without any caption are one reject, and one without beside others is a fault of their pair. A reject among them, which may be theirs, comes before their pair.
     """
     rows = list[Pair]()
     for item in items:
@@ -187,8 +196,8 @@ def merged(items: Items) -> Iterator[Pair | Reject]:
         yield _joined(rows)
 
 
-def _joined(rows: list[Pair]) -> Pair:
-    if len(rows) == 1:
+def _joined(rows: list[Pair]) -> Pair | Reject:
+    if len(rows) == 1 and _says_something(rows[0]):
         return rows[0]
     captions = [
         (lang, text) for row in rows for lang, texts in row.captions.items() for text in texts
@@ -200,7 +209,18 @@ def _joined(rows: list[Pair]) -> Pair:
         captions,
         questions=tuple(question for row in rows for question in row.questions),
         tags={name: value for row in reversed(rows) for name, value in row.tags.items()},
-        faults=[fault for row in rows for fault in row.faults],
+        faults=[fault for row in rows for fault in row.faults or _lack(row, rows)],
     )
-    assert isinstance(joined, Pair)
+    if isinstance(joined, Reject):
+        return joined
     return replace(joined, untagged=sum(row.untagged for row in rows))
+
+
+def _says_something(row: Pair) -> bool:
+    return bool(row.captions or row.questions)
+
+
+def _lack(row: Pair, rows: list[Pair]) -> tuple[str, ...]:
+    """Return the fault of a row that has no text at all; where no row has one, there is no pair."""
+    is_fault = not _says_something(row) and any(map(_says_something, rows))
+    return ("an empty caption",) if is_fault else ()

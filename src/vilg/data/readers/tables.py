@@ -39,7 +39,11 @@ def read_table(path: Path, pictures: Path | None = None) -> Items:
 
 def _pairs(records: Records, root: Path) -> Items:
     for record in records:
-        yield record if isinstance(record, Reject) else pair_of(record[1], record[0], root)
+        if isinstance(record, Reject):
+            yield record
+        else:
+            place, fields = record
+            yield pair_of(fields, place, root, is_row=True)
 
 
 def objects_of(path: Path) -> Records:
