@@ -5,15 +5,27 @@ over the whole batch, divided by what the whole batch counts, so that shares are
 With one process, which is what runs unless `torch.distributed` was initialised, nothing is exchanged.
 """
 
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vilg.errors import require
+from vilg.errors import VilgError, require
+
+# How long a process waits for the others in a step. One that dies is noticed at once where its connections
+# break, and after this long at the latest.
+TIMEOUT = timedelta(seconds=60)
+_ANSWER_WITHIN = 5.0  # seconds in which those who live say so, when one has gone
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -25,6 +37,94 @@ def num_processes() -> int:
 def this_process() -> int:
     """Return the rank of this process, counted from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Say whether this process is the one that writes and speaks."""
+    return this_process() == 0
+
+
+class ProcessError(VilgError):
+    """Processes that cannot begin together, or of which one has ended."""
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Let the processes that torchrun has started be one, until the end of the block; alone, do nothing.
+
+    What goes wrong is said by the process that meets it first; the others end quietly, with the same status.
+
+    Raises:
+        ProcessError: they cannot meet, or another one has ended.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        yield
+        return
+    backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    except (dist.DistError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ProcessError(
+            f"the processes cannot meet: {reason}; start them by torchrun"
+        ) from error
+    try:
+        yield
+        meet()  # who leaves while others still talk may take their connections down
+    except (VilgError, OSError, RuntimeError) as error:
+        is_cut = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if not isinstance(error, VilgError | OSError) and not is_cut:
+            raise
+        if not _speaks():
+            raise SystemExit(2) from None
+        if not is_cut:
+            raise
+        raise ProcessError(
+            f"{_gone()} of {num_processes()} has ended, and with it the run: its own line or torchrun's says "
+            "why; go on with --resume"
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def _speaks() -> bool:
+    """Say whether this process is the first that something went wrong in."""
+    try:
+        return _store().add("errors", 1) == 1
+    except RuntimeError:  # the store went with its process
+        return True
+
+
+def _gone() -> str:
+    """Name the processes that no longer answer."""
+    try:
+        _store().set(f"lives {this_process()}", "")
+        time.sleep(_ANSWER_WITHIN)
+        ranks = range(num_processes())
+        gone = [str(rank) for rank in ranks if not _store().check([f"lives {rank}"])]
+    except RuntimeError:
+        gone = ["0"]  # which keeps the store, unless torchrun does
+    return f"process {', '.join(gone)}" if gone else "a process"
+
+
+def _store() -> Any:
+    return dist.distributed_c10d._get_default_store()
+
+
+def patient_group() -> dist.ProcessGroup | None:
+    """Return the processes as a group in which they wait for each other as long as it takes; alone, none."""
+    return _patient(dist.group.WORLD) if num_processes() > 1 else None
+
+
+@cache
+def _patient(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    return dist.new_group(timeout=timedelta(days=7), backend="gloo")
+
+
+def meet() -> None:
+    """Wait until all processes are here, however long one of them works alone; it ends if one dies."""
+    if num_processes() > 1:
+        dist.barrier(group=patient_group())
 
 
 @dataclass(frozen=True)

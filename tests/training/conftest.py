@@ -2,6 +2,7 @@
 
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 
 from vilg.data.store import Kind, Rows, Store, StoreInfo, Writer
 from vilg.images import to_array
@@ -35,12 +38,14 @@ from vilg.training.checkpoint import TrainState
 from vilg.training.end_to_end import EndToEnd, EndToEndConfig
 from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig
 from vilg.training.inputs import moved_tokens
-from vilg.training.loop import Job, LoopConfig, train
+from vilg.training.loop import Job, LoopConfig, TrainingPrecision, train
 from vilg.training.optim import OptimConfig
+from vilg.training.parallelize import ParallelConfig, parallelize
 from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.shared_codes import share_codes
 from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
+PLAIN = ParallelConfig()
 JOBS = ("tokenizer", "adversarial", "gumbel", "dvae", "generator", "end_to_end")
 OPTIM = OptimConfig(peak_lr=1e-2, final_lr=1e-4, warmup_steps=3, ema_decay=0.9)
 VOCABULARY = TextTokenizer("红苹果青梨，扁平风格", [])
@@ -283,16 +288,38 @@ class Until:
         self.job.show(step, folder)
 
 
-def train_until(step: int, kind: str, loop: LoopConfig, folder: Path, resume: bool) -> None:
+def laid_out(kind: str, loop: LoopConfig, parallel: ParallelConfig) -> TokenizerJob | GeneratorJob:
+    """Build one of the jobs as a run does it."""
+    job = make_job(kind, loop)
+    if isinstance(job, GeneratorJob):
+        bf16 = loop.precision is TrainingPrecision.BF16
+        parallelize(job.generator, parallel, bf16=bf16)
+    return job
+
+
+def train_until(
+    step: int,
+    kind: str,
+    loop: LoopConfig,
+    folder: Path,
+    resume: bool,
+    parallel: ParallelConfig = PLAIN,
+) -> None:
     """Train and break off when the step would begin."""
-    job = Until(make_job(kind, loop), step)
+    job = Until(laid_out(kind, loop, parallel), step)
     with pytest.raises(BrokenOff):
         train(job, loop, [OPTIM] * len(job.turns), folder, resume=resume, out=io.StringIO())
 
 
-def finish(kind: str, loop: LoopConfig, folder: Path, resume: bool = False) -> TrainState:
+def finish(
+    kind: str,
+    loop: LoopConfig,
+    folder: Path,
+    resume: bool = False,
+    parallel: ParallelConfig = PLAIN,
+) -> TrainState:
     """Train to the end."""
-    job = make_job(kind, loop)
+    job = laid_out(kind, loop, parallel)
     return train(job, loop, [OPTIM] * len(job.turns), folder, resume=resume, out=io.StringIO())
 
 
@@ -326,10 +353,21 @@ def assert_equal_states(found: TrainState, expected: TrainState) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a checkpoint, by whatever number of processes it was written."""
+    reader = HuggingFaceStorageReader(str(path))
+    kept = reader.read_metadata().state_dict_metadata
+    found = {name: torch.empty(t.size, dtype=t.properties.dtype) for name, t in kept.items()}
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        load_shards(found, storage_reader=reader, no_dist=True)
+    return found
+
+
 def checkpoint_bytes(folder: Path) -> dict[str, bytes]:
-    """Read the newest checkpoint of a run, as it lies on disk."""
+    """Read the newest checkpoint of a run, bit for bit; only the order of its files' notes differs by chance."""
     newest = max((folder / "checkpoints").iterdir())
-    return {path.name: path.read_bytes() for path in [*newest.iterdir()]} | {
+    tensors = read_checkpoint(newest)
+    return {name: value.numpy().tobytes() for name, value in tensors.items()} | {
         "name": newest.name.encode()
     }
 

@@ -99,10 +99,18 @@ class Train(Reading):
         None
     )
     """folder of the run"""
+    device: DeviceName = "auto"
 
     def run(self) -> None:
+        from vilg.parallel import joined
+
+        with joined():
+            self._train()
+
+    def _train(self) -> None:
         from vilg.cli.output import check_folder
         from vilg.config import explain, override
+        from vilg.parallel import is_first
         from vilg.training.memory import keep_freed_memory
         from vilg.training.run import run
         from vilg.training.run_folder import read_recipe
@@ -120,8 +128,9 @@ class Train(Reading):
                 print(f"--set {shlex.quote(assignment)}  # {meaning}")
             return
         keep_freed_memory()
+        device = choose(self.device)
         try:
-            folder = run(recipe, out, resume=self.resume, log=sys.stderr)
+            folder = run(recipe, out, resume=self.resume, device=device, log=sys.stderr)
         except KeyboardInterrupt:
             if (out / "config.json").exists():
                 resume = f"vilg train {self.recipe} --resume --out {shlex.quote(str(out))}"
@@ -129,8 +138,9 @@ class Train(Reading):
             else:
                 say(f"nothing was saved yet: {out} is free for the next run")
             raise
-        say(f"done; the verbs read this model with --model {folder}")
-        print(folder)
+        if is_first():
+            say(f"done; the verbs read this model with --model {folder}")
+            print(folder)
 
     def _data_settings(self, stages: list[str]) -> list[str]:
         """Return what is said of the data, as settings of all stages."""

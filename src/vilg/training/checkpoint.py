@@ -1,23 +1,32 @@
-"""Saving and restoring a run, so that resuming is exact.
+"""Saving and restoring a run, so that resuming is exact, with any number of processes.
 
-A checkpoint is a folder `step-NNNNNNNN` with weights, their moving averages and the optimizer as
-safetensors. It is written under another name and renamed when whole: a kill at any moment leaves
-either the old state or the new one.
+A checkpoint is a folder `step-NNNNNNNN` of safetensors, to which every process writes its shards and of which
+every process reads what it needs (`torch.distributed.checkpoint`). It is written under another name and renamed
+when all of them have written: a kill at any moment leaves either the old state or the new one.
 """
 
-import os
+import math
 import re
 import shutil
+import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from vilg.errors import VilgError
-from vilg.tokenizer.sources import SourceError, read_safetensors
+from vilg.parallel import is_first, meet, patient_group
 
 _NAME = re.compile(r"step-(\d{8})")
 _KEEP = 2
@@ -41,43 +50,48 @@ class TrainState:
     optimizers: list[torch.optim.Optimizer]
     step: int = 0  # steps done
 
-
-def _optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    return {
-        f"{turn}.{index}.{name}": value
-        for turn, optimizer in enumerate(optimizers)
-        for index, moments in optimizer.state_dict()["state"].items()
-        for name, value in moments.items()
-    }
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that a checkpoint holds, by name: `weights.`, `averages.` and `moments.`"""
+        names = {id(weight): name for name, weight in self.module.named_parameters()}
+        return {
+            **{f"weights.{name}": value for name, value in self.module.state_dict().items()},
+            **{f"averages.{name}": value for name, value in self.averages.items()},
+            **{
+                f"moments.{names[id(weight)]}.{kind}": value
+                for optimizer in self.optimizers
+                for weight, moments in optimizer.state.items()
+                for kind, value in moments.items()
+            },
+        }
 
 
 def save(folder: Path, state: TrainState) -> Path:
-    """Write a checkpoint under `folder` and drop all but the last two."""
+    """Write a checkpoint under `folder` and drop all but the last two.
+
+    Raises:
+        CheckpointError: a process could not write its part, in all of them.
+    """
     target = folder / f"step-{state.step:08d}"
     unfinished = folder / f"{target.name}.incomplete"
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
-    parts = {
-        "weights": state.module.state_dict(),
-        "averages": state.averages,
-        "optimizer": _optimizer_tensors(state.optimizers),
-    }
+    if is_first():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    meet()
+    # Channels-last weights are not contiguous to safetensors; values and shapes stay.
+    tensors = {name: value.contiguous() for name, value in state.tensors().items()}
+    writer = HuggingFaceStorageWriter(str(unfinished), save_distributed=True)
     try:
-        for part, tensors in parts.items():
-            # Channels-last weights are not contiguous to safetensors; values and shapes stay.
-            packed = {name: value.contiguous() for name, value in tensors.items()}
-            save_file(packed, unfinished / f"{part}.safetensors")
-    except SafetensorError as error:  # a full disk, above all
-        raise CheckpointError(f"cannot write {unfinished}: {error}") from error
-    for path in unfinished.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if target.exists():
-        shutil.rmtree(target)
-    unfinished.rename(target)
-    for _, old in _find(folder)[:-_KEEP]:
-        shutil.rmtree(old)
+        with _alone_is_fine():
+            save_shards(tensors, storage_writer=writer, process_group=patient_group())
+    except CheckpointException as error:  # a full disk, above all
+        raise CheckpointError(f"cannot write {unfinished}: {_first_reason(error)}") from error
+    if is_first():
+        if target.exists():
+            shutil.rmtree(target)
+        unfinished.rename(target)
+        for _, old in _find(folder)[:-_KEEP]:
+            shutil.rmtree(old)
+    meet()
     return target
 
 
@@ -87,7 +101,7 @@ def _find(folder: Path) -> list[tuple[int, Path]]:
 
 
 def restore(folder: Path, state: TrainState) -> None:
-    """Bring back the newest checkpoint under `folder`.
+    """Bring back the newest checkpoint under `folder`, whatever number of processes has written it.
 
     Raises:
         CheckpointError: none there, a damaged one, or one of another model.
@@ -96,63 +110,60 @@ def restore(folder: Path, state: TrainState) -> None:
     if not found:
         raise CheckpointError(f"no checkpoint in {folder}: start without --resume")
     step, path = found[-1]
+    tensors, reader = state.tensors(), HuggingFaceStorageReader(str(path))
     try:
-        weights, averages, moments = (
-            read_safetensors(path / f"{part}.safetensors")
-            for part in ("weights", "averages", "optimizer")
-        )
-    except SourceError as error:
+        kept = _stored(reader.read_metadata())
+        _check_same_model(path, kept, tensors)
+        with _alone_is_fine():
+            load_shards(tensors, storage_reader=reader, process_group=patient_group())
+    except (CheckpointException, SafetensorError, OSError, KeyError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = _first_reason(error) if isinstance(error, CheckpointException) else error
         raise CheckpointError(
-            f"{path} is damaged ({error}): delete it to use the last one"
+            f"{path} is damaged ({reason}): delete it to use the last one"
         ) from error
-    try:
-        state.module.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise CheckpointError(f"{path} belongs to another model: {reason}") from error
-    shapes = {name: value.shape for name, value in averages.items()}
-    if shapes != {name: value.shape for name, value in state.averages.items()}:
-        raise CheckpointError(
-            f"{path} has the averages of another model: delete it, go on from before"
-        )
-    for name, value in averages.items():
-        state.averages[name].copy_(value)
-    names = {id(weight): name for name, weight in state.module.named_parameters()}
-    for turn, optimizer in enumerate(state.optimizers):
-        parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
-        # A weight that no gradient has reached is its own average, and has no moments.
-        moved = {
-            index
-            for index, parameter in enumerate(parameters)
-            if not torch.equal(parameter, state.averages[names[id(parameter)]])
-        }
-        own = {key: value for key, value in moments.items() if key.startswith(f"{turn}.")}
-        shapes = {key: value.shape for key, value in own.items()}
-        has_moments = {index for index in range(len(parameters)) if f"{turn}.{index}.step" in own}
-        expected = {
-            f"{turn}.{index}.{name}": torch.Size() if name == "step" else parameters[index].shape
-            for index in has_moments
-            for name in ("step", "exp_avg", "exp_avg_sq")
-        }
-        if shapes != expected or not moved <= has_moments or not (own or turn > 0):
-            raise CheckpointError(
-                f"{path} lacks the optimizer's state of this model: delete it, go on from before"
-            )
-        _restore_optimizer(optimizer, own)
     state.step = step
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
-    saved: dict[int, dict[str, Tensor]] = {}
-    for key, value in moments.items():
-        _, index, name = key.split(".")
-        saved.setdefault(int(index), {})[name] = value
-    values = optimizer.state_dict()
-    values["state"] = saved
-    optimizer.load_state_dict(values)
-    # The fused AdamW walks weight and moments as flat memory: a moment that was saved packed must
-    # lie as its channels-last weight does, or it belongs to another element.
-    for parameter, own in optimizer.state.items():
-        for name, value in own.items():
-            if value.shape == parameter.shape:
-                own[name] = torch.empty_like(parameter).copy_(value)
+def _stored(metadata: Metadata) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what a checkpoint holds.
+
+    Raises:
+        ValueError: it lacks one process's files, so that a tensor has holes.
+    """
+    shapes = {}
+    for name, tensor in metadata.state_dict_metadata.items():
+        assert isinstance(tensor, TensorStorageMetadata)  # safetensors hold nothing else
+        if sum(math.prod(chunk.sizes) for chunk in tensor.chunks) != math.prod(tensor.size):
+            raise ValueError(f"a part of {name} is missing")
+        shapes[name] = tuple(tensor.size)
+    return shapes
+
+
+def _check_same_model(
+    path: Path, found: dict[str, tuple[int, ...]], tensors: dict[str, Tensor]
+) -> None:
+    """Refuse a checkpoint of other tensors, naming the first that differs."""
+    expected = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
+            there, here = (
+                f"shape {shapes[name]}" if name in shapes else "nothing"
+                for shapes in (found, expected)
+            )
+            raise CheckpointError(
+                f"{path} belongs to another model, or lacks files: {name} has {there} there and {here} "
+                "here: delete it to use the last one, or start a new --out"
+            )
+
+
+def _first_reason(error: CheckpointException) -> str:
+    """Return what went wrong in the first process in which anything did."""
+    rank, (reason, _) = min(error.failures.items())
+    return f"process {rank}: {reason}"
+
+
+def _alone_is_fine() -> AbstractContextManager[object]:
+    """Leave out the warning that one process alone reads or writes."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)

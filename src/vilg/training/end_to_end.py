@@ -58,6 +58,11 @@ class EndToEnd:
         self.config, self.grid = config, generator.grid
         self.image_tokenizer, self.pictures_SYX3 = image_tokenizer, pictures_SYX3
 
+    def to(self, device: torch.device) -> None:
+        """Move all networks to a device."""
+        self.reconstructor.to(device)
+        self.picture_loss.to(device)
+
     def pictures(self, states_BNC: Tensor) -> list[Image.Image]:
         """Return what the reconstructor makes of states, for people."""
         return to_pictures(self._made(states_BNC)[1])

@@ -25,7 +25,6 @@ from vilg.model.reconstructor import Reconstructor
 from vilg.model.weights import DTYPES
 from vilg.progress import Progress
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
-from vilg.tokenizer.sources import read_safetensors
 from vilg.training.checkpoint import CheckpointError
 from vilg.training.run_folder import Stage
 from vilg.training.settings import GeneratorRun, TokenizerRun
@@ -120,14 +119,6 @@ def _fill(module: nn.Module, path: Path, prefix: str) -> None:
 def _averages(path: Path, wanted: dict[str, torch.Size], prefix: str) -> dict[str, Tensor]:
     """Read averages of any number of processes, in this one; those of the prefix must be all that is wanted."""
     try:
-        if (path / "averages.safetensors").exists():
-            averages = {
-                name: value
-                for name, value in read_safetensors(path / "averages.safetensors").items()
-                if name.startswith(prefix)
-            }
-            _check_shapes(path, wanted, {name: value.shape for name, value in averages.items()})
-            return averages
         reader = HuggingFaceStorageReader(str(path))
         kept = {
             name.removeprefix("averages."): entry

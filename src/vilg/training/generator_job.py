@@ -22,6 +22,7 @@ from vilg.data.batches import (
 )
 from vilg.data.order import batch_ids
 from vilg.data.store import Store
+from vilg.device import HOST
 from vilg.images import contact_sheet
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import (
@@ -39,6 +40,7 @@ from vilg.sampling.texts import generate_texts
 from vilg.text import LANGUAGES, TextTokenizer
 from vilg.training.end_to_end import EndToEnd
 from vilg.training.loop import LoopConfig, Turn
+from vilg.training.parallelize import whole
 from vilg.training.picture_loss import discriminator_alarm
 
 
@@ -110,6 +112,20 @@ def _head(batch: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     return batch[: max(1, round(share * len(batch))) if share else 0]
 
 
+def check_shares(loss: GeneratorLossConfig, loop: LoopConfig) -> None:
+    """Refuse batches of which processes or micro-batches would get unequal shares.
+
+    Raises:
+        SettingError: as `check_divides`.
+    """
+    pairs = np.arange(loop.batch_size)
+    for what, share in (
+        ("pairs a step drawn", loss.text_to_image_share),
+        ("pairs a step described", loss.image_to_text_share),
+    ):
+        check_divides(what, len(_head(pairs, share)), loop.accumulate)
+
+
 # (step, ids of pairs) to image_ids_BN.
 StepTokens = Callable[[int, NDArray[np.int64]], Tensor]
 
@@ -137,21 +153,18 @@ class GeneratorJob:
         end_to_end: EndToEnd | None = None,
         encode_described: StepTokens | None = None,
         encode_prefix: StepTokens | None = None,
+        device: torch.device = HOST,
     ):
-        pairs = np.arange(loop.batch_size)
-        for what, share in (
-            ("pairs a step drawn", loss.text_to_image_share),
-            ("pairs a step described", loss.image_to_text_share),
-        ):
-            check_divides(what, len(_head(pairs, share)), loop.accumulate)
+        check_shares(loss, loop)
         with torch.random.fork_rng():  # the caller's random numbers stay as they were
             torch.manual_seed(loop.seed)
-            self.generator = Generator(config)
+            self.generator = Generator(config).to(device)
         self.module: nn.Module = self.generator
         self.turns = [Turn("", self.generator, self.loss)]
         self.end_to_end = end_to_end
         if end_to_end is not None:
             check_end_to_end(loss)
+            end_to_end.to(device)
             assert encode_prefix is None, "a reconstructor's states are those of true tokens"
             learner = nn.ModuleDict(
                 {"generator": self.generator, "reconstructor": end_to_end.reconstructor}
@@ -303,22 +316,23 @@ class GeneratorJob:
 
         End to end there is a third row: what the reconstructor makes of the second.
         """
+        generator = whole(self.generator)
+        if generator is None:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         chosen = integers(self.loop.seed, "shown", len(self.store), np.arange(8))
         image_ids_BN = torch.from_numpy(self.store.image_ids(chosen))
         texts_B, langs_B = choose_captions(self.store, chosen, self.loop.seed, 0, 1)
         ids_BM, valid_BM = padded(self.store, texts_B)
         prompts = [ids[valid].tolist() for ids, valid in zip(ids_BM, valid_BM, strict=True)]
-        drawn = draw_images(self.generator, prompts, range(len(chosen)), SamplingConfig())
+        drawn = draw_images(generator, prompts, range(len(chosen)), SamplingConfig())
         rows = [self.decode(image_ids_BN), self.decode(drawn.image_ids_BN)]
         if self.end_to_end is not None:
-            states_BTC = text_to_image_states(
-                self.generator, *pad_texts(prompts), drawn.image_ids_BN
-            )
+            states_BTC = text_to_image_states(generator, *pad_texts(prompts), drawn.image_ids_BN)
             rows.append(self.end_to_end.pictures(states_BTC[:, 1:]))
         contact_sheet(rows, scale=2).save(folder / f"step-{step:08d}.png")
         language_ids = self._language_ids[langs_B].tolist()
-        written = generate_texts(self.generator, image_ids_BN, language_ids, range(len(chosen)))
+        written = generate_texts(generator, image_ids_BN, language_ids, range(len(chosen)))
         lines = [
             f"{self.tokenizer.decode(prompt)}\t{self.tokenizer.decode(text)}\n"
             for prompt, text in zip(prompts, written, strict=True)

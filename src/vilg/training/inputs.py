@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vilg.config import require
 from vilg.data.pairs import DataError, Pair, Reject
-from vilg.data.parts import LeftOut, left_out_of
+from vilg.data.parts import LeftOut, Worker, left_out_of
 from vilg.data.pictures import is_data_set, list_pictures, try_picture
 from vilg.data.readers.packed import split_of
 from vilg.data.shards import list_splits
@@ -24,6 +24,7 @@ from vilg.data.tokens import has_tokens, load_tokens, save_tokens
 from vilg.errors import VilgError
 from vilg.files import write_whole
 from vilg.images import to_pixels
+from vilg.parallel import is_first, meet, num_processes, this_process
 from vilg.progress import Progress, in_batches, say
 from vilg.text import LANGUAGES, TextTokenizer, train_vocabulary
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
@@ -187,7 +188,8 @@ def load_readable(
                 f"{len(left_out)} of {total} pictures cannot be used{more}; the first is {first.place}: "
                 f"{first.reason}"
             )
-        write_whole(rejects, "".join(item.line() for item in left_out))
+        if is_first():
+            write_whole(rejects, "".join(item.line() for item in left_out))
     return arrays_NYX3[:num]
 
 
@@ -308,10 +310,16 @@ def find_store(
     if pairs.source is None:
         store = open_store(data, pairs.words, max_text)
     else:  # goes on where it was broken off, and is over at once where all is there
-        most = data.max_rejects
         tokenize(
-            pairs.source, folder, image_tokenizer, pairs.words, max_text=max_text, max_rejects=most
+            pairs.source,
+            folder,
+            image_tokenizer,
+            pairs.words,
+            max_text=max_text,
+            max_rejects=data.max_rejects,
+            worker=Worker(this_process(), num_processes()),
         )
+        meet()
         store = Store(folder)
     if store.info.image_tokenizer != image_tokenizer.fingerprint():
         raise DataError(
@@ -373,6 +381,7 @@ def stored_tokens(
         ids: of the samples, one a row.
         by: what makes the tokens; a store of another is refused.
     """
-    if not has_tokens(store):
+    if not has_tokens(store) and is_first():
         save_tokens(store, ids, make(), by)
+    meet()
     return load_tokens(store, ids, by)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vilg.config import check_counts, require
-from vilg.parallel import WHOLE, Share, own_shares, sum_over_processes
+from vilg.parallel import WHOLE, Share, is_first, meet, own_shares, sum_over_processes
 from vilg.training.checkpoint import TrainState, restore, save
 from vilg.training.optim import (
     OptimConfig,
@@ -117,7 +117,7 @@ class Job(Protocol):
         """Return a line for people if what was logged looks wrong."""
 
     def show(self, step: int, folder: Path) -> None:
-        """Write samples for people to look at."""
+        """Write samples for people to look at; called in every process, and written by the first."""
 
 
 def take_turn(
@@ -194,7 +194,9 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     if resume:
         restore(folder / "checkpoints", state)
-    tracker = Tracker(folder, loop.num_steps, loop.batch_size, state.step, out)
+    tracker = (
+        Tracker(folder, loop.num_steps, loop.batch_size, state.step, out) if is_first() else None
+    )
 
     job.module.train()
     while state.step < loop.num_steps:
@@ -215,17 +217,18 @@ def train(
         update_ema(state.averages, job.module, optims[0].ema_decay, state.step)
         state.step = done
 
-        if is_logged:
+        if is_logged and tracker is not None:
             values |= {name: float(value) for name, value in more.items()}
             values["lr"] = learning_rate(optims[0], state.step - 1, loop.num_steps)
             tracker.log(state.step, values, job.alarm(values) or _gradient_alarm(values))
         if is_saved:
             save(folder / "checkpoints", state)
         if loop.show_every and state.step % loop.show_every == 0:
-            with torch.inference_mode():
+            with torch.no_grad():  # sharded weights know no inference mode
                 job.module.eval()
                 job.show(state.step, folder / "samples")
                 job.module.train()
+            meet()
     job.module.load_state_dict(state.averages)
     return state
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,8 @@ from torch.distributed.tensor import DTensor
 
 from vilg.config import require
 from vilg.parallel import num_processes, sum_over_processes
+
+T = TypeVar("T", bound=Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,10 @@ def learning_rate(config: OptimConfig, step: int, num_steps: int) -> float:
 
 
 def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
-    """Decay the weights of linear layers and convolutions; leave gains, biases, embeddings, codes."""
+    """Decay the weights of linear layers and convolutions; leave gains, biases, embeddings, codes.
+
+    Every weight has its moments from the beginning, so that all checkpoints of a network hold the same.
+    """
     # A weight that is made of others (`shared_codes`) is decayed by its own part of them.
     decayed = [
         parameter
@@ -69,11 +75,28 @@ def build_optimizer(config: OptimConfig, module: nn.Module) -> torch.optim.AdamW
     chosen = {id(parameter) for parameter in decayed}
     plain = [parameter for parameter in module.parameters() if id(parameter) not in chosen]
     groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": group, "weight_decay": decay}
+        for weights, decay in ((decayed, config.weight_decay), (plain, 0.0))
+        for group in _apart(weights)
     ]
     betas = (config.betas[0], config.betas[1])
-    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=betas, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=config.peak_lr, betas=betas, fused=True)
+    for parameter in module.parameters():
+        optimizer.state[parameter] = {
+            # Single precision counts exactly to 2^24 steps; as AdamW itself has it.
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+        }
+    return optimizer
+
+
+def _apart(tensors: Sequence[T]) -> list[list[T]]:
+    """Part what is sharded over processes from what is not: torch computes on lists of one kind."""
+    kinds = [
+        [x for x in tensors if isinstance(x, DTensor) is is_sharded] for is_sharded in (True, False)
+    ]
+    return [kind for kind in kinds if kind]
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
@@ -103,17 +126,13 @@ def clip_gradients(modules: Sequence[nn.Module], longest: float) -> Tensor:
     norms = []
     for module in modules:
         gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
-        groups = [
-            [gradient for gradient in gradients if isinstance(gradient, DTensor) is is_sharded]
-            for is_sharded in (True, False)
-        ]
-        parts = [nn.utils.get_total_norm(group) for group in groups if group]
+        groups = _apart(gradients)
+        parts = [nn.utils.get_total_norm(group) for group in groups]
         whole = [part.full_tensor() if isinstance(part, DTensor) else part for part in parts]
         norm = torch.stack(whole).norm() if len(whole) > 1 else whole[0]
         factor = (longest / (norm + 1e-6)).clamp(max=1.0)
         for group in groups:
-            if group:
-                torch._foreach_mul_(group, factor)
+            torch._foreach_mul_(group, factor)
         norms.append(norm)
     return torch.stack(norms).norm()
 

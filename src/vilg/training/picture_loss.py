@@ -177,6 +177,12 @@ class PictureLoss:
         begin = self.config.adversarial_from
         return [Turn("discriminator", self.discriminator, self.discriminator_loss, begin)]
 
+    def to(self, device: torch.device) -> None:
+        """Move all networks to a device."""
+        for network in (self.discriminator, self.perceptual):
+            if network is not None:
+                network.to(device)
+
     def weigh(self, step: int, parts: Iterable[Made], decoder: nn.Module) -> None:
         """Find a step's adaptive weight, where no micro-batch alone can: each is looked at once more.
 

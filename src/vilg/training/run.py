@@ -8,7 +8,7 @@
 Each stage is finished when its `model/` folder is; resuming skips finished stages.
 """
 
-import os
+import io
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from vilg.config import to_json
 from vilg.data.order import permute
 from vilg.data.pictures import load_pictures, tell
 from vilg.data.store import file_hash
+from vilg.device import HOST
 from vilg.errors import VilgError
 from vilg.files import write_whole
 from vilg.images import to_pictures
@@ -37,6 +38,7 @@ from vilg.model.folder import (
     weights_hash,
 )
 from vilg.model.generator import Generator, GeneratorConfig
+from vilg.parallel import check_divides, is_first, meet
 from vilg.progress import say
 from vilg.text import LANGUAGES, TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
@@ -49,6 +51,7 @@ from vilg.training.export import trained_model
 from vilg.training.generator_job import (
     GeneratorJob,
     StepTokens,
+    check_shares,
 )
 from vilg.training.inputs import (
     NUM_SHOWN,
@@ -65,6 +68,7 @@ from vilg.training.inputs import (
 )
 from vilg.training.loop import TrainingPrecision, train
 from vilg.training.memory import check_memory
+from vilg.training.parallelize import parallelize
 from vilg.training.picture_loss import check_fits
 from vilg.training.run_folder import RunError, Stage, held, read_recipe
 from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
@@ -72,23 +76,37 @@ from vilg.training.shared_codes import share_codes
 from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 
-def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.stdout) -> Path:
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: torch.device = HOST,
+    log: TextIO = sys.stdout,
+) -> Path:
     """Carry out a recipe and return the folder of the finished model.
+
+    Several processes (`parallel.joined`) call it alike; the first one writes and speaks for all.
 
     Args:
         resume: go on with the run in the folder (`run_folder.read_recipe` has its settings). Those of a
-            stage that has saved something must be the same, the others' may change.
+            stage that has saved something must be the same but for how it lies on devices; the others' may
+            change.
+        device: of this process.
 
     Raises:
         RunError: the folder holds another run.
         CheckpointError, DataError, ModelError, NonFiniteLoss: from the stages.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError("several processes cannot train one run yet: start one, without torchrun")
-    if torch.cuda.is_available():
-        say("training on the CPU: this version does not use a GPU", log)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL looks
     if resume:
         read_recipe(out)
+    if not is_first():
+        log = io.StringIO()
+        found = _check_stages(recipe, out, log)
+        meet()
+        return _train_stages(recipe, out, *found, device, log)
     with held(out):
         config = out / "config.json"
         if config.exists() and not resume:
@@ -99,8 +117,9 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
         if not config.exists() or config.read_text(encoding="utf-8") != to_json(recipe):
             write_whole(config, to_json(recipe))
         try:
-            return _train_stages(recipe, out, *found, log)
-        except (VilgError, KeyboardInterrupt):
+            meet()
+            return _train_stages(recipe, out, *found, device, log)
+        except (VilgError, KeyboardInterrupt, RuntimeError):  # the last, where a process has ended
             # What fails before anything is saved leaves the folder free for the corrected command.
             stages = [Stage(out / name) for name in ("tokenizer", "generator")]
             for stage in stages:
@@ -111,20 +130,27 @@ def run(recipe: Recipe, out: Path, *, resume: bool = False, log: TextIO = sys.st
 
 
 def _train_stages(
-    recipe: Recipe, out: Path, pictures: Pictures | None, pairs: Pairs | None, log: TextIO
+    recipe: Recipe,
+    out: Path,
+    pictures: Pictures | None,
+    pairs: Pairs | None,
+    device: torch.device,
+    log: TextIO,
 ) -> Path:
     """Train what is not finished yet; return the folder of the last model."""
     finished = None
     if recipe.tokenizer:
         stage = Stage(out / "tokenizer")
         if pictures:
-            _train_tokenizer(recipe.tokenizer, pictures, stage, log)
+            _train_tokenizer(recipe.tokenizer, pictures, stage, device, log)
+            _save_model(stage, recipe.tokenizer.loop.num_steps)
         finished = stage.model
     if recipe.generator:
         stage = Stage(out / "generator")
         if pairs:
             lender = finished or find_model(recipe.generator.image_tokenizer)
-            _train_generator(recipe.generator, pairs, lender, stage, log)
+            _train_generator(recipe.generator, pairs, lender, stage, device, log)
+            _save_model(stage, recipe.generator.loop.num_steps)
         finished = stage.model
     assert finished is not None  # `_check_stages` has seen to it
     return finished
@@ -161,6 +187,7 @@ def _check_tokenizer(config: TokenizerRun) -> None:
     if config.refine_steps:
         lite0_loss(pooled=True)
     check_fits(config.loss, config.model)
+    check_divides("pictures a step", config.loop.batch_size, config.loop.accumulate)
     if not config.decoder_only:
         check_memory("the image tokenizer", lambda: ImageTokenizer(config.model))
     if config.init is not None:
@@ -170,6 +197,8 @@ def _check_tokenizer(config: TokenizerRun) -> None:
 def _check_generator(recipe: Recipe, words: TextTokenizer) -> None:
     config = recipe.generator
     assert config is not None
+    check_shares(config.loss, config.loop)
+    config.parallel.check()
     lent = (
         recipe.tokenizer.model
         if recipe.tokenizer
@@ -184,8 +213,25 @@ def _check_generator(recipe: Recipe, words: TextTokenizer) -> None:
         _check_start(find_model(config.init), shape, words)
 
 
-def _train_tokenizer(config: TokenizerRun, pictures: Pictures, stage: Stage, log: TextIO) -> None:
-    stage.begin(config, pictures.digest)
+def _begin(stage: Stage, config: TokenizerRun | GeneratorRun, data: str) -> bool:
+    """Begin a stage in all processes; return whether it goes on from a checkpoint."""
+    if is_first():
+        stage.begin(config, data)
+    meet()
+    return stage.has_checkpoint
+
+
+def _save_model(stage: Stage, step: int) -> None:
+    """Write the model of a stage's last step, once, while the other processes wait."""
+    if is_first():
+        save_model(stage.model, trained_model(stage, step))
+    meet()
+
+
+def _train_tokenizer(
+    config: TokenizerRun, pictures: Pictures, stage: Stage, device: torch.device, log: TextIO
+) -> None:
+    resume = _begin(stage, config, pictures.digest)
     size, rejects = config.model.image_size, stage.folder / "rejects.jsonl"
     arrays_NYX3 = load_readable(pictures, size, config.data.max_rejects, rejects)
     say(f"tokenizer: {len(arrays_NYX3)} pictures", log)
@@ -194,10 +240,9 @@ def _train_tokenizer(config: TokenizerRun, pictures: Pictures, stage: Stage, log
         say(f"left out: {num} pictures, see {rejects}", log)
     if pictures.others:
         say(f"left out, not pictures by their names: {tell(pictures.others)}", log)
-    resume = stage.has_checkpoint
     # Encoder and codes that stay are in no checkpoint.
     starts_from_model = config.init is not None and (config.decoder_only or not resume)
-    init = _initial_tokenizer(config.init, config.model) if starts_from_model else None
+    init = _initial_tokenizer(config.init, config.model).to(device) if starts_from_model else None
     settings = (config.model, config.loss, config.codebook, config.augmentation, config.loop)
     shown_BYX3 = arrays_NYX3[:: max(1, len(arrays_NYX3) // NUM_SHOWN)][:NUM_SHOWN]
     if pictures.held_out:
@@ -206,10 +251,9 @@ def _train_tokenizer(config: TokenizerRun, pictures: Pictures, stage: Stage, log
     if config.decoder_only:
         assert init is not None
         alone = _decoder_alone(config, init, arrays_NYX3, stage.folder / "tokens")
-    job = TokenizerJob(*settings, arrays_NYX3, shown_BYX3, init, alone)
+    job = TokenizerJob(*settings, arrays_NYX3, shown_BYX3, init, alone, device)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
-    save_model(stage.model, trained_model(stage, config.loop.num_steps))
 
 
 def _decoder_alone(
@@ -247,13 +291,17 @@ def _initial_tokenizer(init: str | None, config: TokenizerConfig) -> ImageTokeni
 
 
 def _train_generator(
-    config: GeneratorRun, pairs: Pairs, lender: Path, stage: Stage, log: TextIO
+    config: GeneratorRun,
+    pairs: Pairs,
+    lender: Path,
+    stage: Stage,
+    device: torch.device,
+    log: TextIO,
 ) -> None:
-    image_tokenizer = load_model(lender).image_tokenizer
+    image_tokenizer = load_model(lender, device=device).image_tokenizer
     data, source, text_tokenizer = config.data, pairs.source, pairs.words
-    stage.begin(
-        config, source.identity.sha256 if source else file_hash(Path(data.source) / "store.json")
-    )
+    digest = source.identity.sha256 if source else file_hash(Path(data.source) / "store.json")
+    resume = _begin(stage, config, digest)
     store = find_store(data, pairs, image_tokenizer, config.max_text, stage.folder / "tokens")
     say(f"generator: {len(store)} pairs", log)
     if store.info.rejects:
@@ -289,9 +337,9 @@ def _train_generator(
         end_to_end,
         encode_described=encoder(config.augmentation),
         encode_prefix=encoder(config.prefix_augmentation),
+        device=device,
     )
-    resume = stage.has_checkpoint
-    if not resume or not stage.base.exists():
+    if is_first() and not (resume and stage.base.exists()):
         base = Model(
             image_tokenizer,
             None,
@@ -305,9 +353,11 @@ def _train_generator(
         _start_from(find_model(config.init), job, image_tokenizer, log)
     if config.share_codes:
         share_codes(job.generator, image_tokenizer.quantizer.codebook_KD)
+    parallelize(
+        job.generator, config.parallel, bf16=config.loop.precision is TrainingPrecision.BF16
+    )
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
-    save_model(stage.model, trained_model(stage, config.loop.num_steps))
 
 
 def _check_start(folder: Path, shape: GeneratorConfig, words: TextTokenizer) -> ModelConfig:

@@ -121,8 +121,8 @@ class Stage:
         """
         if not self.has_begun:
             return
-        path, now = self.folder / "config.json", json.loads(to_json(settings))
-        before = _read(path)
+        path = self.folder / "config.json"
+        now, before = (_learnt(values) for values in (json.loads(to_json(settings)), _read(path)))
         if before != now:
             key, was = _first_difference(before, now, self.folder.name)
             raise RunError(
@@ -157,6 +157,16 @@ class Stage:
         """Take away what was made before anything was saved."""
         if self.folder.exists() and not self.has_begun:
             shutil.rmtree(self.folder)
+
+
+def _learnt(settings: Any) -> Any:
+    """Return a stage's settings without how it lies on devices, which may change while it is trained."""
+    if not isinstance(settings, dict):
+        return settings
+    kept = {key: value for key, value in settings.items() if key != "parallel"}
+    if isinstance(loop := kept.get("loop"), dict):
+        kept["loop"] = {key: value for key, value in loop.items() if key != "accumulate"}
+    return kept
 
 
 def _differs(path: Path, note: str) -> bool:

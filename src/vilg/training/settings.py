@@ -17,6 +17,7 @@ from vilg.training.generator_job import GeneratorLossConfig, check_end_to_end
 from vilg.training.inputs import DataConfig
 from vilg.training.loop import LoopConfig
 from vilg.training.optim import OptimConfig
+from vilg.training.parallelize import ParallelConfig
 from vilg.training.picture_loss import PictureLossConfig, check_begins
 
 DISCRIMINATOR_OPTIM = OptimConfig(peak_lr=2e-4, betas=(0.5, 0.9))  # VQGAN's betas
@@ -107,6 +108,7 @@ class GeneratorRun:
         share_codes: let image codes of like vectors be learnt together (`training.shared_codes`); for sets so
             small that a code is seen too seldom to be learnt alone.
         end_to_end: train an image reconstructor with the generator; None trains the generator alone.
+        parallel: how the training lies on devices.
         discriminator_optim: for the adversarial term of `end_to_end`.
     """
 
@@ -126,6 +128,7 @@ class GeneratorRun:
     prefix_augmentation: AugmentConfig = AS_THEY_ARE
     share_codes: bool = False
     end_to_end: EndToEndConfig | None = None
+    parallel: ParallelConfig = ParallelConfig()
     loop: LoopConfig
     optim: OptimConfig
     discriminator_optim: OptimConfig = DISCRIMINATOR_OPTIM

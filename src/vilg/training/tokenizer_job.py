@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vilg.data.order import batch_ids
+from vilg.device import HOST
 from vilg.images import contact_sheet, to_pictures, to_pixels
-from vilg.parallel import WHOLE, Share, check_divides, own_shares
+from vilg.parallel import WHOLE, Share, check_divides, is_first, own_shares
 from vilg.randomness import uniforms
 from vilg.tokenizer.codebooks import CodebookConfig, CodebookTraining, Quantized
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
@@ -69,6 +70,7 @@ class TokenizerJob:
         held_out_BYX3: NDArray[np.uint8],
         init: ImageTokenizer | None = None,
         alone: DecoderAlone | None = None,
+        device: torch.device = HOST,
     ):
         check_fits(loss, config)
         check_divides("pictures a step", loop.batch_size, loop.accumulate)
@@ -79,6 +81,9 @@ class TokenizerJob:
                 self.tokenizer.load_state_dict(init.state_dict())
             self.codebook = CodebookTraining(self.tokenizer.quantizer, codebook, loop.seed)
             self.picture_loss = PictureLoss(loss)
+        self.tokenizer.to(device)
+        self.codebook.to(device)
+        self.picture_loss.to(device)
         self.augmentation, self.loop, self.alone = augmentation, loop, alone
         self.pictures_NYX3, self.held_out_BYX3 = pictures_NYX3, held_out_BYX3
         # A codebook that learns by gradients is a weight of the first turn, like the network's.
@@ -155,6 +160,8 @@ class TokenizerJob:
 
     def show(self, step: int, folder: Path) -> None:
         """Write held-out pictures over their reconstructions."""
+        if not is_first():
+            return
         folder.mkdir(parents=True, exist_ok=True)
         pixels = to_pixels(self.held_out_BYX3).to(self.device)
         decoded = self.tokenizer.decode(self.tokenizer.encode(pixels))
