@@ -17,16 +17,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
 )
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from vilg.errors import VilgError
 from vilg.parallel import is_first, meet, patient_group
+from vilg.progress import Progress
 
 _NAME = re.compile(r"step-(\d{8})")
 _KEEP = 2
@@ -89,15 +92,16 @@ def save(folder: Path, state: TrainState) -> Path:
         if target.exists():
             shutil.rmtree(target)
         unfinished.rename(target)
-        for _, old in _find(folder)[:-_KEEP]:
+        for old in list(find(folder).values())[:-_KEEP]:
             shutil.rmtree(old)
     meet()
     return target
 
 
-def _find(folder: Path) -> list[tuple[int, Path]]:
+def find(folder: Path) -> dict[int, Path]:
+    """Return the whole checkpoints under a folder by their steps, the newest last."""
     found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("step-*")]
-    return sorted((int(match[1]), path) for match, path in found if match)
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
 def restore(folder: Path, state: TrainState) -> None:
@@ -106,34 +110,70 @@ def restore(folder: Path, state: TrainState) -> None:
     Raises:
         CheckpointError: none there, a damaged one, or one of another model.
     """
-    found = _find(folder)
+    found = find(folder)
     if not found:
         raise CheckpointError(f"no checkpoint in {folder}: start without --resume")
-    step, path = found[-1]
-    tensors, reader = state.tensors(), HuggingFaceStorageReader(str(path))
+    step = max(found)
+    read(found[step], state.tensors())
+    state.step = step
+
+
+def read(path: Path, tensors: dict[str, Tensor], beginning: str = "") -> None:
+    """Fill tensors, or this process's shards of them, from a checkpoint by any number of processes.
+
+    Args:
+        beginning: of their names; nothing else in the checkpoint may begin so.
+
+    Raises:
+        CheckpointError: a damaged checkpoint, or one of another model.
+    """
+    reader = HuggingFaceStorageReader(str(path))
     try:
-        kept = _stored(reader.read_metadata())
-        _check_same_model(path, kept, tensors)
-        with _alone_is_fine():
-            load_shards(tensors, storage_reader=reader, process_group=patient_group())
+        stored = _stored(reader.read_metadata(), beginning)
+        _check_same_model(path, stored, tensors)
+        with Progress("tensors", what="reading") as progress, _alone_is_fine():
+            group, planner = patient_group(), _Told(progress)
+            load_shards(tensors, storage_reader=reader, planner=planner, process_group=group)
     except (CheckpointException, SafetensorError, OSError, KeyError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
+        if "KeyboardInterrupt" in repr(
+            error
+        ):  # Ctrl-C inside of it comes out as an error that names it
+            raise KeyboardInterrupt from error
         reason = _first_reason(error) if isinstance(error, CheckpointException) else error
         raise CheckpointError(
             f"{path} is damaged ({reason}): delete it to use the last one"
         ) from error
-    state.step = step
 
 
-def _stored(metadata: Metadata) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of what a checkpoint holds.
+class _Told(DefaultLoadPlanner):
+    """Reads as torch does, and says how far the first process is."""
+
+    def __init__(self, progress: Progress):
+        super().__init__()
+        self.progress, self.done, self.total = progress, 0, 0
+
+    def finish_plan(self, new_plan: LoadPlan) -> LoadPlan:
+        self.total = len(new_plan.items)
+        return super().finish_plan(new_plan)
+
+    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
+        self.done += 1
+        if is_first():
+            self.progress(self.done, self.total)
+
+
+def _stored(metadata: Metadata, beginning: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what a checkpoint holds under names of a beginning.
 
     Raises:
         ValueError: it lacks one process's files, so that a tensor has holes.
     """
     shapes = {}
     for name, tensor in metadata.state_dict_metadata.items():
+        if not name.startswith(beginning):
+            continue
         assert isinstance(tensor, TensorStorageMetadata)  # safetensors hold nothing else
         if sum(math.prod(chunk.sizes) for chunk in tensor.chunks) != math.prod(tensor.size):
             raise ValueError(f"a part of {name} is missing")

@@ -4,28 +4,19 @@ What of a model is not learnt lies beside the checkpoints (`Stage.base`), so a c
 processes is a model without the data, and without a process group.
 """
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.planner import ReadItem
-from torch.distributed.checkpoint.state_dict_loader import load
+from torch import nn
 
 from vilg.config import require
 from vilg.model.folder import Model, find_model, load_model, read_config
 from vilg.model.generator import Generator
 from vilg.model.reconstructor import Reconstructor
 from vilg.model.weights import DTYPES
-from vilg.progress import Progress
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
-from vilg.training.checkpoint import CheckpointError
+from vilg.training.checkpoint import CheckpointError, read
 from vilg.training.run_folder import Stage
 from vilg.training.settings import GeneratorRun, TokenizerRun
 from vilg.training.shared_codes import fold_codes, share_codes
@@ -110,57 +101,7 @@ def _generator(settings: GeneratorRun, base: Model, path: Path) -> Model:
 
 def _fill(module: nn.Module, path: Path, prefix: str) -> None:
     """Give a module that was built on meta its averages of a checkpoint, where their names have a prefix."""
-    wanted = {f"{prefix}{name}": value.shape for name, value in module.state_dict().items()}
-    averages = _averages(path, wanted, prefix)
-    state = {name.removeprefix(prefix): value for name, value in averages.items()}
+    state = {name: torch.empty(value.shape) for name, value in module.state_dict().items()}
+    beginning = f"averages.{prefix}"
+    read(path, {f"{beginning}{name}": value for name, value in state.items()}, beginning)
     module.load_state_dict(state, assign=True)
-
-
-def _averages(path: Path, wanted: dict[str, torch.Size], prefix: str) -> dict[str, Tensor]:
-    """Read averages of any number of processes, in this one; those of the prefix must be all that is wanted."""
-    try:
-        reader = HuggingFaceStorageReader(str(path))
-        kept = {
-            name.removeprefix("averages."): entry
-            for name, entry in reader.read_metadata().state_dict_metadata.items()
-            if name.startswith(f"averages.{prefix}") and isinstance(entry, TensorStorageMetadata)
-        }
-        _check_shapes(path, wanted, {name: entry.size for name, entry in kept.items()})
-        for name, entry in kept.items():
-            if sum(chunk.sizes.numel() for chunk in entry.chunks) != entry.size.numel():
-                raise ValueError(f"a process's part of {name} is missing")
-        averages = {name: torch.empty(shape) for name, shape in wanted.items()}
-        total = sum(len(entry.chunks) for entry in kept.values())
-        with (
-            Progress("parts", what="reading averages") as progress,
-            warnings.catch_warnings(action="ignore", category=UserWarning),  # that it is alone
-        ):
-            planner = _Told(total, progress)
-            load({"averages": averages}, storage_reader=reader, planner=planner, no_dist=True)
-        return averages
-    except (CheckpointException, SafetensorError, OSError, KeyError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        if "KeyboardInterrupt" in repr(error):
-            raise KeyboardInterrupt from error
-        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged ({reason}): export another step") from error
-
-
-class _Told(DefaultLoadPlanner):
-    """Reads as torch does, and says how far it is."""
-
-    def __init__(self, total: int, progress: Progress):
-        super().__init__()
-        self.done, self.total, self.progress = 0, total, progress
-
-    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        self.done += 1
-        self.progress(self.done, self.total)
-
-
-def _check_shapes(path: Path, wanted: dict[str, torch.Size], found: dict[str, torch.Size]) -> None:
-    if wrong := [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]:
-        raise CheckpointError(
-            f"{path} belongs to another model, or lacks files: {wrong[0]} does not fit"
-        )

@@ -13,7 +13,7 @@ from typing import Any
 from vilg.config import from_dict, to_json
 from vilg.errors import SettingError, VilgError
 from vilg.files import write_whole
-from vilg.training.checkpoint import CheckpointError
+from vilg.training.checkpoint import CheckpointError, find
 from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
 
 
@@ -90,8 +90,7 @@ class Stage:
     @property
     def checkpoints(self) -> dict[int, Path]:
         """The folders of whole checkpoints by their steps."""
-        found = (self.folder / "checkpoints").glob("step-" + 8 * "[0-9]")
-        return {int(path.name.removeprefix("step-")): path for path in sorted(found)}
+        return find(self.folder / "checkpoints")
 
     @property
     def has_checkpoint(self) -> bool:
