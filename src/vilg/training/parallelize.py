@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import parametrize
 
 from vilg.config import require
+from vilg.model.attend import attend_flex
 from vilg.model.generator import Generator
 from vilg.model.transformer import Block
 from vilg.parallel import is_first, num_processes
@@ -84,6 +85,8 @@ def parallelize(generator: Generator, config: ParallelConfig, *, bf16: bool) -> 
         block.recompute = config.recompute
         if config.compile:
             block.compile()
+    if config.compile and generator.device.type == "cuda":
+        generator.form = attend_flex  # `bench/gpu.py` measures it against the other
     num = num_processes()
     if num == 1 and not config.offload:
         return
