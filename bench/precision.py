@@ -31,7 +31,7 @@ from vilg.shipped.likelihoods import likelihoods
 from vilg.shipped.recipes import EMOJI_GROUPS
 from vilg.shipped.samples import Settings, encode_captions, read_splits
 from vilg.text import LANGUAGES
-from vilg.tokenizer.tokens import tokenise
+from vilg.tokenizer.tokens import encoded_tokens
 
 SPLITS = {"train": 300, "unseen_combination": None}
 BATCH = 50
@@ -77,7 +77,7 @@ def look(vilg: Vilg, samples: list[Pair], image_ids_SN: Tensor) -> Seen:
 
 
 def split_rows(name: str, model: Model, samples: list[Pair]) -> list[list[str]]:
-    image_ids_SN = torch.from_numpy(tokenise(model.image_tokenizer, samples).astype("int64"))
+    image_ids_SN = torch.from_numpy(encoded_tokens(model.image_tokenizer, samples).astype("int64"))
     seen = {
         p: look(Vilg(model, precision=p), samples, image_ids_SN)
         for p in filter(is_supported, Precision)

@@ -20,7 +20,7 @@ from vilg.shipped.likelihoods import likelihoods
 from vilg.shipped.recipes import EMOJI_GROUPS
 from vilg.shipped.samples import Settings, encode_captions, read_splits
 from vilg.text import LANGUAGES
-from vilg.tokenizer.tokens import tokenise
+from vilg.tokenizer.tokens import encoded_tokens
 
 SPLITS = ("unseen_combination", "train")
 RUNS = {
@@ -58,7 +58,7 @@ def main() -> None:
     table: dict[str, dict] = {}
     for split in SPLITS:
         samples = splits.chosen[split]
-        image_ids_SN = torch.from_numpy(tokenise(tokenizer, samples).astype(int))
+        image_ids_SN = torch.from_numpy(encoded_tokens(tokenizer, samples).astype(int))
         found = {key: nats(path, samples, image_ids_SN) for key, path in sorted(folder.items())}
         for direction, names in RUNS.items():
             both = [found["both", seed][direction] for seed in SEEDS]

@@ -26,7 +26,7 @@ from vilg.progress import in_batches
 from vilg.shipped.emoji import EMOJI
 from vilg.shipped.recipes import EMOJI_GROUPS
 from vilg.tokenizer.perceptual import Lite0Features
-from vilg.tokenizer.tokens import tokenise
+from vilg.tokenizer.tokens import encoded_tokens
 
 SIZE, COARSE = 64, 8
 
@@ -34,7 +34,7 @@ SIZE, COARSE = 64, 8
 def code_vectors(samples: Sequence[Pair]) -> NDArray[np.float64]:
     tokenizer = load_model(find_model("src/vilg/assets/emoji-tokenizer")).image_tokenizer
     codebook_KD = tokenizer.quantizer.codebook_KD.numpy().astype(np.float64)
-    return codebook_KD[tokenise(tokenizer, samples)].reshape(len(samples), -1)
+    return codebook_KD[encoded_tokens(tokenizer, samples)].reshape(len(samples), -1)
 
 
 def coarse_pixels(samples: Sequence[Pair]) -> NDArray[np.float64]:

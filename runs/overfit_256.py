@@ -14,7 +14,7 @@ from vilg.model.folder import load_model
 from vilg.sampling.images import draw_images
 from vilg.sampling.texts import generate_texts
 from vilg.text import LANGUAGES
-from vilg.tokenizer.tokens import tokenise
+from vilg.tokenizer.tokens import encoded_tokens
 
 AGREEMENT, NEEDED = 0.95, 15
 
@@ -28,7 +28,7 @@ def main() -> int:
     model, samples = load_model(options.model), load_pairs(options.data)
     assert model.generator is not None and model.text_tokenizer is not None
     text, grid = model.text_tokenizer, model.generator.config.grid
-    ids_BN = torch.from_numpy(tokenise(model.image_tokenizer, samples).astype(int))
+    ids_BN = torch.from_numpy(encoded_tokens(model.image_tokenizer, samples).astype(int))
     rows, scores = [ids_BN], {}
     for lang in LANGUAGES:
         captions = [sample.captions[lang][0] for sample in samples]

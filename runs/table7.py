@@ -33,7 +33,7 @@ from vilg.shipped.recipes import EMOJI_GROUPS
 from vilg.shipped.reconstruction import psnr_db
 from vilg.shipped.samples import Settings, read_splits
 from vilg.text import LANGUAGES
-from vilg.tokenizer.tokens import tokenise
+from vilg.tokenizer.tokens import encoded_tokens
 
 DRAWINGS = 2  # a caption
 SHOWN = 12
@@ -166,7 +166,7 @@ def main() -> None:
     ]
     tokenizer = load(options.runs, "table7", SEEDS[0]).image_tokenizer
     originals = load_pictures(samples, tokenizer.config.image_size)
-    gold_BN = torch.from_numpy(tokenise(tokenizer, samples).astype(int))
+    gold_BN = torch.from_numpy(encoded_tokens(tokenizer, samples).astype(int))
     by_seed = [cells(options.runs, seed, prompts, gold_BN) for seed in SEEDS]
     report = {"captions": len(samples), **table(load_judge(), originals, by_seed)}
     text = json.dumps(report, indent=1)

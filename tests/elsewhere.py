@@ -6,6 +6,8 @@ makes Python wait for a number; `.cpu()` is the one way back, and counted.
 """
 
 import copy
+import functools
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
@@ -129,8 +131,19 @@ def moved_there(module: Module) -> Module:
 @contextmanager
 def other_device() -> Iterator[OtherDevice]:
     """Run what is inside with tensors elsewhere; inference mode, which shows modes no operations, is no_grad."""
+    _forget()
     with (
         patch.object(torch._C, "_InferenceMode", lambda mode: torch.no_grad()),
         OtherDevice() as mode,
     ):
         yield mode
+    _forget()
+
+
+def _forget() -> None:
+    """Empty the caches of masks: the true meta device has the same name."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("vilg."):
+            for value in vars(module).values():
+                if isinstance(value, functools._lru_cache_wrapper):
+                    value.cache_clear()

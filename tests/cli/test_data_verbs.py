@@ -115,3 +115,14 @@ def test_workers_say_who_joins_the_parts(
         result = run("data", "pack", source, "--out", "packed")
         assert (result.status, result.out) == (0, out)
     assert "1001 pairs" in result.err
+
+
+def test_a_folder_of_another_verb_is_refused(run: Run, source: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    assert run("data", "pack", source, "--out", packed, "--max-rejects", 0.5).status == 0
+    before = (packed / "rejects.jsonl").read_bytes()
+    for verb in ("tokenize", "filter"):
+        result = run("data", verb, source, "--out", packed, "--max-rejects", 0.5)
+        assert result.status == 2
+        assert f"{packed} holds packed pairs: name another folder with --out" in result.err
+    assert (packed / "rejects.jsonl").read_bytes() == before

@@ -23,6 +23,15 @@ def test_captions_are_sorted_by_language_and_cleaned():
 
 
 @pytest.mark.parametrize(
+    ("told", "lang"),
+    [("English", "en"), ("eng_Latn", "en"), ("EN-gb", "en"), ("zho_Hans", "zh"), ("Chinese", "zh")],
+)
+def test_languages_go_by_other_names_too(told, lang):
+    pair = make_pair("a", "here", None, [(told, "红 apple")])
+    assert (list(pair.captions), pair.untagged) == ([lang], 0)
+
+
+@pytest.mark.parametrize(
     "captions, reason",
     [
         ([], "no caption"),

@@ -205,7 +205,7 @@ def test_whatever_is_left_out_is_said_with_its_place(tmp_path: Path) -> None:
         (9, "h", "pair", "no text that the model can read"),
         (10, "i", "text", "has no visible character"),
         (11, "j", "pair", "an empty caption"),
-        (12, "k", "text", "a caption in de"),
+        (12, "k", "text", "a caption in 'de'"),
         (13, None, "pair", "no JSON object"),
         (14, "a", "pair", "an earlier pair has this id"),
     ):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -233,7 +234,7 @@ def test_a_tiny_vqgan_overfits_four_pictures() -> None:
         optimizer.zero_grad()
         (pixel_loss + 0.25 * commitment).backward()
         optimizer.step()
-        averages.update(vqgan.quantizer, latent_BDHW.detach(), ids_BHW, 0, step)
+        averages.update(vqgan.quantizer, latent_BDHW.detach(), ids_BHW, 0, step, np.arange(4))
         losses.append(pixel_loss.item())
     assert min(losses[-5:]) < 0.1 * losses[0]
     assert len(set(map(tuple, vqgan.encode(pixels_B3YX).flatten(1).tolist()))) == 4

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
@@ -34,6 +34,13 @@ APP.command(
     DATA, name="data", help="Look into data sets.\n\nExample: vilg data stats datasets/emoji"
 )
 
+# What a folder holds, by a file that it then has; every verb refuses the others' folders.
+PRODUCTS = {
+    "manifest.json": "packed pairs",
+    "store.json": "tokens",
+    "columns.jsonl": "what a filter measured",
+    "config.json": "a model or a run",
+}
 
 MaxText = Annotated[
     int,
@@ -71,6 +78,7 @@ class FromSource(Reading):
 class IntoFolder(FromSource):
     """The options of every verb that any number of workers make a folder with, from pairs."""
 
+    product: ClassVar[str]  # one of `PRODUCTS`, by which the folder is known
     out: Annotated[Path, arg(metavar="DIR", help_behavior_hint="")]
     """folder to write"""
     max_rejects: Annotated[float, arg(metavar="SHARE")] = 0.1
@@ -83,6 +91,9 @@ class IntoFolder(FromSource):
         if not 0 <= self.max_rejects <= 1:
             raise UsageError(f"--max-rejects must be from 0 to 1, not {self.max_rejects}")
         check_folder(self.out)
+        for product, what in PRODUCTS.items():
+            if product != self.product and (self.out / product).exists():
+                raise UsageError(f"{self.out} holds {what}: name another folder with --out")
 
     def say_made(self, what: str, left_out: int) -> None:
         """Say what the folder holds and what was left out, and print its name."""
@@ -135,6 +146,7 @@ class DataTokenize(IntoFolder):
     WORLD_SIZE set; after a kill the same command goes on.
     """
 
+    product = "store.json"
     model: ModelName = None
     """whose image tokenizer and vocabulary make the tokens"""
     device: DeviceName = "auto"
@@ -175,6 +187,7 @@ class DataPack(IntoFolder):
     command goes on.
     """
 
+    product = "manifest.json"
     name: Annotated[
         str | None, arg(metavar="NAME", help_behavior_hint="(default: the folder's)")
     ] = None
@@ -266,6 +279,7 @@ class DataFilter(IntoFolder):
     Example: vilg data filter photos/ --out photos-chosen --keep 'width>=64' 'aspect<3' --near 3
     """
 
+    product = "columns.jsonl"
     rules: Annotated[Literal["paper"] | None, arg(help_behavior_hint="(default: none)")] = None
     """paper: fewer than 15 words, at least one noun, no special character, matching score over 0.5"""
     keep: Annotated[tuple[str, ...], arg(metavar="COLUMN>VALUE", help_behavior_hint="")] = ()

@@ -18,6 +18,11 @@ from vilg.text import LANGUAGES, guess_language
 
 Read = Callable[[], bytes]
 
+# ISO 639-1 of what else these languages are called in data sets: ISO 639-3 and English names.
+_CODES = {
+    **dict.fromkeys(("eng", "english"), "en"),
+    **dict.fromkeys(("zho", "chi", "cmn", "chinese", "mandarin"), "zh"),
+}
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
@@ -140,6 +145,7 @@ def make_pair(
     for told_lang, text in captions:
         text = text.strip()
         lang = shown(told_lang or guess_language(text)).lower().replace("_", "-").partition("-")[0]
+        lang = _CODES.get(lang, lang)
         if not text:
             notes.append("an empty caption")
         elif lang not in LANGUAGES:

@@ -12,6 +12,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -110,12 +111,20 @@ def read_manifest(folder: Path) -> tuple[str, list[Shard]]:
     return _field(content, "content_sha256", str, str(path)), shards
 
 
+@lru_cache(maxsize=2**16)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Return the hash of a file in this state; whoever walks a data set again does not read it again."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_members(shard: Shard) -> Iterator[Member]:
     """Check a shard against the manifest, then yield what lies in it; no picture is read."""
     if not shard.path.is_file():
         raise DataError(f"{shard.path} is missing, but manifest.json lists it; fetch it again")
     with shard.path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        state = shard.path.stat()
+        found = _sha256(shard.path, state.st_size, state.st_mtime_ns)
         if found != shard.sha256:
             raise DataError(
                 f"{shard.path} is damaged or of another version: its sha256 is {found}, "

@@ -288,4 +288,4 @@ def text_target_log_probs(
     log_probs_P = -F.cross_entropy(
         generator.text_logits(states_PC).float(), labels_RM.flatten()[place_P], reduction="none"
     )
-    return torch.zeros(R * M, device=device).index_put((place_P,), log_probs_P).view(R, M)
+    return log_probs_P.new_zeros(R * M).index_put((place_P,), log_probs_P).view(R, M)

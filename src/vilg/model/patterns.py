@@ -138,14 +138,15 @@ class DecodeWindow:
         if isinstance(cell, int):
             return Reach(self.slots[cell], self.seen[cell], None)
         hidden_R = self.back_R > cell
-        bias_1R = torch.zeros(hidden_R.shape, device=cell.device).masked_fill(hidden_R, -torch.inf)
+        bias_R = torch.zeros(hidden_R.shape, dtype=torch.float32, device=cell.device)
+        bias_1R = bias_R.masked_fill(hidden_R, -torch.inf)[None]
         slot_1 = self.slot_N.index_select(0, cell)
         if (
             len(self.back_R) == self.num_slots
         ):  # all of them, and slot s holds nothing before cell s
-            return Reach(slot_1, slice(None), bias_1R[None])
+            return Reach(slot_1, slice(None), bias_1R)
         seen_R = self.slot_N.index_select(0, (cell - self.back_R).clamp_min(0))
-        return Reach(slot_1, seen_R, bias_1R[None])
+        return Reach(slot_1, seen_R, bias_1R)
 
 
 @lru_cache(maxsize=64)

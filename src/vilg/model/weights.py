@@ -148,13 +148,11 @@ def _read_index(index: Path) -> dict[str, str]:
 def _check_heads(
     module: nn.Module, heads: Mapping[Path, _Head], stored_as: torch.dtype | None
 ) -> torch.dtype:
-    """See that the files hold each weight of a module once, in its shape; return their precision."""
+    """See that the files hold each weight of a module in its shape; return their precision."""
     wanted = {name: list(value.shape) for name, value in module.state_dict().items()}
-    places: dict[str, Path] = {}
+    found = set()
     for path, head in heads.items():
         for name, (code, shape) in head.items():
-            if name in places:
-                raise ModelError(f"{path}: {name} is in {places[name].name} too: get both again")
             if name not in wanted:
                 raise ModelError(
                     f"{path} does not fit its config.json: {name} is not of this model"
@@ -167,8 +165,8 @@ def _check_heads(
             if _CODES.get(code) is not stored_as or stored_as is None:
                 expected = name_of(stored_as) if stored_as else "fp32, fp16 or bf16"
                 raise ModelError(f"{path}: {name} is in {code}, and must be in {expected}")
-            places[name] = path
-    if missing := [name for name in wanted if name not in places]:
+            found.add(name)
+    if missing := [name for name in wanted if name not in found]:
         raise ModelError(
             f"{next(iter(heads))} does not fit its config.json: {missing[0]} is missing"
         )

@@ -107,8 +107,8 @@ def _window(layout: Layout, pattern: Pattern) -> DecodeWindow:
 def _bias(valid_GP: Tensor, device: torch.device) -> Tensor | None:
     if bool(valid_GP.all()):
         return None
-    bias_GP = torch.zeros(valid_GP.shape).masked_fill(~valid_GP, -torch.inf)
-    return moved(bias_GP, device)[:, None, None]
+    bias_GP = torch.zeros(valid_GP.shape, dtype=torch.float32)
+    return moved(bias_GP.masked_fill(~valid_GP, -torch.inf), device)[:, None, None]
 
 
 def decode_step(

@@ -89,7 +89,7 @@ def search_text(
     log_probs = [0.0] + [-math.inf] * (beam - 1)
     ended: list[tuple[float, list[int]]] = []
     for k in range(length):
-        log_prob_W1 = moved(torch.tensor(log_probs), device)[:, None]
+        log_prob_W1 = moved(torch.tensor(log_probs, dtype=torch.float32), device)[:, None]
         log_probs_WV = generator.text_logits(states_WC).float().log_softmax(dim=-1)
         log_probs_WV = log_prob_W1 + log_probs_WV.masked_fill(hidden_V, -torch.inf)
         W, V = log_probs_WV.shape

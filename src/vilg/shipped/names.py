@@ -105,8 +105,8 @@ class NameScorer:
 
         log_probs_BW = torch.zeros(B, self.num_names, device=generator.device)
         for part in self._parts:
-            nothing_TT = torch.zeros(part.see_TT.shape, device=generator.device)
-            hidden_TT = nothing_TT.masked_fill(~part.see_TT, -torch.inf)
+            hidden_TT = torch.zeros_like(part.see_TT, dtype=torch.float32)
+            hidden_TT = hidden_TT.masked_fill(~part.see_TT, -torch.inf)
             reads = [partial(read_both, cache.prefix, bias_TS=hidden_TT) for cache in state.caches]
             states_BTC = generator.transformer(part.x_TC.expand(B, -1, -1), reads)
             logits_BTV = generator.text_logits(states_BTC).float()

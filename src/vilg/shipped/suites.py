@@ -27,7 +27,7 @@ from vilg.shipped.retrieval import score_drawing
 from vilg.shipped.samples import Settings, Splits, read_splits
 from vilg.shipped.score_tables import drawing_tables, generator_tables, tokenizer_tables
 from vilg.tokenizer.refine import refining_encoder
-from vilg.tokenizer.tokens import tokenise
+from vilg.tokenizer.tokens import encoded_tokens
 
 SUITES = ("tokenizer", "generator", "drawing")
 
@@ -139,7 +139,9 @@ def score_generator(vilg: Vilg, splits: Splits, settings: Settings) -> dict[str,
     for name, samples in splits.chosen.items():
         rows = [
             moved(
-                torch.from_numpy(tokenise(vilg.image_tokenizer, samples[part]).astype("int64")),
+                torch.from_numpy(
+                    encoded_tokens(vilg.image_tokenizer, samples[part]).astype("int64")
+                ),
                 vilg.device,
             )
             for part in in_batches(len(samples), _BATCH, f"pictures to tokens, {name}")

@@ -16,7 +16,7 @@ from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.tokenizer.refine import refining_encoder
 
 
-def tokenise(tokenizer: ImageTokenizer, pairs: Sequence[Pair]) -> NDArray[np.uint16]:
+def encoded_tokens(tokenizer: ImageTokenizer, pairs: Sequence[Pair]) -> NDArray[np.uint16]:
     """Return every picture's ids, one raster row a pair."""
     rows = []
     for part in in_batches(len(pairs), batch_of(tokenizer.config.image_size), "tokens"):

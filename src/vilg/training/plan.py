@@ -84,7 +84,8 @@ class Memory:
         weights, averages, moments, gradients: of a device's shard, wherever they lie.
         activations: what the forward pass keeps for the backward pass.
         transient: the largest that comes and goes: gradients of logits, or one block's backward pass.
-        gathered: weights of which a device has its shard only, while they are used.
+        gathered: weights of which a device has its shard only, while they are used; or rounded copies.
+        waiting: one direction's gradients, until the other's are there.
         peak: the most at any time. Less than the sum: gradients grow as activations go.
         host: what is offloaded.
     """
@@ -96,6 +97,7 @@ class Memory:
     activations: int
     transient: int
     gathered: int
+    waiting: int
     peak: int
     host: int
 
@@ -104,37 +106,46 @@ def memory_of(step: Step) -> Memory:
     """Return what a step takes.
 
     The backward pass frees activations layer by layer while gradients come; both are linear in the layers, so
-    the peak is at an end: where it begins, between the two directions, or behind the last layer.
+    the peak is at an end: where it begins, between the two directions, or behind the last layer. Of weights that
+    both directions use, the first one's gradients wait in autograd for the second's, beside those of earlier
+    micro-batches, and unsharded.
     """
     weights = _Weights.of(step.shape)
     a, shard = step.product_bytes, -(-weights.all // step.shards)
     kept = [B * _activations(step, layout) for B, layout in step.layouts]
-    passing = [B * _transient(step, layout) for B, layout in step.layouts]
+    passing = [
+        B * max(_transient(step, layout), _logits(step, layout)) for B, layout in step.layouts
+    ]
+    # Autocast keeps its rounded copies of matrices from first use to the backward pass.
+    rounded = 0 if a == 4 else a
     if step.shards > 1:
-        # FSDP2: what is outside the blocks stays gathered, a block and the next one come and go, and a block's
-        # gradients exist whole in both forms until they are summed in fp32.
-        gathered = a * (weights.outside + 2 * weights.block) + (a + 4) * weights.block
+        # FSDP2 (`training.parallelize`): what is outside the blocks stays gathered in fp32; a block and the next
+        # one come and go, and a block's gradients exist whole in both forms until they are summed in fp32.
+        gathered = 4 * weights.outside + rounded * weights.heads
+        gathered += 2 * a * weights.block + (a + 4) * weights.block
+        waiting = a * (weights.all - weights.outside) + 4 * weights.outside
     else:
-        # Autocast keeps its rounded copies of all matrices from first use to the backward pass.
-        gathered = 0 if a == 4 else a * weights.matrices
+        gathered = rounded * (weights.matrices + weights.heads)
+        waiting = 4 * weights.all
     gradients = 4 * shard
     states = {"weights": 4 * shard, "averages": 4 * shard, "moments": 8 * shard}
     on_device = 0 if step.offload else 1
     grown = on_device * gradients
-    at_first = grown if step.micro_batches > 1 else 0
-    # A weight used in both directions, or twice in one, has a second gradient until the two are added.
+    earlier = grown if step.micro_batches > 1 else 0
+    # A table of words is used for a text and for the start token; the two gradients are then added.
     second = 2 * 4 * weights.largest
     peak = on_device * sum(states.values()) + max(
-        at_first + sum(kept) + max(passing[1], _logits(step)[1] * step.described) + gathered,
-        grown + kept[0] + max(passing[0], _logits(step)[0] * step.drawn) + gathered,
-        grown + second + (0 if step.shards == 1 else gathered),
+        earlier + sum(kept) + passing[1] + gathered,
+        earlier + waiting + kept[0] + passing[0] + gathered,
+        grown + second + (gathered if step.shards > 1 else 0),
     )
     return Memory(
         **states,
         gradients=gradients,
         activations=sum(kept),
-        transient=max(*passing, *(_logits(step)[i] * B for i, (B, _) in enumerate(step.layouts))),
+        transient=max(passing),
         gathered=gathered,
+        waiting=waiting,
         peak=peak,
         host=sum(states.values()) + gradients if step.offload else 0,
     )
@@ -142,29 +153,30 @@ def memory_of(step: Step) -> Memory:
 
 @dataclass(frozen=True)
 class _Weights:
-    """Numbers of weights: all, of one block, outside the blocks, in matrices, in the largest table."""
+    """Numbers of weights: all, of one block, outside the blocks, in matrices of blocks and of heads, in the largest."""
 
     all: int
     block: int
     outside: int
     matrices: int
+    heads: int
     largest: int
 
     @classmethod
     @lru_cache(maxsize=8)
     def of(cls, shape: GeneratorConfig) -> "_Weights":
         with torch.device("meta"):
-            # Blocks are alike: of a thousand, two tell all.
+            # Blocks are alike: of a thousand, one tells all.
             generator = Generator(replace(shape, patterns=shape.patterns[:1]))
         sizes = {name: weight.numel() for name, weight in generator.named_parameters()}
         block = sum(size for name, size in sizes.items() if ".blocks." in name)
         outside = sum(sizes.values()) - block
-        L, heads = len(shape.patterns), (shape.num_codes + shape.vocabulary_size) * shape.width
         return cls(
-            all=outside + L * block,
+            all=outside + len(shape.patterns) * block,
             block=block,
             outside=outside,
-            matrices=12 * L * shape.width**2 + heads,
+            matrices=12 * len(shape.patterns) * shape.width**2,
+            heads=(shape.num_codes + shape.vocabulary_size) * shape.width,
             largest=max(sizes.values()),
         )
 
@@ -267,15 +279,13 @@ def _targets(step: Step, layout: Layout) -> tuple[int, int]:
     return step.texts_per_picture * step.shape.max_text, step.shape.vocabulary_size
 
 
-def _logits(step: Step) -> tuple[int, ...]:
-    """Return what comes and goes of a sequence where the backward pass begins, in either direction.
+def _logits(step: Step, layout: Layout) -> int:
+    """Return what comes and goes where a sequence's backward pass begins.
 
     Gradients of log probabilities and of logits, in fp32.
     """
-    return tuple(
-        8 * rows * classes
-        for rows, classes in (_targets(step, layout) for _, layout in step.layouts)
-    )
+    rows, classes = _targets(step, layout)
+    return 8 * rows * classes
 
 
 def _transient(step: Step, layout: Layout) -> int:
