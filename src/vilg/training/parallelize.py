@@ -91,7 +91,7 @@ def parallelize(generator: Generator, config: ParallelConfig, *, bf16: bool) -> 
     if num == 1 and not config.offload:
         return
     shards = config.shard_over or num
-    device = generator.device.type
+    device = "cpu" if generator.device.type == "meta" else generator.device.type
     mesh = init_device_mesh(device, (num // shards, shards), mesh_dim_names=("replicate", "shard"))
     offload = CPUOffloadPolicy(pin_memory=device != "cpu") if config.offload else OffloadPolicy()
     # Norms and sums stay in fp32 under autocast, whatever the weights are.
