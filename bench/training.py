@@ -12,6 +12,7 @@ the codes, and has tables for 8,192 words besides. Writes its sections of docs/b
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,11 @@ from vilg.model.generator import (
     image_to_text_log_probs,
     text_to_image_log_probs,
 )
-from vilg.model.patterns import mask, paper_patterns
+from vilg.model.patterns import paper_patterns
 from vilg.recipes.paper import lite_300m
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.memory import keep_freed_memory
+from vilg.training.plan import Step, operations_of
 
 NUM_TEXT = 32
 NUM_CODES = NUM_WORDS = 8192
@@ -120,29 +122,15 @@ def step(system: str, width: int, side: int, batch: int) -> Callable[[], None]:
     return case
 
 
-def counted_flops(config: GeneratorConfig, batch: int) -> float:
-    """Return the multiplications and additions that a step of ours needs.
-
-    Matrix products of blocks, head and attention, three times for the backward pass. Only scores that
-    the pattern lets through count, and nothing that is computed twice counts twice.
-    """
-    C, N, text = config.width, config.grid.num_cells, NUM_TEXT + 1
-    linear = len(config.patterns) * 12 * C**2 * (text + N) + C * config.num_codes * N
-    scores = {
-        pattern: int(mask(pattern, config.grid_height, config.grid_width, causal=True).sum())
-        for pattern in set(config.patterns)
-    }
-    attention = sum(2 * C * (scores[p] + N * text + text**2) for p in config.patterns)
-    return 3 * 2.0 * batch * (linear + attention)
-
-
 def throughput() -> str:
     rows = []
     for width, side, batch in ((512, 32, 4), (512, 64, 1)):
         t = medians({name: step(name, width, side, batch) for name in SYSTEMS}, rounds=5)
         say(f"{side}x{side}: {t}")
         best_peer = min(seconds for name, seconds in t.items() if name != "ours")
-        share = counted_flops(our_config(width, side), batch) / t["ours"] / product_peak()
+        config = replace(our_config(width, side), max_text=NUM_TEXT)
+        needed = operations_of(Step(shape=config, drawn=batch, described=0))
+        share = needed / t["ours"] / product_peak()
         rates = [f"{batch * side**2 / seconds:.0f}" for seconds in t.values()]
         ratios = [f"{best_peer / t['ours']:.2f}x", f"{share:.0%}"]
         rows.append([str(width), f"{side**2:,}", str(batch), *rates, *ratios])

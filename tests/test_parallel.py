@@ -1,10 +1,15 @@
 """With one process nothing changes; with several see `training/test_two_processes.py`."""
 
+import os
+import socket
+from multiprocessing.queues import Queue
+
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
+from tests.training.conftest import forking
 from vilg import parallel
 from vilg.errors import SettingError
 from vilg.parallel import WHOLE, Share, check_divides, own_shares
@@ -43,3 +48,60 @@ def test_what_does_not_divide_is_refused() -> None:
     check_divides("pairs", 6, 3)
     with pytest.raises(SettingError, match=r"6 pairs do not divide among 1 processes in 4 micro"):
         check_divides("pairs", 6, 4)
+
+
+def in_process(rank: int, port: int, fails: int, with_error: bool, found: Queue) -> None:
+    """Be one of two; one of them ends before they meet, with an error or without a word."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    torch.set_num_threads(1)
+    try:
+        with parallel.joined():
+            if rank == fails:
+                if with_error:
+                    raise SettingError("a wrong setting")
+                os._exit(9)
+            parallel.meet()
+    except SettingError as error:
+        found.put(f"{rank} said {error}")
+    except parallel.ProcessError as error:
+        found.put(f"{rank} said {error}")
+    except SystemExit as error:
+        found.put(f"{rank} ended with {error.code}")
+
+
+@pytest.mark.parametrize(
+    ("fails", "with_error", "expected"),
+    [
+        (1, True, ["0 ended with 2", "1 said a wrong setting"]),
+        # Without torchrun the first process keeps what the others could ask.
+        (0, True, ["0 said a wrong setting", "1 said process 0 of 2 has ended"]),
+        (1, False, ["0 said process 1 of 2 has ended"]),
+        (0, False, ["1 said process 0 of 2 has ended"]),
+    ],
+)
+def test_what_ends_one_process_is_said_once_and_ends_the_other(
+    fails: int, with_error: bool, expected: list[str]
+) -> None:
+    context = forking()
+    found = context.Queue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        context.Process(target=in_process, args=(rank, port, fails, with_error, found))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    said = sorted(found.get(timeout=60) for _ in expected)
+    for process in processes:
+        process.join(60)
+    assert [line[: len(start)] for line, start in zip(said, expected, strict=True)] == expected
+
+
+def test_processes_that_nobody_has_started_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(parallel.ProcessError, match="start them by torchrun"), parallel.joined():
+        raise AssertionError("they never meet")

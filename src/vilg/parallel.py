@@ -25,7 +25,8 @@ from vilg.errors import VilgError, require
 # How long a process waits for the others in a step. One that dies is noticed at once where its connections
 # break, and after this long at the latest.
 TIMEOUT = timedelta(seconds=60)
-_ANSWER_WITHIN = 5.0  # seconds in which those who live say so, when one has gone
+_TO_SPEAK = 0.5  # seconds
+_ANSWER_WITHIN = 3.0  # seconds in which those who live say so, when one has gone
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -63,6 +64,7 @@ def joined() -> Iterator[None]:
     backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=TIMEOUT)
+        patient_group()  # now, while all are there: who makes it waits as patiently
     except (dist.DistError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ProcessError(
@@ -76,6 +78,7 @@ def joined() -> Iterator[None]:
         if not isinstance(error, VilgError | OSError) and not is_cut:
             raise
         if not _speaks():
+            time.sleep(_TO_SPEAK)  # torchrun ends all others when the first has ended
             raise SystemExit(2) from None
         if not is_cut:
             raise
@@ -91,7 +94,9 @@ def _speaks() -> bool:
     """Say whether this process is the first that something went wrong in."""
     try:
         return _store().add("errors", 1) == 1
-    except RuntimeError:  # the store went with its process
+    except (
+        RuntimeError
+    ):  # the store went with the first process, which keeps it where torchrun does not
         return True
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vilg.model.attend import FEWEST_CELLS, attend_dense, masked
+from vilg.model.attend import FEWEST_CELLS, Read, attend_dense, masked
 from vilg.model.generator import (
     Generator,
     GeneratorConfig,
@@ -589,3 +589,20 @@ def test_both_directions_teach_the_same_transformer() -> None:
             else:
                 assert weight.grad is not None, name
                 assert weight.grad.abs().max() > 0, name
+
+
+def test_another_form_of_attention_is_for_training_alone() -> None:
+    """What a training sets for its device; sampling reads a layout once, and keeps to what needs no compiler."""
+    generator, layout = toy_generator(), text_to_image_layout(3, toy_config().grid)
+    asked: list[Pattern] = []
+
+    def form(pattern: Pattern, layout: Layout, valid_BT: Tensor) -> Read:
+        asked.append(pattern)
+        return attend_dense(pattern, layout, valid_BT)
+
+    generator.form = form
+    valid = torch.ones(1, layout.length, dtype=torch.bool)
+    generator.eval().layer_reads(layout, valid)
+    assert asked == []
+    generator.train().layer_reads(layout, valid)
+    assert set(asked) == set(toy_config().patterns)

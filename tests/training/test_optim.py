@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from tests.training.conftest import SMALL_GENERATOR, SMALL_VQGAN
 from vilg.model.generator import Generator
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
-from vilg.training.optim import OptimConfig, build_optimizer, learning_rate, update_ema
+from vilg.training.optim import (
+    OptimConfig,
+    build_optimizer,
+    hold_when_broken,
+    learning_rate,
+    update_ema,
+)
 
 CONFIG = OptimConfig(peak_lr=1.0, final_lr=0.2, warmup_steps=4)
 
@@ -102,3 +108,19 @@ def test_averages_follow_the_formula() -> None:
         assert averages["floats"].tolist() == pytest.approx(expected["floats"], rel=1e-4, abs=1e-6)
         assert averages["count"] == step
     assert kept == decay
+
+
+def test_weights_stay_from_the_first_gradient_on_that_is_not_finite() -> None:
+    """As on a device that is not asked at every step: the step that is read next sees it."""
+    weight = nn.Parameter(torch.ones(3))
+    module = nn.ParameterList([weight])
+    optimizer = build_optimizer(OptimConfig(), module)
+    norms, kept = [], []
+    for value in (1.0, math.inf, 1.0):
+        weight.grad = torch.full((3,), value)
+        norms.append(float(hold_when_broken(optimizer, weight.grad.norm())))
+        optimizer.step()
+        kept.append(weight.detach().clone())
+    assert norms[0] == pytest.approx(3**0.5) and math.isnan(norms[1]) and math.isnan(norms[2])
+    assert not torch.equal(kept[0], torch.ones(3))
+    assert torch.equal(kept[0], kept[1]) and torch.equal(kept[0], kept[2])

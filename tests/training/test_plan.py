@@ -1,5 +1,6 @@
 """What a step is planned to take against what autograd really keeps, and what follows from it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -29,6 +30,7 @@ from vilg.training.plan import (
     savings,
     whole_step,
 )
+from vilg.training.settings import Recipe
 
 
 def shape(side: int, *, qk_norm: bool = False) -> GeneratorConfig:
@@ -162,6 +164,30 @@ def test_the_largest_micro_batch_fits_and_no_larger_one_does() -> None:
     assert step.offload and step.drawn == 1
     with pytest.raises(DoesNotFit, match=r"shard over more devices"):
         fit(whole, least / (1 - LEFT_FREE) - 1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "devices", "accumulate"),
+    [
+        (lite_300m, 1, 16),
+        (lite_300m, 8, 2),
+        (lite_300m, 64, 1),
+        (base_10b, 8, 48),
+        (base_10b, 64, 6),
+    ],
+)
+def test_recipes_are_laid_out_as_is_best_on_devices_of_80_gb(
+    recipe: Callable[[], Recipe], devices: int, accumulate: int
+) -> None:
+    """What their tables and docs/scale.md say."""
+    run = recipe().generator
+    assert run is not None
+    config = run.shape(VQGANConfig(), 8283)
+    step = fit(whole_step(run, config, devices, min(8, devices)), 80e9)
+    assert step.micro_batches == accumulate
+    assert (step.recompute, step.offload) == (run.parallel.recompute, False)
+    if devices == (64 if recipe is base_10b else 8):
+        assert run.loop.accumulate == accumulate
 
 
 def test_a_part_of_a_batch_is_what_a_device_sees() -> None:

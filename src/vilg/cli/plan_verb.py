@@ -33,7 +33,7 @@ class Plan:
     devices: Annotated[int, arg(metavar="K")] = 1
     """devices that train together"""
     shards: Annotated[
-        int | None, arg(metavar="K", help_behavior_hint="(default: a machine's 8, or fewer)")
+        int | None, arg(metavar="K", help_behavior_hint="(default: the recipe's, or a machine's 8)")
     ] = None
     """devices that weights, gradients, moments and averages are divided among; groups hold copies"""
     memory: Annotated[str, arg(metavar="SIZE")] = "80GB"
@@ -64,7 +64,7 @@ class Plan:
         recipe = override(RECIPES[self.recipe].recipe(), changes)
         if recipe.generator is None:
             raise UsageError(f"{self.recipe} trains no generator, and plan counts nothing else yet")
-        shards = self.shards or min(self.devices, 8)
+        shards = self.shards or min(self.devices, recipe.generator.parallel.shard_over or 8)
         whole = whole_step(recipe.generator, _shape(recipe), self.devices, shards)
         print(f"{self.recipe}: {_size(whole)}")
         print(

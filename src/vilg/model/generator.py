@@ -63,8 +63,8 @@ class Generator(nn.Module):
     """One set of weights; the layout of segments decides what it does.
 
     Attributes:
-        form: how whole layouts are read; None takes `attend`, or `attend_dense` on small grids. A training that
-            is compiled for CUDA sets `attend_flex`.
+        form: how whole layouts are read in training; None takes `attend`, or `attend_dense` on small grids, as
+            sampling always does, which reads a layout once. A training that is compiled for CUDA sets `attend_flex`.
     """
 
     form: Form | None = None
@@ -143,7 +143,9 @@ class Generator(nn.Module):
             valid_BT: False at padding, which only texts have: pictures are whole.
         """
         patterns = self.config.patterns
-        form = self.form or (attend if layout.grid.num_cells >= FEWEST_CELLS else attend_dense)
+        form: Form = attend if layout.grid.num_cells >= FEWEST_CELLS else attend_dense
+        if self.form is not None and self.training:
+            form = self.form
         by_pattern = {pattern: form(pattern, layout, valid_BT) for pattern in set(patterns)}
         return [by_pattern[pattern] for pattern in patterns]
 

@@ -24,6 +24,7 @@ from vilg.training.optim import (
     OptimConfig,
     build_optimizer,
     clip_gradients,
+    hold_when_broken,
     learning_rate,
     sum_gradients,
     update_ema,
@@ -155,6 +156,8 @@ def take_turn(
         total = {name: total[name] + value for name, value in parts.items()} if total else parts
     sum_gradients(parameters)
     grad_norm = clip_gradients(turn.clipped_apart or (turn.module,), config.clip_norm)
+    if device != "cpu":
+        grad_norm = hold_when_broken(optimizer, grad_norm)
     logged: dict[str, float] = {}
     if is_read or device == "cpu":
         values = sum_over_processes(torch.stack([value.float() for value in total.values()]))

@@ -137,6 +137,18 @@ def clip_gradients(modules: Sequence[nn.Module], longest: float) -> Tensor:
     return torch.stack(norms).norm()
 
 
+def hold_when_broken(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> Tensor:
+    """Keep the weights as they are from the first gradient on that is not finite, without asking the device.
+
+    Returns:
+        the length of the gradient, which is no number from then on, so that the next step that is read stops.
+    """
+    was_broken = getattr(optimizer, "found_inf", torch.zeros_like(grad_norm))
+    is_broken = torch.maximum(was_broken, (~grad_norm.isfinite()).to(grad_norm.dtype))
+    optimizer.found_inf = is_broken  # type: ignore[attr-defined]  # the fused AdamW then does nothing
+    return grad_norm.where(is_broken == 0, torch.nan)
+
+
 @torch.no_grad()
 def update_ema(averages: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
     """Move the averages towards the weights; young averages forget faster, so that none is stale.

@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import parametrize
 
 from vilg.config import require
+from vilg.model.attend import attend_flex
 from vilg.model.generator import Generator
 from vilg.model.transformer import Block
 from vilg.parallel import is_first, num_processes
@@ -84,11 +85,13 @@ def parallelize(generator: Generator, config: ParallelConfig, *, bf16: bool) -> 
         block.recompute = config.recompute
         if config.compile:
             block.compile()
+    if config.compile and generator.device.type == "cuda":
+        generator.form = attend_flex  # `bench/gpu.py` measures it against the other
     num = num_processes()
     if num == 1 and not config.offload:
         return
     shards = config.shard_over or num
-    device = generator.device.type
+    device = "cpu" if generator.device.type == "meta" else generator.device.type
     mesh = init_device_mesh(device, (num // shards, shards), mesh_dim_names=("replicate", "shard"))
     offload = CPUOffloadPolicy(pin_memory=device != "cpu") if config.offload else OffloadPolicy()
     # Norms and sums stay in fp32 under autocast, whatever the weights are.
