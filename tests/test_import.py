@@ -6,7 +6,7 @@ import sys
 # In a process of its own, where nothing of the package has been imported yet.
 CODE = """
 import logging, pkgutil, random, signal, warnings
-import numpy, torch
+import numpy, torch, torch.distributed.tensor  # brings sympy, which adds a filter of its own
 
 def state():
     return {
