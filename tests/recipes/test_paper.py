@@ -1,20 +1,15 @@
 """The paper's sizes: parameter counts by formula, and that both networks can be built."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from vilg.model.generator import Generator, text_to_image_log_probs
 from vilg.recipes.paper import base_10b, dvae_f8_8192, lite_300m, vqgan_f8_8192
 from vilg.tokenizer.dvae import DVAEConfig
 from vilg.tokenizer.vqgan import VQGANConfig
-from vilg.training.optim import build_optimizer
 from vilg.training.picture_loss import check_fits
-from vilg.training.plan import num_weights
 from vilg.training.settings import Recipe
 
 VOCABULARY_SIZE = 8283  # of datasets/emoji/tokenizer.json
@@ -82,36 +77,3 @@ def test_the_preset_dvae_is_dalle_s() -> None:
     assert (optim.peak_lr, optim.final_lr, optim.betas) == (1e-4, 1.25e-6, (0.9, 0.999))
     assert (run.loop.batch_size, optim.weight_decay, optim.ema_decay) == (512, 1e-4, 0.999)
     check_fits(run.loss, run.model)
-
-
-@pytest.fixture
-def sixty_four() -> Iterator[None]:
-    """Be the first of 64 processes, none of which answers: for shapes and names alone."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    dist.init_process_group("fake", rank=0, world_size=64, store=FakeStore())
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures("sixty_four")
-def test_10b_parameters_start_on_64_devices() -> None:
-    """Sharded over the 8 of a machine, 8 times; with its optimizer, and the names that a checkpoint has."""
-    run = base_10b().generator
-    assert run is not None
-    config = run.shape(VQGANConfig(), VOCABULARY_SIZE)
-    with torch.device("meta"):
-        generator = Generator(config)
-        plain = {name: weight.shape for name, weight in generator.named_parameters()}
-    mesh = init_device_mesh("cpu", (8, 8), mesh_dim_names=("replicate", "shard"))
-    for block in generator.transformer.blocks:
-        block.recompute = True
-        fully_shard(block, mesh=mesh)
-    fully_shard(generator, mesh=mesh)
-    sharded = dict(generator.named_parameters())
-    assert {name: weight.shape for name, weight in sharded.items()} == plain
-    own = sum(weight.to_local().numel() for weight in sharded.values())
-    assert own == pytest.approx(num_weights(config) / 8, rel=0.01)
-    optimizer = build_optimizer(run.optim, generator)
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(plain)
-    assert set(generator.state_dict()) == set(plain)

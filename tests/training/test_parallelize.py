@@ -36,7 +36,7 @@ def test_the_papers_model_lies_on_8_machines_of_8_devices() -> None:
     names = [name for name, _ in generator.named_parameters()]
     num = sum(weight.numel() for weight in generator.parameters())
     assert 9e9 < num < 11e9
-    parallelize(generator, ParallelConfig(shard_over=8, recompute=True), bf16=True)
+    parallelize(generator, run.parallel, bf16=True)
     assert [name for name, _ in generator.named_parameters()] == names
     weights = list(generator.parameters())
     assert all(isinstance(weight, DTensor) for weight in weights)
