@@ -74,7 +74,7 @@ def parallelize(generator: Generator, config: ParallelConfig, *, bf16: bool) -> 
     """Lay a generator out in place; its names, outputs and gradients stay what they are.
 
     Args:
-        bf16: whether its products are computed so; layers then travel in half the bytes.
+        bf16: whether its products are computed so; layers then travel in half the bytes, but among CPUs.
 
     Raises:
         SettingError: as `ParallelConfig.check`.
@@ -98,7 +98,8 @@ def parallelize(generator: Generator, config: ParallelConfig, *, bf16: bool) -> 
     in_fp32 = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in generator.transformer.blocks:
-        policy = in_bf16 if bf16 else in_fp32
+        # A CPU's norms want gains of fp32; elsewhere autocast sees to it.
+        policy = in_bf16 if bf16 and device != "cpu" else in_fp32
         _sum_gradients(fully_shard(block, mesh=mesh, mp_policy=policy, offload_policy=offload))
     _sum_gradients(fully_shard(generator, mesh=mesh, mp_policy=in_fp32, offload_policy=offload))
     for door in _DOORS:
