@@ -1,7 +1,7 @@
 """The store and `vilg data tokenize`: what 145 million pairs cost beside 100 thousand.
 
-    python -m bench.data                            6 minutes, 10 GB of disk
-    python -m bench.data store|speed|memory         one part of it
+    python -m bench.data                             7 minutes, 10 GB of disk
+    python -m bench.data store|speed|check|memory   one part of it
 
 Seconds are those that the processor worked, so that a shared machine does not count. The large
 store is as long as a real one; its pictures' tokens, texts' tokens and ids are holes, and where each text begins
@@ -10,6 +10,7 @@ is written. A first round, which fills the disk's cache, is thrown away. Writes 
 
 import io
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from bench.measure import machine, peak_bytes, publish, say, table
 from vilg.api import Vilg
 from vilg.config import to_json
 from vilg.data.batches import choose_captions, choose_prompts, disturbed, padded, targets
+from vilg.data.check import check
 from vilg.data.order import batch_ids
 from vilg.data.sources import open_source
 from vilg.data.store import NAMES, ROW, TEXT, Store, StoreInfo, files_of
@@ -45,6 +47,7 @@ TEXTS, TOKENS, ID_BYTES = 2, 12, 9  # texts of a pair, tokens of a text
 ROUNDS = 5
 FEW, MANY = 1000, 100_000  # pairs that `tokenize` is given
 TIMED = 200
+CHECKED, HELPERS = 20_000, (os.cpu_count() or 1) - 1  # as the verb has them
 TINY = VQGANConfig(
     image_size=8,
     channels=8,
@@ -248,6 +251,41 @@ def of_speed() -> str:
     return table(header, rows)
 
 
+def of_check() -> str:
+    """Measure seconds on the wall, with those in which a helper loads: the target is a machine's."""
+    words, rows = TextTokenizer.from_file(VOCABULARY), []
+    for what, side, form in (("PNG", 64, "png"), ("JPEG", 64, "jpeg")):
+        with source_of(CHECKED, random_pictures(100, side, form), form) as source:
+            taken = {"read": list[float](), "check": list[float]()}
+            for round in range(ROUNDS + 1):
+                for name, action in (
+                    ("read", partial(read_files, source)),
+                    ("check", partial(check, open_source(str(source)), words, 64, HELPERS)),
+                ):
+                    started = time.perf_counter()
+                    action()
+                    if round:
+                        taken[name].append(time.perf_counter() - started)
+        speeds = {name: CHECKED / statistics.median(values) for name, values in taken.items()}
+        say(f"{what}: {speeds}")
+        rows.append(
+            [
+                f"{what} of {side} x {side}",
+                f"{speeds['read']:,.0f}",
+                f"{speeds['check']:,.0f}",
+                "at least 5,000, or the disk's",
+            ]
+        )
+    return table(["pictures", "files read, a second", "`check`, a second", "target"], rows)
+
+
+def read_files(source: Path) -> None:
+    """Read the pictures' files and no more: the disk's limit."""
+    pictures = [path for path in sorted(source.parent.iterdir()) if path != source]
+    for i in range(CHECKED):
+        pictures[i % len(pictures)].read_bytes()
+
+
 def tokenizing(number: int) -> Callable[[], None]:
     """Prepare to tokenize so many pairs of tiny pictures."""
     torch.set_num_threads(1)
@@ -274,7 +312,7 @@ def of_memory() -> str:
     return table(["pairs of tiny pictures", "growth of the process at its peak, MB"], rows)
 
 
-PARTS = {"store": of_store, "speed": of_speed, "memory": of_memory}
+PARTS = {"store": of_store, "speed": of_speed, "check": of_check, "memory": of_memory}
 
 
 def main() -> None:
