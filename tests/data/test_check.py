@@ -148,6 +148,7 @@ def test_pairs_are_looked_at_in_order_whatever_a_batch_is(
     assert [pair.id for pair, _ in expected.examples] == ["0", "1", "2"]
     monkeypatch.setattr(check_module, "_BATCH", 1)
     assert run(path) == expected
+    monkeypatch.setattr(check_module, "_ALONE", 3)
     assert run(path, helpers=1) == expected
     assert len(expected.shown) == 24
     places = [int(pair.id) for pair in expected.shown]

@@ -30,7 +30,8 @@ _KINDS = 50  # of faults under one heading; every further one is counted as one 
 _OTHERS = "others"
 _SHOWN = 24  # pictures on a contact sheet
 _BATCH = 32
-_MOST_AHEAD = 256  # batches that wait for one that takes long
+_ALONE = 256  # batches, 2 seconds' work
+_MOST_AHEAD = 1024  # batches that wait for one that takes long
 # What tells two faults of one kind apart: names in quotes, paths, numbers.
 _PARTICULARS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S*/\S*|(?<!UTF-)\d+")
 
@@ -244,13 +245,14 @@ def _looked(
     """Yield items in order, with what reading their pictures and texts shows.
 
     Helpers are processes, since Pillow's decoders keep the interpreter to themselves: three threads were as fast
-    as one. While they load and while they are busy, this process looks too.
+    as one. They take seconds to load, so they are asked for the rest of a long source only, and while they load
+    and are busy, this process looks too.
     """
     walking = iter(items)
     batches = iter(lambda: tuple(islice(walking, _BATCH)), ())
+    for batch in islice(batches, _ALONE) if helpers else batches:
+        yield from _look_at(batch, words)
     if not helpers:
-        for batch in batches:
-            yield from _look_at(batch, words)
         return
     context = get_context("spawn")  # a fork would copy torch's threads half
     with ProcessPoolExecutor(helpers, context, _hand_words, (words,)) as pool:
