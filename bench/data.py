@@ -257,7 +257,7 @@ def of_check() -> str:
     for what, side, form in (("PNG", 64, "png"), ("JPEG", 64, "jpeg")):
         with source_of(CHECKED, random_pictures(100, side, form), form) as source:
             taken = {"read": list[float](), "check": list[float]()}
-            for round in range(2):
+            for _ in range(2):
                 for name, action in (
                     ("read", partial(read_files, source)),
                     ("check", partial(check, open_source(str(source)), words, 64, HELPERS)),
