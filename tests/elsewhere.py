@@ -118,14 +118,20 @@ def _is_by_mask(func: Any, args: Any) -> bool:
 def moved_there(module: Module) -> Module:
     """Return a copy of a module whose weights are elsewhere."""
     twin = copy.deepcopy(module)
-    for part in twin.modules():
-        for name, weight in part._parameters.items():
-            if weight is not None:
-                part._parameters[name] = nn.Parameter(Elsewhere(weight.data), requires_grad=False)
-        for name, buffer in part._buffers.items():
-            if buffer is not None:
-                part._buffers[name] = Elsewhere(buffer)
+    move_there(twin.requires_grad_(False))
     return twin
+
+
+def move_there(module: nn.Module) -> None:
+    """Move a module's weights in place; what was moved before stays."""
+    for part in module.modules():
+        for name, weight in part._parameters.items():
+            if weight is not None and not isinstance(weight.data, Elsewhere):
+                there, is_trained = Elsewhere(weight.data), weight.requires_grad
+                part._parameters[name] = nn.Parameter(there, requires_grad=is_trained)
+        for name, buffer in part._buffers.items():
+            if buffer is not None and not isinstance(buffer, Elsewhere):
+                part._buffers[name] = Elsewhere(buffer)
 
 
 @contextmanager

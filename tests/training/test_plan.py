@@ -1,5 +1,6 @@
 """What a step is planned to take against what autograd really keeps, and what follows from it."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vilg.device import HOST
 from vilg.errors import SettingError
 from vilg.model.generator import (
     Generator,
@@ -18,6 +20,7 @@ from vilg.model.patterns import Pattern, paper_patterns
 from vilg.recipes.paper import base_10b, lite_300m
 from vilg.tokenizer.vqgan import VQGANConfig
 from vilg.training.loop import TrainingPrecision
+from vilg.training.parallelize import ParallelConfig
 from vilg.training.plan import (
     LEFT_FREE,
     DoesNotFit,
@@ -28,6 +31,7 @@ from vilg.training.plan import (
     num_weights,
     operations_of,
     savings,
+    settled,
     whole_step,
 )
 from vilg.training.settings import Recipe
@@ -205,3 +209,14 @@ def test_a_part_of_a_batch_is_what_a_device_sees() -> None:
         whole_step(run, config, devices=7, shards=7)
     with pytest.raises(SettingError, match=r"^12 devices are not groups of 8"):
         whole_step(run, config, devices=12, shards=8)
+
+
+def test_auto_is_settled_by_the_memory_that_is_free_and_said() -> None:
+    run = lite_300m().generator
+    assert run is not None
+    run = replace(run, parallel=ParallelConfig(auto=True), loop=replace(run.loop, batch_size=8))
+    said = io.StringIO()
+    found = settled(run, shape(5), HOST, said)
+    assert found.parallel == ParallelConfig() and found.loop.accumulate == 1
+    line = "auto: micro-batches of 8, accumulate=1, neither recompute nor offload, of "
+    assert said.getvalue().startswith(line)

@@ -22,7 +22,7 @@ from vilg.data.batches import (
 )
 from vilg.data.order import batch_ids
 from vilg.data.store import Store
-from vilg.device import HOST
+from vilg.device import HOST, moved
 from vilg.images import contact_sheet
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import (
@@ -188,11 +188,12 @@ class GeneratorJob:
 
     def _inputs(self, step: int, rows: NDArray[np.int64]) -> Tensor:
         """Return the image tokens that the pairs of a batch are drawn after, inputs_BN."""
-        own_BN = self._encoded(self.encode_prefix, step, rows)
         if not self.config.disturbed:
-            return own_BN
+            return self._encoded(self.encode_prefix, step, rows)
+        encode = self.encode_prefix
+        own_BN = encode(step, rows).cpu().numpy() if encode else self.store.image_ids(rows)
         seed, share = self.loop.seed, self.config.disturbed
-        return self._on_device(disturbed(self.store, rows, own_BN.numpy(), seed, step, share))
+        return self._on_device(disturbed(self.store, rows, own_BN, seed, step, share))
 
     def _batch(self, step: int, share_of_pairs: float) -> NDArray[np.int64]:
         batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.store))
@@ -270,8 +271,9 @@ class GeneratorJob:
         num_tokens = max(1, num_targets(self.store, all_R))  # a batch may have no captions at all
         rows_R = share.part(np.arange(len(all_R)).reshape(-1, num_texts)).reshape(-1)
         texts_R, langs_R = all_R[rows_R], all_langs_R[rows_R]
+        # On the host, where it is known what counts.
         inputs_RM, labels_RM, counts_RM = map(
-            self._on_device, targets(self.store, texts_R, self._language_ids[langs_R])
+            torch.from_numpy, targets(self.store, texts_R, self._language_ids[langs_R])
         )
         text_RM = text_target_log_probs(
             self.generator,
@@ -317,14 +319,16 @@ class GeneratorJob:
             return
         folder.mkdir(parents=True, exist_ok=True)
         chosen = integers(self.loop.seed, "shown", len(self.store), np.arange(8))
-        image_ids_BN = torch.from_numpy(self.store.image_ids(chosen))
+        device = generator.device
+        image_ids_BN = torch.from_numpy(self.store.image_ids(chosen)).to(device)
         texts_B, langs_B = choose_captions(self.store, chosen, self.loop.seed, 0, 1)
         ids_BM, valid_BM = padded(self.store, texts_B)
         prompts = [ids[valid].tolist() for ids, valid in zip(ids_BM, valid_BM, strict=True)]
         drawn = draw_images(generator, prompts, range(len(chosen)), SamplingConfig())
         rows = [self.decode(image_ids_BN), self.decode(drawn.image_ids_BN)]
         if self.end_to_end is not None:
-            states_BTC = text_to_image_states(generator, *pad_texts(prompts), drawn.image_ids_BN)
+            text_BM, mask_BM = (moved(x, device) for x in pad_texts(prompts))
+            states_BTC = text_to_image_states(generator, text_BM, mask_BM, drawn.image_ids_BN)
             rows.append(self.end_to_end.pictures(states_BTC[:, 1:]))
         contact_sheet(rows, scale=2).save(folder / f"step-{step:08d}.png")
         language_ids = self._language_ids[langs_B].tolist()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vilg.config import check_counts, require
 from vilg.parallel import WHOLE, Share, is_first, meet, own_shares, sum_over_processes
+from vilg.tokenizer.quantizers import without_autocast
 from vilg.training.checkpoint import TrainState, restore, save
 from vilg.training.optim import (
     OptimConfig,
@@ -148,7 +149,8 @@ def take_turn(
     device = parameters[0].device.type
     total: dict[str, Tensor] = {}
     for share, compute in product(shares, turn.losses):
-        with torch.autocast(device, torch.bfloat16, enabled=precision is TrainingPrecision.BF16):
+        rounds = precision is TrainingPrecision.BF16
+        with torch.autocast(device, torch.bfloat16) if rounds else without_autocast(device):
             computed = compute(step, share)
         if computed is None:
             continue

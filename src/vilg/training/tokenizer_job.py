@@ -121,7 +121,7 @@ class TokenizerJob:
             ids_BHW = self.tokenizer.encode(pixels)
             for at in as_they_are_B.nonzero()[0]:
                 refined_HW = self.alone.refined[int(ids[at])].astype(np.int64)
-                ids_BHW[at] = torch.from_numpy(refined_HW)
+                ids_BHW[at] = torch.from_numpy(refined_HW).to(self.device)
             codes_BDHW = self.tokenizer.quantizer.lookup(ids_BHW).detach()
             return self._decoded(codes_BDHW, pixels), None
         pixels = to_pixels(arrays_BYX3).to(self.device)
