@@ -367,9 +367,8 @@ def moved_tokens(
     ids: NDArray[np.int64],
 ) -> Tensor:
     """Return the tokens of a batch's pictures, image_ids_BN, as they are moved about at a step."""
-    return tokenizer.encode(
-        to_pixels(augment(pictures_SYX3[ids], seed, step, ids, config))
-    ).flatten(1)
+    arrays_BYX3 = augment(pictures_SYX3[ids], seed, step, ids, config)
+    return tokenizer.encode(to_pixels(arrays_BYX3, tokenizer.device)).flatten(1)
 
 
 def stored_tokens(
