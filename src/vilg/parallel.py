@@ -38,6 +38,11 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def num_on_machine() -> int:
+    """Return how many of the processes share this machine, as torchrun says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if dist.is_initialized() else 1
+
+
 def this_process() -> int:
     """Return the rank of this process, counted from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -197,6 +202,15 @@ def check_divides(what: str, number: int, accumulate: int) -> None:
         f"{number} {what} do not divide among {processes} processes in {accumulate} micro-batches each: "
         "change loop.batch_size, loop.accumulate or the number of processes",
     )
+
+
+def least_over_processes(number: float) -> float:
+    """Return the least that any process has."""
+    if num_processes() == 1:
+        return number
+    least = torch.tensor(number, dtype=torch.float64)
+    dist.all_reduce(least, dist.ReduceOp.MIN, patient_group())
+    return float(least)
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

@@ -16,7 +16,13 @@ from tests.training.conftest import TOKENIZER_3X3, toy_pictures
 from vilg.data.pairs import DataError, Pair
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
 from vilg.training.augment import AugmentConfig
-from vilg.training.inputs import DataConfig, load_readable, moved_tokens, read_pictures
+from vilg.training.inputs import (
+    DataConfig,
+    load_readable,
+    moved_tokens,
+    read_pictures,
+    stored_tokens,
+)
 
 SHADES = (10, 20, 30)
 
@@ -129,3 +135,21 @@ def test_pictures_that_move_are_encoded_where_the_tokenizer_is() -> None:
     with other_device():
         found = moved_tokens(moved_there(tokenizer), *given)
         assert found.device == ELSEWHERE and torch.equal(found.cpu(), expected)
+
+
+def test_tokens_are_made_once_and_are_those_of_their_samples_alone(tmp_path: Path) -> None:
+    tokens_SN = np.array([[0, 1, 65535], [4, 5, 6]], np.uint16)
+    folder, ids = tmp_path / "deep" / "tokens", ["5", "2"]
+    made = stored_tokens(folder, ids, "one", lambda: tokens_SN)
+    assert made.tolist() == tokens_SN.tolist()
+
+    def again(ids: list[str], by: str) -> list[list[int]]:
+        return stored_tokens(folder, ids, by, lambda: pytest.fail("made again")).tolist()
+
+    assert again(ids, "one") == tokens_SN.tolist()
+    for others, by in ((["2", "5"], "one"), (["5"], "one"), (ids, "two")):
+        with pytest.raises(DataError, match="delete the folder, it will be made anew"):
+            again(others, by)
+    (folder / "image_ids.bin").unlink()
+    with pytest.raises(DataError, match=r"image_ids\.bin is not there: remove the folder"):
+        again(ids, "one")
