@@ -124,3 +124,18 @@ def test_processes_that_nobody_has_started_are_refused(monkeypatch: pytest.Monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(parallel.ProcessError, match="start them by torchrun"), parallel.joined():
         raise AssertionError("they never meet")
+
+
+def test_a_port_in_use_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for name, value in {
+            "RANK": "0",
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(taken.getsockname()[1]),
+        }.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(parallel.ProcessError, match="EADDRINUSE"), parallel.joined():
+            raise AssertionError("they never meet")

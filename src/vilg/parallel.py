@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
 
 from vilg.errors import VilgError, require
 
@@ -116,7 +117,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _speaks(store: dist.Store) -> bool:
+def _speaks(store: Store) -> bool:
     """Tell the others that this process lives; say whether it is the first that something went wrong in."""
     try:
         store.set(f"lives {this_process()}", "")
@@ -125,7 +126,7 @@ def _speaks(store: dist.Store) -> bool:
         return True
 
 
-def _gone(store: dist.Store) -> str:
+def _gone(store: Store) -> str:
     """Name the processes that no longer answer."""
     try:
         time.sleep(_ANSWER_WITHIN)
@@ -136,7 +137,7 @@ def _gone(store: dist.Store) -> str:
     return f"process {', '.join(gone)}" if gone else "a process"
 
 
-def _wait_till_asked(store: dist.Store) -> None:
+def _wait_till_asked(store: Store) -> None:
     """Cut the connections, as an end would, and keep the store until the others have asked it who speaks."""
     num = num_processes()
     _patient.cache_clear()

@@ -8,10 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.data.sources import picture, write_jsonl
+from tests.elsewhere import ELSEWHERE, moved_there, other_device
+from tests.training.conftest import TOKENIZER_3X3, toy_pictures
 from vilg.data.pairs import DataError, Pair
-from vilg.training.inputs import DataConfig, load_readable, read_pictures, stored_tokens
+from vilg.tokenizer.image_tokenizer import ImageTokenizer
+from vilg.training.augment import AugmentConfig
+from vilg.training.inputs import (
+    DataConfig,
+    load_readable,
+    moved_tokens,
+    read_pictures,
+    stored_tokens,
+)
 
 SHADES = (10, 20, 30)
 
@@ -115,6 +126,15 @@ def test_prompts_alone_are_no_pictures(tmp_path: Path) -> None:
         read_pictures(
             DataConfig(source=str(tmp_path / "prompts.txt")), tmp_path / "out", io.StringIO()
         )
+
+
+def test_pictures_that_move_are_encoded_where_the_tokenizer_is() -> None:
+    given = (toy_pictures(), 3, AugmentConfig(max_shift=1), 5, np.arange(4))
+    tokenizer = ImageTokenizer(TOKENIZER_3X3)
+    expected = moved_tokens(tokenizer, *given)
+    with other_device():
+        found = moved_tokens(moved_there(tokenizer), *given)
+        assert found.device == ELSEWHERE and torch.equal(found.cpu(), expected)
 
 
 def test_tokens_are_made_once_and_are_those_of_their_samples_alone(tmp_path: Path) -> None:

@@ -368,8 +368,7 @@ def moved_tokens(
 ) -> Tensor:
     """Return the tokens of a batch's pictures, image_ids_BN, as they are moved about at a step."""
     arrays_BYX3 = augment(pictures_SYX3[ids], seed, step, ids, config)
-    device = tokenizer.quantizer.codebook_KD.device
-    return tokenizer.encode(to_pixels(arrays_BYX3, device)).flatten(1)
+    return tokenizer.encode(to_pixels(arrays_BYX3, tokenizer.device)).flatten(1)
 
 
 def stored_tokens(
