@@ -6,6 +6,7 @@ m.generate("green apple, 3D render", n=4, seed=7)[0].save("apple.png")
 m.caption("apple.png", lang="zh")
 """
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from vilg.errors import SettingError, VilgWarning, require
 from vilg.images import Picture
 from vilg.model.defaults import SamplingConfig
 from vilg.model.folder import Model, ModelError, find_model, load_model, save_model, weights_hash
+from vilg.model.lora import merge_adapters
 from vilg.sampling.answer import Answer, answers, chosen_answers, likeliest_answers
 from vilg.sampling.candidates import by_model, by_ranker, draw_best
 from vilg.sampling.describe import (
@@ -98,15 +100,17 @@ class Vilg:
         *,
         device: str | torch.device = AUTO,
         dtype: Precision | str | torch.dtype | None = None,
+        lora: str | Path | Sequence[str | Path] = (),
     ) -> Self:
         """Load a folder, a hub id "owner/name", or, for None, the shipped model.
 
         Args:
             device: "cpu", "cuda", "cuda:1", "mps"; "auto" takes an accelerator where there is one.
             dtype: the precision, by its word or as PyTorch calls it; None is bf16 on CUDA, else fp32.
+            lora: adapters to merge into the weights, "ADAPTER" or "ADAPTER=WEIGHT" each.
 
         Raises:
-            ModelError: nothing there, or not a whole model.
+            ModelError: nothing there, not a whole model, or an adapter of another one.
             DeviceError: no such device here.
             SettingError, PrecisionError: as the class does.
         """
@@ -115,7 +119,11 @@ class Vilg:
         # What the host multiplies in bf16 it lays out from the weights in single precision.
         is_rounded = precision is Precision.BF16 and place != HOST
         held = torch.bfloat16 if is_rounded else torch.float32
-        return cls(load_model(folder, device=place, dtype=held), weights_hash(folder), precision)
+        loaded, mark = load_model(folder, device=place, dtype=held), weights_hash(folder)
+        if lora:
+            added = merge_adapters(loaded, [lora] if isinstance(lora, str | Path) else lora)
+            mark = hashlib.sha256(f"{mark}\n{added}".encode()).hexdigest()[:16]
+        return cls(loaded, mark, precision)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write a folder that `from_pretrained` reads, in the precision of the model's files."""

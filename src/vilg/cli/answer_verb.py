@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from vilg.cli.options import (
     APP,
+    Adapters,
     DeviceName,
     Flag,
     ModelName,
@@ -75,6 +76,7 @@ class Answer:
     precision: PrecisionName = None
     """bf16 and int8 round the weights: faster, where the processor can; an answer may change"""
     model: ModelName = None
+    lora: Adapters = ()
     device: DeviceName = "auto"
 
     def run(self) -> None:
@@ -92,7 +94,7 @@ class Answer:
 
         picture, question = open_picture(self.image), clean(self.question)
         choices = [clean(choice) for choice in self.choices] or None
-        model = load(self.model, self.device, self.precision)
+        model = load(self.model, self.device, self.precision, self.lora)
         answers = model.answer(picture, question, self.lang, self.n, choices=choices)
         for text in (question, *(choices or ())):
             if unknown := model.text_tokenizer.unknown_characters(text):
@@ -118,7 +120,7 @@ class Answer:
         check_apart(self.out, (questions,))
         source = open_source(str(questions), self.format, self.pictures)
         say(source.recognised)
-        model = load(self.model, self.device, self.precision)
+        model = load(self.model, self.device, self.precision, self.lora)
         scores, left_out = answer_all(model, source, self.out, self.lang)
         if left_out:
             say(f"without an answer: {len(left_out)}, the first is {left_out[0]}")

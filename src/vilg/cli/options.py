@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import FlagCreatePairsOff, arg
+from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 from vilg.errors import VilgError
@@ -47,6 +47,15 @@ DeviceName = Annotated[
         help_behavior_hint="(default: auto)",
     ),
 ]
+Adapters = Annotated[
+    tuple[str, ...],
+    UseAppendAction,
+    arg(
+        metavar="ADAPTER[=WEIGHT]",
+        help="add what an adapter has learnt, by vilg finetune or by peft; may be repeated",
+        help_behavior_hint="",
+    ),
+]
 Flag = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]
 
 
@@ -74,10 +83,15 @@ class UsageError(VilgError):
     """Arguments that are well formed but make no sense together."""
 
 
-def load(name: str | None, device: str, precision: str | None = None) -> "Vilg":
+def load(
+    name: str | None,
+    device: str,
+    precision: str | None = None,
+    lora: tuple[str, ...] = (),
+) -> "Vilg":
     from vilg.api import Vilg
 
-    return Vilg.from_pretrained(name, device=choose(device), dtype=precision)
+    return Vilg.from_pretrained(name, device=choose(device), dtype=precision, lora=lora)
 
 
 def choose(name: str) -> "torch.device":

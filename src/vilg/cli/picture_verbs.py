@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from vilg.cli.options import (
     APP,
+    Adapters,
     Count,
     DeviceName,
     Flag,
@@ -76,6 +77,7 @@ class Drawing:
     out: Out = "out/"
     """a folder, or for one picture a name that ends in .png"""
     model: ModelName = None
+    lora: Adapters = ()
     device: DeviceName = "auto"
 
     def settings(self, model: "Vilg") -> "SamplingConfig":
@@ -139,7 +141,7 @@ class Generate(Drawing):
         )
         jobs = picture_files.plan(prompts, self.n, self.seed, self.out)
         picture_files.check_preview(self.preview, jobs)
-        plan = self.plan(load(self.model, self.device, self.precision), prompts)
+        plan = self.plan(load(self.model, self.device, self.precision, self.lora), prompts)
         if self.prompts:
             jobs = picture_files.left_to_do(plan, jobs, say)
         for path in picture_files.draw(plan, jobs):
@@ -184,7 +186,7 @@ class Edit(Drawing):
         for path in (self.preview, *(job.path for job in jobs)):
             if path is not None:
                 check_apart(path, (self.image, self.mask))
-        plan = self.plan(load(self.model, self.device, self.precision), [jobs[0].prompt])
+        plan = self.plan(load(self.model, self.device, self.precision, self.lora), [jobs[0].prompt])
         edit = picture_files.Edit(picture, part, self.raw)
         for path in picture_files.draw(plan, jobs, edit):
             print(path, flush=True)
@@ -223,6 +225,7 @@ class Caption:
     json: Flag = False
     """print one JSON object for each picture"""
     model: ModelName = None
+    lora: Adapters = ()
     device: DeviceName = "auto"
 
     def run(self) -> None:
@@ -233,7 +236,7 @@ class Caption:
         check_number(self.n)
         for path in self.image:  # before the model is loaded, and one at a time
             open_picture(path)
-        model = load(self.model, self.device, self.precision)
+        model = load(self.model, self.device, self.precision, self.lora)
         pictures = [square(open_picture(path), model.image_size) for path in self.image]
         for path, picture in zip(self.image, pictures, strict=True):
             captions = model.caption(
@@ -281,6 +284,7 @@ class ScorePair:
     html: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """write a page that shows which cells of the picture speak for which word"""
     model: ModelName = None
+    lora: Adapters = ()
     device: DeviceName = "auto"
 
     def run(self) -> None:
@@ -294,7 +298,7 @@ class ScorePair:
             check_file(self.html)
             check_apart(self.html, (self.image,))
         text, picture = clean(self.text), open_picture(self.image)
-        model = load(self.model, self.device)
+        model = load(self.model, self.device, lora=self.lora)
         score = model.score(picture, text, self.lang)
         if self.html:
             from vilg.cli.heatmap import heatmap_page

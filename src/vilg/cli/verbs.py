@@ -280,12 +280,18 @@ class Export:
     """Write one model folder out of a run, of one of its checkpoints, or of another model folder.
 
     Example: vilg export runs/pairs --out my-model --dtype bf16
+
+    Example: vilg export emoji-64 --merge my-adapter --out my-model
     """
 
     source: Annotated[str, Positional, arg(metavar="RUN|CHECKPOINT|MODEL", help_behavior_hint="")]
     """a run's folder, a stage's or a checkpoint's, trained by any number of processes; or a model"""
     out: Annotated[Path, arg(metavar="DIR")]
     """folder of the model, empty or not there yet"""
+    merge: Annotated[
+        tuple[str, ...], arg(metavar="ADAPTER[=WEIGHT]...", help_behavior_hint="")
+    ] = ()
+    """adapters to add to the weights, for good"""
     step: Annotated[int | None, arg(metavar="K", help_behavior_hint="(default: the last)")] = None
     """checkpoint of the run to take"""
     dtype: Annotated[
@@ -299,6 +305,7 @@ class Export:
     def run(self) -> None:
         from vilg.cli.output import check_folder
         from vilg.model.folder import save_model
+        from vilg.model.lora import merge_adapters
         from vilg.model.weights import DTYPES, name_of
         from vilg.training.export import find_export
 
@@ -308,6 +315,9 @@ class Export:
         if not 0 < self.shard_size < 1e9:
             raise UsageError(f"--shard-size must be over 0, not {self.shard_size:g}")
         model, origin = find_export(self.source, self.step)
+        if self.merge:
+            merge_adapters(model, self.merge)
+            origin += f" and {', '.join(self.merge)}"
         network = model.generator or model.image_tokenizer
         stored_as = model.stored_as if model.generator else model.image_tokenizer.stored_as
         if self.dtype is not None:

@@ -233,7 +233,7 @@ def _check_generator(folder: Path, config: ModelConfig, words: TextTokenizer | N
         raise ModelError(
             f"{folder}: config.json gives the generator other tokens than its tokenizers"
         )
-    if config.generator_fingerprint not in (None, _fingerprint(config.generator)):
+    if config.generator_fingerprint not in (None, shape_fingerprint(config.generator)):
         raise ModelError(
             f"{folder}: config.json gives the generator other settings than it was made with: "
             "take the config.json that came with its weights"
@@ -270,7 +270,9 @@ def save_model(folder: Path, model: Model, *, shard_bytes: int = SHARD_BYTES) ->
         else None,
         sampling=model.sampling,
         has_reconstructor=model.reconstructor is not None,
-        generator_fingerprint=_fingerprint(model.generator.config) if model.generator else None,
+        generator_fingerprint=shape_fingerprint(model.generator.config)
+        if model.generator
+        else None,
         latin_words=model.latin_words,
         languages=model.languages,
         believed_from=model.believed_from,
@@ -301,7 +303,7 @@ def save_model(folder: Path, model: Model, *, shard_bytes: int = SHARD_BYTES) ->
         raise ModelError(f"cannot write the model to {folder}: {error}") from error
 
 
-def _fingerprint(config: GeneratorConfig) -> str:
+def shape_fingerprint(config: GeneratorConfig) -> str:
     return hashlib.sha256(to_json(config).encode()).hexdigest()[:16]
 
 

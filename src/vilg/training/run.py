@@ -10,6 +10,7 @@ Each stage is finished when its `model/` folder is; resuming skips finished stag
 
 import io
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -38,7 +39,7 @@ from vilg.model.folder import (
     weights_hash,
 )
 from vilg.model.generator import Generator, GeneratorConfig
-from vilg.parallel import check_divides, is_first, meet
+from vilg.parallel import check_divides, is_first, meet, num_processes
 from vilg.progress import say
 from vilg.text import LANGUAGES, TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
@@ -68,11 +69,11 @@ from vilg.training.inputs import (
 )
 from vilg.training.loop import TrainingPrecision, train
 from vilg.training.memory import check_memory
-from vilg.training.parallelize import parallelize
+from vilg.training.parallelize import build_generator, draw_weights, fill
 from vilg.training.picture_loss import check_fits
+from vilg.training.plan import settled
 from vilg.training.run_folder import RunError, Stage, held, read_recipe
 from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
-from vilg.training.shared_codes import share_codes
 from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 
@@ -104,21 +105,21 @@ def run(
         read_recipe(out)
     if not is_first():
         log = io.StringIO()
-        found = _check_stages(recipe, out, log)
+        recipe, pictures, pairs = _check_stages(recipe, out, device, log)
         meet()
-        return _train_stages(recipe, out, *found, device, log)
+        return _train_stages(recipe, out, pictures, pairs, device, log)
     with held(out):
         config = out / "config.json"
         if config.exists() and not resume:
             raise RunError(
                 f"{out} holds a run: add --resume to go on with it, or choose another --out"
             )
-        found = _check_stages(recipe, out, log)
+        recipe, pictures, pairs = _check_stages(recipe, out, device, log)
         if not config.exists() or config.read_text(encoding="utf-8") != to_json(recipe):
             write_whole(config, to_json(recipe))
         try:
             meet()
-            return _train_stages(recipe, out, *found, device, log)
+            return _train_stages(recipe, out, pictures, pairs, device, log)
         except (VilgError, KeyboardInterrupt, RuntimeError):  # the last, where a process has ended
             # What fails before anything is saved leaves the folder free for the corrected command.
             stages = [Stage(out / name) for name in ("tokenizer", "generator")]
@@ -156,11 +157,14 @@ def _train_stages(
     return finished
 
 
-def _check_stages(recipe: Recipe, out: Path, log: TextIO) -> tuple[Pictures | None, Pairs | None]:
+def _check_stages(
+    recipe: Recipe, out: Path, device: torch.device, log: TextIO
+) -> tuple[Recipe, Pictures | None, Pairs | None]:
     """Find out what cannot work in any stage before the first one is trained for hours.
 
     Returns:
-        what the stages are trained on, and None for one that is finished.
+        the recipe without anything that is `auto`, and what its stages are trained on: None for one that is
+        finished.
     """
     if not (recipe.tokenizer or recipe.generator):
         raise RunError("the recipe trains nothing: give it a tokenizer or a generator")
@@ -171,41 +175,53 @@ def _check_stages(recipe: Recipe, out: Path, log: TextIO) -> tuple[Pictures | No
         if not tokenizer.is_finished:
             pictures = read_pictures(recipe.tokenizer.data, out, log)
         if not tokenizer.has_begun:
-            _check_tokenizer(recipe.tokenizer)
+            _check_tokenizer(recipe.tokenizer, device)
     if config := recipe.generator:
         generator.check(config)
         if not generator.is_finished:
             words = (config.vocabulary, config.vocabulary_or_built)
             pairs = read_pairs(config.data, *words, config.max_text, out, log)
+            lent = _lent(recipe)
+            shape = config.shape(lent, len(pairs.words))
+            if config.parallel.auto:
+                config = settled(config, shape, device, log)
+                recipe = replace(recipe, generator=config)
             if not generator.has_begun:
-                _check_generator(recipe, pairs.words)
-    return pictures, pairs
+                _check_generator(config, shape, lent, pairs.words, device)
+    return recipe, pictures, pairs
 
 
-def _check_tokenizer(config: TokenizerRun) -> None:
+def _lent(recipe: Recipe) -> TokenizerConfig:
+    """Return the shape of the image tokenizer that the generator's tokens are of."""
+    if recipe.tokenizer:
+        return recipe.tokenizer.model
+    assert recipe.generator is not None
+    return read_config(find_model(recipe.generator.image_tokenizer)).image_tokenizer
+
+
+def _check_tokenizer(config: TokenizerRun, device: torch.device) -> None:
     config.loss.perceptual_loss()
     if config.refine_steps:
         lite0_loss(pooled=True)
     check_fits(config.loss, config.model)
     check_divides("pictures a step", config.loop.batch_size, config.loop.accumulate)
     if not config.decoder_only:
-        check_memory("the image tokenizer", lambda: ImageTokenizer(config.model))
+        check_memory("the image tokenizer", lambda: ImageTokenizer(config.model), device)
     if config.init is not None:
         _initial_tokenizer(config.init, config.model)
 
 
-def _check_generator(recipe: Recipe, words: TextTokenizer) -> None:
-    config = recipe.generator
-    assert config is not None
+def _check_generator(
+    config: GeneratorRun,
+    shape: GeneratorConfig,
+    lent: TokenizerConfig,
+    words: TextTokenizer,
+    device: torch.device,
+) -> None:
     check_shares(config.loss, config.loop)
     config.parallel.check()
-    lent = (
-        recipe.tokenizer.model
-        if recipe.tokenizer
-        else read_config(find_model(config.image_tokenizer)).image_tokenizer
-    )
-    shape = config.shape(lent, len(words))
-    check_memory("the generator", lambda: Generator(shape))
+    shards, offload = config.parallel.shard_over or num_processes(), config.parallel.offload
+    check_memory("the generator", lambda: Generator(shape), device, shards=shards, offload=offload)
     if config.end_to_end is not None:
         check_fits(config.end_to_end.loss, lent)
         config.end_to_end.loss.perceptual_loss()
@@ -328,8 +344,13 @@ def _train_generator(
             return None
         return partial(moved_tokens, image_tokenizer, pictures, seed, move)
 
+    codebook_KD = image_tokenizer.quantizer.codebook_KD if config.share_codes else None
+    bf16 = config.loop.precision is TrainingPrecision.BF16
+    generator = build_generator(shape, config.parallel, device, bf16=bf16, codebook_KD=codebook_KD)
+    if config.init is None and not resume:
+        draw_weights(generator, config.loop.seed)
     job = GeneratorJob(
-        shape,
+        generator,
         config.loss,
         config.loop,
         store,
@@ -355,11 +376,6 @@ def _train_generator(
         save_model(stage.base, base)
     if config.init is not None and not resume:
         _start_from(find_model(config.init), job, image_tokenizer, log)
-    if config.share_codes:
-        share_codes(job.generator, image_tokenizer.quantizer.codebook_KD)
-    parallelize(
-        job.generator, config.parallel, bf16=config.loop.precision is TrainingPrecision.BF16
-    )
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
 
@@ -384,7 +400,7 @@ def _start_from(
         raise RunError(f"{folder} was trained on the codes of another image tokenizer")
     assert earlier.generator is not None  # `_check_start` has seen its shape
     with torch.no_grad():
-        job.generator.load_state_dict(earlier.generator.state_dict())
+        fill(job.generator, earlier.generator.named_parameters())
         if job.end_to_end is None:
             return
         if earlier.reconstructor is not None:
