@@ -41,7 +41,7 @@ def save_toy(folder: Path) -> Path:
     from vilg.model.folder import Model, save_model
     from vilg.model.generator import Generator, GeneratorConfig
     from vilg.model.patterns import paper_patterns
-    from vilg.text import TextTokenizer
+    from vilg.text import LANGUAGES, TextTokenizer
     from vilg.tokenizer.image_tokenizer import ImageTokenizer
     from vilg.tokenizer.vqgan import VQGANConfig
 
@@ -78,7 +78,8 @@ def save_toy(folder: Path) -> Path:
         for weight in generator.parameters():
             if weight.ndim > 1:
                 nn.init.normal_(weight, std=0.2)
-    save_model(folder, Model(image_tokenizer.eval(), generator.eval(), text_tokenizer))
+    networks = image_tokenizer.eval(), generator.eval()
+    save_model(folder, Model(*networks, text_tokenizer, answer_languages=LANGUAGES))
     return folder
 
 

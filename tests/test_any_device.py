@@ -316,6 +316,9 @@ def test_the_public_face(toy_model: Model) -> None:
             *vilg.caption(other, "en"),
             *vilg.caption(other, "zh", 2, beam=3),
             *vilg.caption(other, "en", temperature=1, best_of=3),
+            *vilg.answer(other, "what is it?"),
+            *vilg.answer(other, "什么？", n=2),
+            *vilg.answer(other, "what is it?", n=2, choices=["apple", "red car"]),
         ]
         return [np.stack([np.array(picture) for picture in drawn + below + varied]), said]
 

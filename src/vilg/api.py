@@ -22,6 +22,7 @@ from vilg.images import Picture
 from vilg.model.defaults import SamplingConfig
 from vilg.model.folder import Model, ModelError, find_model, load_model, save_model, weights_hash
 from vilg.model.lora import merge_adapters
+from vilg.sampling.answer import Answer, answers, chosen_answers, likeliest_answers
 from vilg.sampling.candidates import by_model, by_ranker, draw_best
 from vilg.sampling.describe import (
     Caption,
@@ -41,7 +42,9 @@ from vilg.sampling.settings import (
     DrawOptions,
     Preview,
     Progress,
+    check_choices,
     check_drawing,
+    count,
     seeds_from,
     settings_with,
 )
@@ -233,6 +236,69 @@ class Vilg:
         language_id = self.text_tokenizer.language_id(lang)
         image_ids_1N, foreign_V = self.encode([image]), self.foreign_tokens[lang]
         return captions(self.model, self.generator, image_ids_1N, language_id, settings, foreign_V)
+
+    def answer(
+        self,
+        image: Picture,
+        question: str,
+        lang: str | None = None,
+        n: int = 1,
+        *,
+        choices: Sequence[str] | None = None,
+    ) -> list[Answer]:
+        """Answer a question about a picture, the likeliest answer first.
+
+        Args:
+            lang: of the answers, one that the model was trained to answer in; None is the question's own.
+            n: how many answers are wanted.
+            choices: all that may be answered; None lets the model write.
+        """
+        n, ids = count(n, "answers"), self.encode_text(question)
+        lang = self.answer_language(question, lang)
+        language_id = self.text_tokenizer.language_id(lang)
+        self._warn_of_unknown(question, stacklevel=3)
+        model, words, foreign_V = self.generator, self.text_tokenizer, self.foreign_tokens[lang]
+        if choices is not None:
+            check_choices(choices, n)
+            texts = [self.encode_text(choice) for choice in choices]
+            image_ids_1N = self.encode([image])
+            return chosen_answers(model, image_ids_1N, ids, language_id, choices, texts)[:n]
+        image_ids_1N = self.encode([image])
+        if n == 1:
+            return answers(model, words, image_ids_1N, [ids], [language_id], foreign_V[None])
+        return likeliest_answers(model, words, image_ids_1N, ids, language_id, n, foreign_V)
+
+    def answer_each(
+        self, image_ids_BN: Tensor, questions: Sequence[str], lang: str | None = None
+    ) -> list[Answer]:
+        """Answer one question about each row of tokens (`encode`), as `answer` does."""
+        langs = [self.answer_language(question, lang) for question in questions]
+        return answers(
+            self.generator,
+            self.text_tokenizer,
+            image_ids_BN,
+            [self.encode_text(question) for question in questions],
+            [self.text_tokenizer.language_id(each) for each in langs],
+            torch.stack([self.foreign_tokens[each] for each in langs]),
+        )
+
+    def answer_language(self, question: str, lang: str | None = None) -> str:
+        """Return the language that a question is answered in: its own unless told.
+
+        Raises:
+            SettingError: the model was not trained to answer in it, or not on questions at all.
+        """
+        known = self.model.answer_languages
+        require(
+            bool(known),
+            "this model was not trained on questions: train one on pairs that have questions with answers",
+        )
+        lang = guess_language(question) if lang is None else lang
+        require(
+            lang in known or lang not in LANGUAGES,
+            f"this model was trained to answer in {' and '.join(known)} only, not in {lang}",
+        )
+        return lang
 
     def score(self, image: Picture, text: str, lang: str | None = None) -> Score:
         """Return how likely the picture is given the text, and the text given the picture.

@@ -1,6 +1,7 @@
 """Bad input ends in one line and status 2, and leaves nothing behind."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,9 @@ def laid_out(
         config = folder / name / "config.json"
         config.write_text(config.read_text().replace(*edit))
     (folder / "no-weights" / "model.safetensors").unlink()
+    save_model(folder / "silent", replace(toy_model, answer_languages=()))
+    for name in ("question", "caption"):
+        (folder / f"{name}s.jsonl").write_text(f'{{"image": "picture.png", "{name}": "what"}}\n')
     save_model(folder / "image-only", Model(toy_model.image_tokenizer))
     shutil.copytree(published_weights, folder, dirs_exist_ok=True)
     (folder / "words.ckpt").write_text("no weights")
@@ -213,6 +217,37 @@ BAD_INPUT = {
         "evaluate tokenizer --refine 3 --precision int8 --model toy",
         "measured in fp32",
     ),
+    "question without a picture": ("answer", "name a picture and ask"),
+    "empty question": ("answer picture.png  --model toy", "the text is empty"),
+    "question too long": (f"answer picture.png {'red' * 40} --model toy", "shorten it"),
+    "model without questions": (
+        "answer picture.png red --model silent",
+        "not trained on questions",
+    ),
+    "choices alike": ("answer picture.png red --model toy --choices a A", "the same to this model"),
+    "one choice": ("answer picture.png red --model toy --choices a", "at least two choices"),
+    "answer to an unknown picture": ("answer none.png red --model toy", "none.png"),
+    "answers nowhere": ("answer --questions questions.jsonl --model toy", "add -o"),
+    "answers over the questions": (
+        "answer --questions questions.jsonl --model toy -o questions.jsonl",
+        "questions.jsonl is what is read",
+    ),
+    "several answers to a file": (
+        "answer --questions questions.jsonl -n 2 --model toy -o new.json",
+        "one answer each",
+    ),
+    "a file without questions": (
+        "answer --questions captions.jsonl --model toy -o new.json",
+        "no questions",
+    ),
+    "a file in a strange language": (
+        "answer --questions questions.jsonl --model toy -o new.json --lang fr",
+        "'fr' is unknown",
+    ),
+    "a file for a model without questions": (
+        "answer --questions questions.jsonl --model silent -o new.json",
+        "not trained on questions",
+    ),
     "no such device": ("generate red --device gpu --model toy", "no device is called gpu"),
     "rounded tokenizer": ("evaluate tokenizer --precision int8 --model toy", "measured in fp32"),
 }
@@ -226,8 +261,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(run: Run, command: str, expect
     assert result.status == 2
     assert result.out == ""
     *before_it, line = result.err.splitlines()
-    # A training has said by then what its data were taken for.
-    assert not before_it or (command.startswith("train ") and ": read as " in before_it[0])
+    # A training, or whatever reads pairs, has said by then what its data were taken for.
+    assert not before_it or (
+        command.startswith(("train ", "answer ")) and ": read as " in before_it[0]
+    )
     assert line.startswith("vilg: error: ") and result.err.endswith("\n")
     assert expected.lower() in line.lower()
     assert files_under(Path.cwd()) == before

@@ -4,6 +4,7 @@ All blocks of a file run in one folder, in their order: what one line writes, th
 shrunk by the table `SHRUNK`, and a verb that it does not name fails.
 """
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -22,7 +23,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = ".venv/bin/vilg "
 
-PICTURE_VERBS = ("generate", "edit", "caption", "score")
+PICTURE_VERBS = ("generate", "edit", "caption", "score", "answer")
 # What each verb gets besides: a toy in the place of the shipped model and its data, and short runs.
 # `{toy}` is a model folder, `{data}` a data set of 20 squares.
 SHRUNK = {
@@ -90,6 +91,8 @@ def lay_out() -> None:
         Path(f"photos/{i}.txt").write_text(f"a grey picture, turned {i} times\n")
     Image.new("L", (32, 32), 255).save("mask.png")
     Image.new("RGB", (32, 32), "green").save("apple.png")
+    asked = {"image": "apple.png", "question": "what colour is the apple?", "answer": "green"}
+    Path("questions.jsonl").write_text(json.dumps(asked) + "\n")
     settings = published.taming_settings()
     Path("model.yaml").write_text(yaml.safe_dump(settings))
     torch.save(
@@ -131,6 +134,7 @@ def test_the_readme_shows_every_kind_of_use() -> None:
         "edit",
         "caption",
         "score",
+        "answer",
         "train",
         "evaluate",
         "import",
@@ -139,7 +143,7 @@ def test_the_readme_shows_every_kind_of_use() -> None:
     assert "python" in {language for language, _ in blocks}
     named = " ".join(block for _, block in blocks)
     for option in ("top-k", "top-p", "guidance-schedule", "preview", "mask", "share", "first-row",
-                   "beam", "best-of", "temperature", "html"):  # fmt: skip
+                   "beam", "best-of", "temperature", "html", "choices", "questions"):  # fmt: skip
         assert f"--{option} " in named
 
 

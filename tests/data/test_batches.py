@@ -13,6 +13,7 @@ from vilg.data.batches import (
     NO_TEXT,
     choose_captions,
     choose_prompts,
+    choose_questions,
     disturbed,
     num_targets,
     padded,
@@ -54,6 +55,15 @@ SHAPES: dict[str, Row] = {
     "prompts only": [(ZH, Kind.PROMPT, text(34))],
     "questions only": ONLY_QUESTIONS,
     "questions too": [*ONLY_QUESTIONS, (ZH, Kind.CAPTION, text(3)), *ONLY_QUESTIONS],
+    "an answerless one before": [(EN, Kind.QUESTION, text(2)), *ONLY_QUESTIONS],
+    "questions in both": [
+        (ZH, Kind.QUESTION, text(40)),
+        *[(ZH, Kind.ANSWER, text(41 + i)) for i in range(3)],
+        *ONLY_QUESTIONS,
+        (ZH, Kind.QUESTION, text(2)),
+        (EN, Kind.QUESTION, text(50)),
+        (EN, Kind.ANSWER, text(51)),
+    ],
     "nothing": [],
     "the longest": [(EN, Kind.CAPTION, text(299))],
 }  # fmt: skip
@@ -157,6 +167,43 @@ def test_captions_are_those_of_the_reference(store: Store, rows: list[Row], num_
         ]
 
 
+def expected_question(rows: list[Row], row: int, step: int) -> tuple[int, int, int]:
+    """Say what `choose_questions` says, one pair at a time."""
+    answers: dict[int, list[int]] = {}
+    langs: dict[int, int] = {}
+    for i, (lang, kind, _) in enumerate(rows[row], start=first_text(rows, row)):
+        if kind == Kind.QUESTION:
+            question = i
+        if kind == Kind.ANSWER:
+            answers.setdefault(question, []).append(i)
+            langs[question] = lang
+    if not answers:
+        return NO_TEXT, NO_TEXT, 0
+    lang = min(langs.values(), key=lambda lang: drawn("question language", step, row, lang))
+    fitting = [question for question in answers if langs[question] == lang]
+    question = one_of("which question", step, fitting)
+    return question, one_of("which answer", step, answers[question]), lang
+
+
+def test_questions_are_those_of_the_reference(store: Store, rows: list[Row]) -> None:
+    for step in (0, 1, 2, 10**9):
+        found = choose_questions(store, np.arange(len(rows)), SEED, step)
+        assert [*zip(*(each.tolist() for each in found), strict=True)] == [
+            expected_question(rows, row, step) for row in range(len(rows))
+        ]
+
+
+def test_an_answer_comes_as_often_as_people_gave_it(tmp_path: Path) -> None:
+    row: Row = [
+        (EN, Kind.QUESTION, text(2)),
+        *[(EN, Kind.ANSWER, text(1 + (i > 2))) for i in range(10)],
+    ]
+    store, steps = write(tmp_path, [row]), 2000
+    found = [int(choose_questions(store, np.array([0]), SEED, step)[1][0]) for step in range(steps)]
+    few = np.mean([answer <= 3 for answer in found])
+    assert set(found) == set(range(1, 11)) and abs(few - 0.3) < 4 * (0.21 / steps) ** 0.5
+
+
 def test_shares_over_many_steps(tmp_path: Path) -> None:
     """Languages evenly, whatever the number of captions; captions evenly; prompts and drops by their shares."""
     names = ["five en, one zh", "prompts of both", "one zh", "prompts of the other language"]
@@ -200,7 +247,8 @@ def all_choices(
     prompts = choose_prompts(store, rows_B, SEED, step, caption_drop=0.2, prompt_share=0.5)
     texts, langs = choose_captions(store, rows_B, SEED, step, 2)
     moved = disturbed(store, rows_B, store.image_ids(rows_B), SEED, step, 0.5)
-    return [*zip(prompts, texts.reshape(-1, 2), langs.reshape(-1, 2), moved, strict=True)]
+    asked = choose_questions(store, rows_B, SEED, step)
+    return [*zip(prompts, texts.reshape(-1, 2), langs.reshape(-1, 2), moved, *asked, strict=True)]
 
 
 def assert_equal(
@@ -323,6 +371,7 @@ def test_nothing_is_asked_of_no_rows(store: Store) -> None:
     assert len(texts) == 0 and padded(store, texts)[0].shape[0] == 0
     texts, langs = choose_captions(store, none, SEED, 0, 2)
     assert targets(store, texts, LANGUAGE_IDS[langs])[0].shape[0] == 0
+    assert [len(each) for each in choose_questions(store, none, SEED, 0)] == [0, 0, 0]
     assert disturbed(store, none, store.image_ids(none), SEED, 0, 0.5).shape == (0, 4)
 
 

@@ -44,7 +44,7 @@ def source(tmp_path: Path) -> Path:
         {
             "image": "d.gif",
             "id": "asked",
-            "questions": [{"question": "什么颜色?", "answers": ["红", "红色"]}],
+            "questions": [{"question_id": 7, "question": "什么颜色?", "answers": ["红", "红色"]}],
         },
         {"image": "text.png", "caption": "words"},
         {"image": "e.bmp", "caption": 'a "fifth"\n\t'},
@@ -61,7 +61,8 @@ def pack_whole(source: Path, out: Path, worker: Worker | None = None) -> bool:
 def said(pair: Pair) -> tuple[Any, ...]:
     """Return all of a pair but its place."""
     assert pair.picture is not None
-    texts = (dict(pair.captions), dict(pair.prompts), pair.questions, dict(pair.tags))
+    names = [question.id for question in pair.questions]  # which make no question another one
+    texts = (dict(pair.captions), dict(pair.prompts), pair.questions, names, dict(pair.tags))
     return (pair.id, pair.picture(), *texts)
 
 
@@ -263,7 +264,7 @@ def test_a_shard_that_is_not_as_packed_is_an_error(
 
 def test_a_good_shard_written_by_hand_is_read(tmp_path: Path) -> None:
     [pair] = pairs_of(write_shard(tmp_path, GOOD))
-    assert said(pair) == ("x", picture(0), {"en": ("a",)}, {}, (), {})
+    assert said(pair) == ("x", picture(0), {"en": ("a",)}, {}, (), [], {})
     assert pair.place == "one-00000000.tar 0"
 
 

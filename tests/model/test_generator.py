@@ -22,7 +22,7 @@ from vilg.model.generator import (
     text_to_image_log_probs,
 )
 from vilg.model.patterns import Pattern, paper_patterns
-from vilg.model.segments import Layout, Modality, Role, Segment, with_padding
+from vilg.model.segments import Layout, Modality, Role, with_padding
 from vilg.text import TextTokenizer
 
 PAD, BOI, EOS = TextTokenizer.pad_id, TextTokenizer.boi_id, TextTokenizer.eos_id
@@ -79,14 +79,7 @@ def states_of(generator: Generator, layout: Layout, ids: Sequence[int]) -> Tenso
 
 def question_layout(generator: Generator) -> Layout:
     """[image source] [question: 3 text tokens] [answer: 3 text tokens]"""
-    return Layout(
-        (
-            Segment(Modality.IMAGE, Role.SOURCE, generator.config.grid.num_cells),
-            Segment(Modality.TEXT, Role.SOURCE, 3),
-            Segment(Modality.TEXT, Role.TARGET, 3),
-        ),
-        generator.config.grid,
-    )
+    return image_to_text_layout(3, generator.config.grid, question_length=3)
 
 
 def sequence_of(generator: Generator, task: str) -> tuple[Layout, list[int]]:
@@ -257,6 +250,36 @@ def test_image_to_text_is_a_product_over_prefixes(language: int) -> None:
             states = states_of(generator, layout, [*image, language, *TEXT[:k]])
             expected = log_prob(generator, "text_head", states[-1], label)
             torch.testing.assert_close(log_probs[k], expected, rtol=0, atol=1e-5)
+
+
+def test_an_answer_is_a_product_over_prefixes() -> None:
+    """log P(t_k | z, q, t_1 .. t_{k-1}), whatever the longest question of the batch is."""
+    generator = toy_generator()
+    images, questions, languages = toy_images(3), [[6, 9], [8], [7, 11, 9, 6]], [ZH, EN, ZH]
+    answers = [TEXT, [9], [7, 8]]
+    found, counts = image_to_text_log_probs(generator, images, languages, answers, questions)
+    assert found.shape == (3, len(TEXT) + 1)
+    for b, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        layout = image_to_text_layout(
+            len(answer) + 1, generator.config.grid, question_length=len(question)
+        )
+        for k, label in enumerate([*answer, EOS]):
+            ids = [*images[b].tolist(), *question, languages[b], *answer[:k]]
+            expected = log_prob(
+                generator, "text_head", states_of(generator, layout, ids)[-1], label
+            )
+            torch.testing.assert_close(found[b, k], expected, rtol=0, atol=1e-5)
+        assert counts[b].tolist() == [k <= len(answer) for k in range(len(TEXT) + 1)]
+
+
+def test_several_answers_to_one_question_are_the_singles() -> None:
+    generator, images, questions = toy_generator(), toy_images(2), [[6, 9], [8]]
+    answers = [TEXT, [9], [7, 8], [6]]
+    together, _ = image_to_text_log_probs(generator, images, [ZH] * 4, answers, questions)
+    singles, _ = image_to_text_log_probs(
+        generator, images.repeat_interleave(2, 0), [ZH] * 4, answers, [[6, 9], [6, 9], [8], [8]]
+    )
+    torch.testing.assert_close(together, singles, rtol=0, atol=1e-5)
 
 
 def test_probabilities_of_all_images_add_up_to_one() -> None:

@@ -20,15 +20,7 @@ GRIDS = [Grid(1, 1), Grid(1, 5), Grid(5, 1), Grid(3, 4), Grid(4, 3), Grid(3, 13)
 
 
 def question_layout(question_length: int, answer_length: int, grid: Grid) -> Layout:
-    """[image source] [question: text source] [answer: text target]"""
-    return Layout(
-        (
-            Segment(IMAGE, SOURCE, grid.num_cells),
-            Segment(TEXT, SOURCE, question_length),
-            Segment(TEXT, TARGET, answer_length),
-        ),
-        grid,
-    )
+    return image_to_text_layout(answer_length, grid, question_length=question_length)
 
 
 def texts_and_image_layout(grid: Grid) -> Layout:

@@ -22,7 +22,7 @@ from vilg.model.generator import (
     text_to_image_states,
 )
 from vilg.model.patterns import Pattern, paper_patterns
-from vilg.model.segments import Layout, Modality, Role, Segment
+from vilg.model.segments import Layout
 from vilg.randomness import uniforms
 from vilg.sampling.decode import decode_step, prefill
 from vilg.sampling.images import draw_images
@@ -129,14 +129,7 @@ def test_image_to_text_cached_is_uncached(patterns: tuple[Pattern, ...], task: s
     layout = image_to_text_layout(6, grid)
     first = grid.num_cells
     if task == "question":
-        layout = Layout(
-            (
-                Segment(Modality.IMAGE, Role.SOURCE, grid.num_cells),
-                Segment(Modality.TEXT, Role.SOURCE, 2),
-                Segment(Modality.TEXT, Role.TARGET, 6),
-            ),
-            grid,
-        )
+        layout = image_to_text_layout(6, grid, question_length=2)
         images = torch.cat([images, torch.tensor([[12, 13], [6, 6], [7, 12]])], dim=1)
         first += 2
     ids_BT = torch.cat([images, texts], dim=1)

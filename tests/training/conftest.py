@@ -87,11 +87,12 @@ def one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ToyPair:
-    """A picture's tokens, and its texts in tokens by language."""
+    """A picture's tokens, and its texts in tokens by language; of a question its answers too."""
 
     image_ids: NDArray[np.uint16]
     captions: dict[str, list[int]]
     prompts: dict[str, list[list[int]]]
+    questions: tuple[tuple[str, list[int], list[list[int]]], ...] = ()
 
 
 def toy_pairs(number: int) -> list[ToyPair]:
@@ -111,6 +112,31 @@ def toy_pairs(number: int) -> list[ToyPair]:
     ]
 
 
+def asked_pairs(number: int) -> list[ToyPair]:
+    """The same, of which two in three have questions, one of them without an answer, and some nothing else."""
+    rng = np.random.default_rng(4)
+
+    def text() -> list[int]:
+        return rng.integers(262, len(VOCABULARY), rng.integers(1, 9)).tolist()
+
+    def questions() -> tuple[tuple[str, list[int], list[list[int]]], ...]:
+        return (
+            ("zh", text(), []),
+            ("zh", text(), [text()]),
+            ("en", text(), [text(), text()]),
+            ("en", text(), [text()]),
+        )
+
+    return [
+        replace(
+            pair, questions=questions(), **({"captions": {}, "prompts": {}} if i % 3 == 2 else {})
+        )
+        if i % 3
+        else pair
+        for i, pair in enumerate(toy_pairs(number))
+    ]
+
+
 def toy_store(pairs: Sequence[ToyPair]) -> Store:
     """Write pairs into a store that goes away with the interpreter."""
     folder = TemporaryDirectory(prefix="toy-store-")
@@ -121,6 +147,14 @@ def toy_store(pairs: Sequence[ToyPair]) -> Store:
             (LANGUAGES.index(lang), Kind.PROMPT, tokens)
             for lang, prompts in pair.prompts.items()
             for tokens in prompts
+        ]
+        + [
+            (LANGUAGES.index(lang), kind, tokens)
+            for lang, question, answers in pair.questions
+            for kind, tokens in (
+                (Kind.QUESTION, question),
+                *((Kind.ANSWER, answer) for answer in answers),
+            )
         ]
         for pair in pairs
     ]
@@ -240,7 +274,7 @@ def make_job(
     mixed = GeneratorLossConfig(
         caption_drop=0.3, prompt_share=0.5, image_to_text_share=0.5, texts_per_picture=2
     )
-    pairs = toy_pairs(7)
+    pairs = asked_pairs(7) if kind == "questions" else toy_pairs(7)
     config = replace(TOKENIZER_3X3, num_codes=SMALL_GENERATOR.num_codes)
     e2e = reconstructing(R1, False, config)
     if kind == "end_to_end":

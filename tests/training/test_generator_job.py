@@ -16,12 +16,14 @@ from tests.training.conftest import (
     SMALL_GENERATOR,
     VOCABULARY,
     ToyPair,
+    asked_pairs,
     draw_tokens,
     generator_job,
     log_records,
     loss_of,
     toy_pairs,
 )
+from vilg.data.batches import NO_TEXT, choose_questions
 from vilg.data.order import batch_ids
 from vilg.data.pairs import Pair
 from vilg.errors import SettingError
@@ -33,7 +35,7 @@ from vilg.model.generator import (
     text_to_image_states,
 )
 from vilg.model.patterns import paper_patterns
-from vilg.parallel import WHOLE
+from vilg.parallel import WHOLE, Share
 from vilg.randomness import integers
 from vilg.text import LANGUAGES
 from vilg.tokenizer.into_store import encode_texts
@@ -197,7 +199,7 @@ def test_the_loss_is_minus_both_log_likelihoods(tokens_summed: bool) -> None:
 
 
 def test_directions_gone_back_through_in_turn_give_the_gradient_of_their_sum() -> None:
-    job, one = (job_of(toy_pairs(4), 4, GeneratorLossConfig()) for _ in range(2))
+    job, one = (job_of(asked_pairs(4), 4, GeneratorLossConfig()) for _ in range(2))
     loss_of(one, 3)[0].backward()
     for compute in job.turns[0].losses:
         computed = compute(3, WHOLE)
@@ -453,3 +455,107 @@ def test_no_text_or_more_than_there_are_languages_is_refused(number: int) -> Non
 def test_something_must_be_trained() -> None:
     with pytest.raises(SettingError, match="not both 0"):
         GeneratorLossConfig(text_to_image_share=0, image_to_text_share=0)
+
+
+# --- Questions ----------------------------------------------------------------------------------
+
+
+def naive_answers(job: GeneratorJob, step: int) -> list[tuple[float, int]]:
+    """Return the nats and the tokens of each asked pair's answer, one pair at a time."""
+    batch = batch_ids(job.loop.seed, step, job.loop.batch_size, len(job.pairs))
+    texts = [
+        (id, lang, question, answer)
+        for id, pair in enumerate(job.pairs)
+        for lang, question, answers in pair.questions
+        for answer in answers
+    ]
+    found = []
+    for id in batch.tolist():
+        question, answer, lang = choose_questions(job.store, np.array([id]), job.loop.seed, step)
+        if answer[0] == NO_TEXT:
+            assert not job.pairs[id].questions
+            continue
+        asked, given = (x.tolist() for x in job.store.tokens_of(np.array([question[0], answer[0]])))
+        named = LANGUAGES[lang[0]]
+        assert (id, named, asked, given) in texts
+        with torch.no_grad():
+            log_probs_1M, _ = image_to_text_log_probs(
+                job.generator,
+                image_tokens(job.pairs[id])[None],
+                [VOCABULARY.language_id(named)],
+                [given],
+                [asked],
+            )
+        found.append((-float(log_probs_1M.sum()), len(given) + 1))
+    return found
+
+
+@pytest.mark.parametrize("tokens_summed", [False, True])
+def test_the_loss_of_questions_is_minus_the_log_likelihood_of_answers(tokens_summed: bool) -> None:
+    """Over all answers of the batch, weighed, beside the two directions as they are without it."""
+    pairs = asked_pairs(7)
+    config = GeneratorLossConfig(tokens_summed=tokens_summed, question_weight=0.25)
+    job = job_of(pairs, 7, config)
+    without = job_of(pairs, 7, replace(config, question_weight=0.0))
+    for step in range(3):
+        total, parts = loss_of(job, step)
+        others, other_parts = loss_of(without, step)
+        assert parts.keys() - other_parts.keys() == {"vqa"}
+        assert all(float(parts[name]) == float(value) for name, value in other_parts.items())
+        answers = naive_answers(job, step)
+        assert len(answers) == 4
+        nats, tokens = (sum(column) for column in zip(*answers, strict=True))
+        assert float(parts["vqa"]) == pytest.approx(nats / tokens, rel=1e-6)
+        expected = nats / len(answers) if tokens_summed else nats / tokens
+        assert float((total - others).detach()) == pytest.approx(0.25 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("num_shares", [2, 3, 7])
+def test_shares_of_the_questions_add_up(num_shares: int) -> None:
+    """4 asked pairs among 2, 3 and 7: some shares have none of their own."""
+    loss = GeneratorLossConfig(text_to_image_share=0, question_weight=1.0)
+    job = job_of(asked_pairs(7), 7, loss)
+    job.loop = replace(job.loop, batch_size=42)
+    whole, parts = loss_of(job, 1)
+    shares = [loss_of(job, 1, Share(i, num_shares)) for i in range(num_shares)]
+    assert all(each.keys() == parts.keys() for _, each in shares)
+    found = sum(float(total.detach()) for total, _ in shares)
+    assert found == pytest.approx(float(whole.detach()), rel=1e-9)
+
+
+def test_a_batch_without_questions_changes_nothing() -> None:
+    """To the bit: loss, values and gradients."""
+    found = []
+    for weight in (0.0, 1.0):
+        job = job_of(toy_pairs(4), 4, GeneratorLossConfig(question_weight=weight))
+        total, parts = loss_of(job, 2)
+        total.backward()
+        gradients = [weight.grad for weight in job.generator.parameters()]
+        found.append((total.detach(), parts, gradients))
+    (total, parts, gradients), (other, other_parts, other_gradients) = found
+    assert torch.equal(total, other) and parts.keys() == other_parts.keys() == {"t2i", "i2t"}
+    assert all(torch.equal(parts[name], other_parts[name]) for name in parts)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, other_gradients, strict=True))
+
+
+def test_answers_are_learnt_from_pairs_without_captions(tmp_path: Path) -> None:
+    pairs = [
+        replace(pair, captions={}, prompts={}, questions=pair.questions[1:2])
+        for pair in asked_pairs(9)
+        if pair.questions
+    ]
+    loop = LoopConfig(num_steps=40, batch_size=6, log_every=1)
+    loss = GeneratorLossConfig(text_to_image_share=0.2)
+    job = generator_job(SMALL_GENERATOR, loss, loop, pairs, VOCABULARY, draw_tokens)
+    optim = OptimConfig(peak_lr=2e-2, final_lr=1e-3, warmup_steps=5)
+    train(job, loop, [optim], tmp_path, out=io.StringIO())
+    records = log_records(tmp_path)
+    assert records[-1]["vqa"] < 0.3 * records[0]["vqa"]
+    assert {record["i2t"] for record in records} == {0.0}
+    job.show(40, tmp_path)
+
+
+@pytest.mark.parametrize("weight", [-1.0, 101.0, float("nan")])
+def test_a_weight_that_is_none_is_refused(weight: float) -> None:
+    with pytest.raises(SettingError, match="question_weight must be from 0 to 100"):
+        GeneratorLossConfig(question_weight=weight)

@@ -175,10 +175,28 @@ def test_tokens_made_beforehand_train_the_same_model(pictures: Path, tmp_path: P
             run(recipe_of(tmp_path / "tokens", setting), tmp_path / "no", log=io.StringIO())
 
 
+def test_pairs_of_questions_alone_make_a_model_that_answers(pictures: Path, tmp_path: Path) -> None:
+    lines = [
+        {"image": "0.png", "question": "what is it?", "answer": "a red square"},
+        {"image": "1.png", "question": "what is it?", "answers": ["a green square"] * 10},
+        {"image": "2.png", "question": "what is it?"},
+    ]
+    (pictures / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder = run(recipe_of(pictures / "pairs.jsonl"), tmp_path / "run", log=io.StringIO())
+    model = Vilg.from_pretrained(folder)
+    assert model.model.answer_languages == ("en",)
+    (answer,) = model.answer(pictures / "0.png", "what is it?")
+    assert answer == model.answer(pictures / "0.png", "what is it?", "en")[0]
+    with pytest.raises(SettingError, match="to answer in en only, not in zh"):
+        model.answer(pictures / "0.png", "这是什么？")
+    (record, *_) = (tmp_path / "run" / "generator" / "log.jsonl").read_text().splitlines()
+    assert json.loads(record)["vqa"] > 0
+
+
 @pytest.mark.parametrize(
     "line",
     [
-        {"image": "0.png", "question": "what is it?", "answer": "a square"},
+        {"image": "0.png", "question": "what is it?"},
         {"prompt": "a square"},
         {"image": "0.png", "caption": "square " * 40},
     ],
@@ -188,7 +206,9 @@ def test_pairs_that_teach_nothing_are_refused_before_any_work(
 ) -> None:
     table = pictures / "pairs.jsonl"
     table.write_text(json.dumps(line) + "\n")
-    with pytest.raises(DataError, match="no picture with a caption that the model can read"):
+    with pytest.raises(
+        DataError, match="no picture with a caption or an answer that the model can read"
+    ):
         run(recipe_of(table), tmp_path / "run", log=io.StringIO())
     assert not (tmp_path / "run").exists()
 

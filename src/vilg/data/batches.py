@@ -1,7 +1,7 @@
 """What a step is trained on: a pure function of (seed, step) and the rows of the store.
 
 Every random choice about a pair is made here: whether its prompt is dropped, which language, which of
-its texts. None depends on who else is in the batch or on which process it is made, and none walks
+its texts, which question and answer. None depends on who else is in the batch or on which process it is made, and none walks
 over pairs one by one.
 
 Shape letters: B pairs, R texts, L languages, P all texts of the pairs, M tokens of the longest text.
@@ -75,6 +75,32 @@ def choose_captions(
         lang_RL.append(np.maximum(lang_B, 0))
         has_BL[np.arange(len(rows_B))[lang_B >= 0], lang_B[lang_B >= 0]] = False
     return np.stack(text_RL, 1).reshape(-1), np.stack(lang_RL, 1).reshape(-1)
+
+
+def choose_questions(
+    store: Store, rows_B: NDArray[np.int64], seed: int, step: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return which question each pair is asked, its answer, and their language: question_B, answer_B, lang_B.
+
+    A language is chosen evenly among those that the pair has answered questions in, then a question in it,
+    then an answer: one that three of ten people gave comes three times of ten. A pair without any has
+    `NO_TEXT` for both.
+    """
+    texts = store.texts_of(rows_B)
+    is_answer_P = texts.kind_P == Kind.ANSWER
+    # An answer follows its question.
+    place_P = np.arange(len(texts.kind_P))
+    its_P = np.maximum.accumulate(np.where(texts.kind_P == Kind.QUESTION, place_P, 0))
+    is_answered_P = np.zeros(len(place_P), bool)
+    is_answered_P[its_P[is_answer_P]] = True
+    has_BL = np.zeros((len(rows_B), len(LANGUAGES)), bool)
+    has_BL[texts.owner_P[is_answered_P], texts.lang_P[is_answered_P]] = True
+    lang_B = _one_of(has_BL, uniforms(seed, "question language", step, *_grid(rows_B, has_BL)))
+    fits_P = is_answered_P & (texts.lang_P == lang_B[texts.owner_P])
+    question_B = _choose(texts, len(rows_B), fits_P, "which question", seed, step)
+    fits_P = is_answer_P & (texts.text_P[its_P] == question_B[texts.owner_P])
+    answer_B = _choose(texts, len(rows_B), fits_P, "which answer", seed, step)
+    return question_B, answer_B, np.maximum(lang_B, 0)
 
 
 def _grid(rows_B: NDArray[np.int64], has_BL: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...]:

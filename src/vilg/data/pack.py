@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vilg.data.pairs import DataError, Pair, Reject
+from vilg.data.pairs import DataError, Pair, Question, Reject
 from vilg.data.parts import (
     ITEMS,
     LeftOut,
@@ -89,13 +89,18 @@ def _json_of(pair: Pair) -> bytes:
         "id": pair.id,
         "captions": dict(pair.captions),
         "prompts": dict(pair.prompts),
-        "questions": [asdict(question) for question in pair.questions],
+        "questions": [_question_fields(question) for question in pair.questions],
         "tags": dict(pair.tags),
     }
     try:
         return json.dumps(fields, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:  # half characters come back from escapes only
         return json.dumps(fields).encode("ascii")
+
+
+def _question_fields(question: Question) -> dict[str, Any]:
+    fields = asdict(question)
+    return fields if question.id else {name: fields[name] for name in fields if name != "id"}
 
 
 def _check_same(out: Path, made_from: dict[str, Any]) -> None:

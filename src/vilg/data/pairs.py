@@ -69,11 +69,15 @@ class Question:
     """A question about the picture, with its right answers; none where they are kept back.
 
     An answer stands as often as people gave it.
+
+    Attributes:
+        id: what the source calls it, for results; none where it gives no name.
     """
 
     lang: str
     text: str
     answers: tuple[str, ...]
+    id: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

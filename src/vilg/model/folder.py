@@ -61,6 +61,7 @@ class ModelConfig:
             folder that was written before it came has none and is believed.
         latin_words: pieces of Latin words that Chinese captions have too (`TextTokenizer.latin_words`).
         languages: of the captions that it was trained on; the first is what it describes in unless told.
+        answer_languages: of the questions that it was trained to answer; none where it never was.
         believed_from: mean log probability a token from which on a caption is believed; of pictures that the
             model knows nearly all have as much, of pictures without sense few. None believes all.
         dtype: of the weights of generator and reconstructor in their files; fp32, fp16 or bf16.
@@ -77,6 +78,7 @@ class ModelConfig:
     languages: tuple[str, ...] = later_key(LANGUAGES)
     believed_from: float | None = later_key(None)
     dtype: str = later_key("fp16")
+    answer_languages: tuple[str, ...] = later_key(())
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -101,6 +103,7 @@ class Model:
     languages: tuple[str, ...] = LANGUAGES
     believed_from: float | None = None
     stored_as: torch.dtype = torch.float16
+    answer_languages: tuple[str, ...] = ()
 
 
 def find_model(model: str | Path | None) -> Path:
@@ -216,6 +219,7 @@ def load_model(
         config.languages,
         config.believed_from,
         stored_as,
+        config.answer_languages,
     )
 
 
@@ -273,6 +277,7 @@ def save_model(folder: Path, model: Model, *, shard_bytes: int = SHARD_BYTES) ->
         languages=model.languages,
         believed_from=model.believed_from,
         dtype=name_of(model.stored_as),
+        answer_languages=model.answer_languages,
     )
     # A folder that is still to be made is made when all is written beside it.
     place = folder.absolute()

@@ -2,9 +2,10 @@
 
 Only targets are scored. In text-to-image the outputs at [start], z_1 .. z_{n-1} are scored against
 z_1 .. z_n; z_n is an input too, because its state feeds the end-to-end reconstructor. In
-image-to-text the target opens with a language token and ends with [EOS].
+image-to-text the target opens with a language token and ends with [EOS]; so does an answer, whose question
+is one more source.
 
-Shape letters: B batch, R texts, M text tokens, N image tokens, T positions, C width, K codes, V vocabulary.
+Shape letters: B batch, R texts, M text tokens, Q question tokens, N image tokens, T positions, C width, K codes, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -206,15 +207,24 @@ def text_to_image_layout(text_length: int, grid: Grid) -> Layout:
     )
 
 
-def image_to_text_layout(text_length: int, grid: Grid, num_texts: int = 1) -> Layout:
+def image_to_text_layout(
+    text_length: int, grid: Grid, num_texts: int = 1, question_length: int | None = None
+) -> Layout:
     """[image source] [text target], the target opening with its language token.
 
     Several texts of a picture stand one after the other, each in a branch of its own.
+
+    Args:
+        question_length: of what the texts answer, which then stands between: [image source] [text source]
+            [text target]. Image and question read each other, as sources do.
     """
+    sources = [Segment(Modality.IMAGE, Role.SOURCE, grid.num_cells)]
+    if question_length is not None:
+        sources.append(Segment(Modality.TEXT, Role.SOURCE, question_length))
     texts = (
         Segment(Modality.TEXT, Role.TARGET, text_length, branch) for branch in range(num_texts)
     )
-    return Layout((Segment(Modality.IMAGE, Role.SOURCE, grid.num_cells), *texts), grid)
+    return Layout((*sources, *texts), grid)
 
 
 def text_to_image_states(
@@ -264,16 +274,21 @@ def image_to_text_log_probs(
     image_ids_BN: Tensor,
     language_ids: Sequence[int],
     texts: Sequence[Sequence[int]],
+    questions: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return log P(t_k | z, t_<k) with the closing [EOS], shape (R, M), and where it counts (eq. 5).
 
     Args:
         texts: R texts, equally many for each picture, as `text_target_log_probs` has them.
+        questions: one a picture, which the texts answer; None describes.
     """
     pairs = zip(language_ids, texts, strict=True)
     inputs_RM, valid_RM = pad_texts([[language, *text] for language, text in pairs])
     labels_RM, _ = pad_texts([[*text, TextTokenizer.eos_id] for text in texts])
-    log_probs_RM = text_target_log_probs(generator, image_ids_BN, inputs_RM, labels_RM, valid_RM)
+    asked = pad_texts(questions) if questions is not None else None
+    log_probs_RM = text_target_log_probs(
+        generator, image_ids_BN, inputs_RM, labels_RM, valid_RM, asked
+    )
     return log_probs_RM, moved(valid_RM, image_ids_BN.device)
 
 
@@ -283,6 +298,7 @@ def text_target_log_probs(
     inputs_RM: Tensor,
     labels_RM: Tensor,
     valid_RM: Tensor,
+    questions: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return the log probability of each label, 0 where it does not count, shape (R, M).
 
@@ -292,6 +308,7 @@ def text_target_log_probs(
             picture: with two of each, texts 0 and 1 are of picture 0, which is read once for both.
         labels_RM: what comes next, up to [EOS].
         valid_RM: False for padding; best on the host, or the device is waited for.
+        questions: ids_BQ and valid_BQ of what the texts of each picture answer, anywhere; None describes.
     """
     B, N = image_ids_BN.shape
     device = image_ids_BN.device
@@ -301,12 +318,17 @@ def text_target_log_probs(
     R, M = inputs_RM.shape
     num_texts, rest = divmod(R, B)
     assert num_texts >= 1 and rest == 0, "every picture has equally many texts"
-    layout = image_to_text_layout(M, generator.config.grid, num_texts)
-    ids_BT = torch.cat([image_ids_BN, inputs_RM.view(B, -1)], dim=1)
-    valid_BT = F.pad(valid_RM.view(B, -1), (N, 0), value=True)
+    sources, known = [image_ids_BN], [torch.ones_like(image_ids_BN, dtype=torch.bool)]
+    if questions is not None:
+        sources.append(moved(questions[0], device))
+        known.append(moved(questions[1], device))
+    Q = None if questions is None else questions[0].shape[1]
+    layout = image_to_text_layout(M, generator.config.grid, num_texts, Q)
+    ids_BT = torch.cat([*sources, inputs_RM.view(B, -1)], dim=1)
+    valid_BT = torch.cat([*known, valid_RM.view(B, -1)], dim=1)
     states_BTC = generator(layout, ids_BT, generator.layer_reads(layout, valid_BT))
     # Texts of a picture stand one after the other: rows of (R M), picture by picture.
-    states_PC = states_BTC[:, N:].flatten(0, 1)[place_P]
+    states_PC = states_BTC[:, N + (Q or 0) :].flatten(0, 1)[place_P]
     log_probs_P = -F.cross_entropy(
         generator.text_logits(states_PC).float(), labels_RM.flatten()[place_P], reduction="none"
     )

@@ -18,11 +18,8 @@ from vilg.sampling.batches import LARGEST_BATCH, slices
 from vilg.sampling.candidates import best
 from vilg.sampling.rank import caption_scores, image_scores
 from vilg.sampling.settings import count, number, seeds_from, settings_with, whole_number
-from vilg.sampling.texts import generate_texts, search_text
+from vilg.sampling.texts import USUAL_BEAM, WIDEST_BEAM, generate_texts, search_text
 from vilg.text import LANGUAGES, TextTokenizer
-
-_BEAM = 4  # captions that are looked for at a time, where several are wanted
-_WIDEST_BEAM = 256  # its caches are copied at every step
 
 
 class Caption(str):
@@ -124,10 +121,10 @@ def caption_settings(
         "temperature 0 has one caption to give: leave it out, or set it above 0",
     )
     if not is_drawn and beam is None and n > 1:
-        beam = max(n, _BEAM)
+        beam = max(n, USUAL_BEAM)
     require(
-        beam is None or beam <= _WIDEST_BEAM,
-        f"a beam has at most {_WIDEST_BEAM} captions, not {beam}",
+        beam is None or beam <= WIDEST_BEAM,
+        f"a beam has at most {WIDEST_BEAM} captions, not {beam}",
     )
     # The model's own settings are for pictures.
     words = settings_with(

@@ -80,6 +80,18 @@ def seeds_from(seed: object, num: object, what: str) -> range:
     return range(first, first + count(num, what))
 
 
+def check_choices(choices: object, n: int) -> None:
+    """Refuse what is no list of at least two texts and at least `n`."""
+    is_list = isinstance(choices, Sequence) and not isinstance(choices, str)
+    require(
+        is_list and all(isinstance(choice, str) for choice in choices),  # type: ignore[attr-defined]
+        "choices must be a list of texts",
+    )
+    num = len(choices)  # type: ignore[arg-type]
+    require(num >= 2, f"there must be at least two choices, not {num}")
+    require(n <= num, f"there are {num} choices, so at most {num} answers, not {n}")
+
+
 def check_drawing(
     prompts: Sequence[str], seeds: Sequence[object], settings: SamplingConfig, **told: object
 ) -> list[int]:

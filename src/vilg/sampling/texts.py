@@ -1,23 +1,26 @@
-"""Texts of images: the likeliest token each time, drawn ones, or the best of a beam.
+"""Texts of images, and answers to questions about them: the likeliest token each time, drawn ones, or the best of a beam.
 
 Shape letters: G groups (images), B texts (G times candidates, group by group), M text tokens, N image
-tokens, T positions, C width, V vocabulary, W beam.
+tokens, Q question tokens, T positions, C width, V vocabulary, W beam.
 """
 
 import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vilg.device import in_double, moved
 from vilg.model.defaults import SamplingConfig
-from vilg.model.generator import Generator, image_to_text_layout
+from vilg.model.generator import Generator, image_to_text_layout, pad_texts
 from vilg.sampling.decode import DecodeState, decode_step, prefill, recorded
 from vilg.sampling.noise import draw, draw_uniforms, is_sound
 from vilg.text import TextTokenizer
 
 GREEDY = SamplingConfig(temperature=0.0)
+USUAL_BEAM = 4  # texts that are looked for at a time, where several are wanted
+WIDEST_BEAM = 256  # its caches are copied at every step
 
 
 @torch.inference_mode()
@@ -30,19 +33,22 @@ def generate_texts(
     *,
     max_length: int | None = None,
     foreign_V: Tensor | None = None,
+    questions: Sequence[Sequence[int]] | None = None,
 ) -> list[list[int]]:
     """Write texts of images, without language and end tokens.
 
     Args:
         words: how they are drawn.
-        foreign_V: True on tokens that must not be written (`TextTokenizer.foreign_ids`).
+        foreign_V: True on tokens that must not be written (`TextTokenizer.foreign_ids`); foreign_BV for
+            texts in several languages.
+        questions: one an image, which the texts answer; None describes.
         seeds: as many for every image, those of the first image first.
         max_length: tokens after which a text is cut off; None, and at most, the longest text that the
             model was trained on.
     """
     B, length = len(seeds), _length(generator, max_length)
     state, states_BC = _read_images(
-        generator, image_ids_GN, language_ids, length, B // len(image_ids_GN)
+        generator, image_ids_GN, language_ids, length, B // len(image_ids_GN), questions
     )
     state, device = recorded(generator, state, B, length), generator.device
     hidden_V = _hidden(generator, foreign_V)
@@ -73,6 +79,7 @@ def search_text(
     *,
     max_length: int | None = None,
     foreign_V: Tensor | None = None,
+    question: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Return the texts that a beam finds for one image, likeliest first, without language and end tokens.
 
@@ -80,9 +87,15 @@ def search_text(
     would prefer short texts. Every beginning is extended by every token and the likeliest `beam` go on;
     those among them that end are put aside, until `beam` texts have ended. A text that is cut off at the
     longest length counts as it stands.
+
+    Args:
+        question: which the texts answer; None describes.
     """
     length, device = _length(generator, max_length), generator.device
-    state, states_WC = _read_images(generator, image_ids_N[None], [language_id], length, beam)
+    questions = None if question is None else [question]
+    state, states_WC = _read_images(
+        generator, image_ids_N[None], [language_id], length, beam, questions
+    )
     hidden_V = _hidden(generator, foreign_V)
     written: list[list[int]] = [[]] * beam
     # The first step has one beginning, not `beam` equal ones.
@@ -138,14 +151,21 @@ def _read_images(
     language_ids: Sequence[int],
     length: int,
     candidates: int,
+    questions: Sequence[Sequence[int]] | None,
 ) -> tuple[DecodeState, Tensor]:
-    """Read images and language tokens; return the states_BC that say what the first word is."""
-    G, N = image_ids_GN.shape
+    """Read images, questions and language tokens; return the states_BC that say what the first word is."""
     image_ids_GN = moved(image_ids_GN, generator.device)
     language_G = moved(torch.tensor(list(language_ids)), generator.device)
-    layout = image_to_text_layout(max(1, length), generator.config.grid)
-    valid_GT = torch.ones(G, layout.length, dtype=torch.bool)
-    ids_GT = torch.cat([image_ids_GN, language_G[:, None]], dim=1)
+    given, known, Q = [image_ids_GN], [torch.ones(image_ids_GN.shape, dtype=torch.bool)], None
+    if questions is not None:
+        question_GQ, valid_GQ = pad_texts(questions)
+        Q = question_GQ.shape[1]
+        given.append(moved(question_GQ, generator.device))
+        known.append(valid_GQ)
+    length = max(1, length)
+    layout = image_to_text_layout(length, generator.config.grid, question_length=Q)
+    valid_GT = F.pad(torch.cat(known, dim=1), (0, length), value=True)
+    ids_GT = torch.cat([*given, language_G[:, None]], dim=1)
     state, states_GTC = prefill(generator, layout, ids_GT, valid_GT, candidates)
     return state, states_GTC[:, -1].repeat_interleave(candidates, dim=0)
 

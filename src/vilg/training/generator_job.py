@@ -1,4 +1,4 @@
-"""Training the generator: both directions of every pair, every step (paper eq. 3)."""
+"""Training the generator: both directions of every pair, every step (paper eq. 3), and its questions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from vilg.config import require
 from vilg.data.batches import (
+    NO_TEXT,
     choose_captions,
     choose_prompts,
+    choose_questions,
     disturbed,
     num_targets,
     padded,
@@ -61,6 +63,8 @@ class GeneratorLossConfig:
             a share drawn evenly from 0 to 1; the targets stay. A small set is soon known by heart from
             a picture's first tokens, and words are idle after them; a prefix that may lie keeps them
             needed, and makes sampling forgive its own slips.
+        question_weight: what the loss of answers counts beside the two directions, of which each counts 1. Each
+            pair of a batch with answered questions is asked one of them; 0 asks none.
     """
 
     caption_drop: float = 0.1
@@ -70,6 +74,7 @@ class GeneratorLossConfig:
     image_to_text_share: float = 1.0
     texts_per_picture: int = 1
     disturbed: float = 0.0
+    question_weight: float = 1.0
 
     def __post_init__(self) -> None:
         shares = (self.text_to_image_share, self.image_to_text_share)
@@ -83,6 +88,7 @@ class GeneratorLossConfig:
         )
         for name in ("caption_drop", "prompt_share", "disturbed"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be from 0 to 1")
+        require(0 <= self.question_weight <= 100, "question_weight must be from 0 to 100")
 
 
 def check_end_to_end(loss: GeneratorLossConfig) -> None:
@@ -158,7 +164,7 @@ class GeneratorJob:
         check_shares(loss, loop)
         self.generator, self.device = generator, device
         self.module: nn.Module = generator
-        losses = (self.text_to_image_loss, self.image_to_text_loss)
+        losses = (self.text_to_image_loss, self.image_to_text_loss, self.question_loss)
         self.turns = [Turn("", generator, losses)]
         self.end_to_end = end_to_end
         if end_to_end is not None:
@@ -285,6 +291,41 @@ class GeneratorJob:
         i2t = -text_RM.sum() / num_tokens
         total = -text_RM.sum() / len(all_R) if self.config.tokens_summed else i2t
         return total, {"i2t": i2t.detach()}
+
+    def question_loss(
+        self, step: int, share: Share = WHOLE
+    ) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Return the weighed loss of the step's answers, or a share's part; None where no pair has any."""
+        if not self.config.question_weight:
+            return None
+        batch = self._batch(step, 1.0)
+        questions_B, answers_B, langs_B = choose_questions(self.store, batch, self.loop.seed, step)
+        is_asked_B = answers_B != NO_TEXT
+        num_asked, num_tokens = int(is_asked_B.sum()), num_targets(self.store, answers_B)
+        if not num_asked:
+            return None
+        # All processes must compute alike: where the pairs do not divide, the last ones have no target.
+        missing = (0, -num_asked % share.of)
+        ids, questions, langs = (
+            share.part(np.pad(x[is_asked_B], missing, "edge"))
+            for x in (batch, questions_B, langs_B)
+        )
+        answers = share.part(np.pad(answers_B[is_asked_B], missing, constant_values=NO_TEXT))
+        inputs_BM, labels_BM, counts_BM = map(
+            torch.from_numpy, targets(self.store, answers, self._language_ids[langs])
+        )
+        question_BQ, valid_BQ = map(torch.from_numpy, padded(self.store, questions))
+        text_BM = text_target_log_probs(
+            self.generator,
+            self._encoded(self.encode_described, step, ids),
+            inputs_BM,
+            labels_BM,
+            counts_BM,
+            (question_BQ, valid_BQ),
+        )
+        vqa = -text_BM.sum() / num_tokens
+        total = -text_BM.sum() / num_asked if self.config.tokens_summed else vqa
+        return self.config.question_weight * total, {"vqa": vqa.detach()}
 
     def _tapped(self, states_BTC: Tensor, name: str) -> Tensor:
         """Return the same states, whose gradient's norm is noted under a name."""

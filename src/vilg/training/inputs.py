@@ -215,9 +215,9 @@ def texts_of(pair: Pair) -> Iterator[str]:
 
 
 def is_learnable(pair: Pair, words: TextTokenizer, max_text: int) -> bool:
-    """Say whether a pair has a picture and a caption that a model of this length reads."""
-    alone = replace(pair, prompts={}, questions=())
-    return pair.picture is not None and bool(encode_texts(alone, words, max_text)[0])
+    """Say whether a pair has a picture, and a caption or an answer that a model of this length reads."""
+    texts = encode_texts(pair, words, max_text)[0] if pair.picture is not None else []
+    return any(kind in (Kind.CAPTION, Kind.ANSWER) for _, kind, _ in texts)
 
 
 def rows_of(store: Store, source: Source) -> list[Pair]:
@@ -277,7 +277,7 @@ def read_pairs(
         words = find_words(words, source)
     if not any(is_learnable(pair, words, max_text) for pair in pairs_of(source)):
         raise DataError(
-            f"{data.source} has no picture with a caption that the model can read: it reads "
+            f"{data.source} has no picture with a caption or an answer that the model can read: it reads "
             f"{max_text - 1} tokens a text, which generator.max_text sets"
         )
     return Pairs(source, words)
@@ -347,12 +347,14 @@ def open_store(data: DataConfig, words: TextTokenizer, max_text: int) -> Store:
     return store
 
 
-def captions_told(store: Store, words: TextTokenizer, most: int = 100_000) -> dict[str, list[str]]:
-    """Return the captions of the first rows by language; none of a language that there is none in."""
+def texts_told(
+    store: Store, kind: Kind, words: TextTokenizer, most: int = 100_000
+) -> dict[str, list[str]]:
+    """Return the texts of a kind of the first rows by language; none of a language that there is none in."""
     texts = store.texts_of(np.arange(min(len(store), most)))
     told = {}
     for i, lang in enumerate(LANGUAGES):
-        chosen = texts.text_P[(texts.kind_P == Kind.CAPTION) & (texts.lang_P == i)]
+        chosen = texts.text_P[(texts.kind_P == kind) & (texts.lang_P == i)]
         if len(chosen):
             told[lang] = [words.decode(tokens.tolist()) for tokens in store.tokens_of(chosen)]
     return told

@@ -24,7 +24,7 @@ from torch import Tensor
 from vilg.config import to_json
 from vilg.data.order import permute
 from vilg.data.pictures import load_pictures, tell
-from vilg.data.store import file_hash
+from vilg.data.store import Kind, file_hash
 from vilg.device import HOST
 from vilg.errors import VilgError
 from vilg.files import write_whole
@@ -58,7 +58,6 @@ from vilg.training.inputs import (
     NUM_SHOWN,
     Pairs,
     Pictures,
-    captions_told,
     find_store,
     load_readable,
     moved_tokens,
@@ -66,6 +65,7 @@ from vilg.training.inputs import (
     read_pictures,
     rows_of,
     stored_tokens,
+    texts_told,
 )
 from vilg.training.loop import TrainingPrecision, train
 from vilg.training.memory import check_memory
@@ -322,7 +322,8 @@ def _train_generator(
     say(f"generator: {len(store)} pairs", log)
     if store.info.rejects:
         say(f"left out: {store.info.rejects} pairs, see {store.folder / 'rejects.jsonl'}", log)
-    captions = captions_told(store, text_tokenizer)
+    captions = texts_told(store, Kind.CAPTION, text_tokenizer)
+    answers = texts_told(store, Kind.ANSWER, text_tokenizer) if config.loss.question_weight else {}
     grid = image_tokenizer.config.grid_size
     shape = config.shape(image_tokenizer.config, len(text_tokenizer))
 
@@ -366,8 +367,11 @@ def _train_generator(
             None,
             text_tokenizer,
             config.sampling,
-            latin_words=text_tokenizer.latin_words(captions.get("zh", ())),
+            latin_words=text_tokenizer.latin_words(
+                [*captions.get("zh", ()), *answers.get("zh", ())]
+            ),
             languages=tuple(captions) or LANGUAGES,
+            answer_languages=tuple(answers),
         )
         save_model(stage.base, base)
     if config.init is not None and not resume:

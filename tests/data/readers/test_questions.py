@@ -38,6 +38,7 @@ def test_vqa(tmp_path):
     ]
     assert items[0].picture() == picture(1, "JPEG")
     assert items[0].faults == ()
+    assert [question.id for question in items[0].questions] == ["9000", "9001"]
 
 
 def test_vqa_without_answers_says_so(tmp_path):
@@ -173,3 +174,9 @@ def test_fmiqa_items_of_no_use_are_told(tmp_path):
 )
 def test_a_file_of_another_form_is_told(read, content, reason, tmp_path):
     assert told(read(put(tmp_path / "x.json", content))) == [("x.json", reason)]
+
+
+def test_questions_keep_what_their_source_calls_them(tmp_path):
+    for read, write in ((read_gqa, gqa), (read_fmiqa, fmiqa)):
+        found = pairs_of(read(write(tmp_path / write.__name__)))
+        assert all(question.id for pair in found for question in pair.questions)

@@ -56,6 +56,7 @@ def _question(item: Any, where: str) -> Question:
         lang=text_field(item, "lang", where),
         text=text_field(item, "text", where),
         answers=texts_field(item, "answers", where),
+        id=text_field(item, "id", where) if "id" in item else "",
     )
 
 

@@ -8,7 +8,7 @@ from vilg.data.pairs import DataError, Items, Question, Reject
 from vilg.data.readers.annotations import Note, Notes, root_of
 from vilg.data.readers.captions import coco_names, split_of
 from vilg.data.readers.json_files import Doubled, each, list_of, load_json, read_json, text_of
-from vilg.data.readers.records import QUESTION, Record, questions_of
+from vilg.data.readers.records import QUESTION, QUESTION_ID, Record, questions_of
 
 
 def read_vqa(path: Path, pictures: Path | None = None) -> Items:
@@ -94,7 +94,7 @@ def _gqa_notes(content: Any, path: Path) -> Notes:
             raise DataError(f"a question of the id {key} stands before it")
         seen.add(key)
         name = f"{image}.jpg"
-        questions = _questions(item, item.get("answer"))
+        questions = _questions({**item, QUESTION_ID: key}, item.get("answer"))
         return Note(place=place, id=image, names=(name, f"images/{name}"), questions=questions)
 
     items = ({**item, "key": key} if type(item) is dict else item for key, item in fields)
@@ -119,9 +119,8 @@ def _fmiqa_notes(content: Any, path: Path) -> Notes:
 
 
 def _fmiqa_note(item: Record, place: str, split: str, seen: set[str]) -> Note:
-    _once(item, seen)
-    number = text_of(item, "image_id")
-    plain = {QUESTION: item.get("Question"), "lang": "zh"}
+    key, number = _once(item, seen), text_of(item, "image_id")
+    plain = {QUESTION: item.get("Question"), QUESTION_ID: key, "lang": "zh"}
     return Note(
         place=place,
         id=f"COCO_{split}2014_{number:0>12}",

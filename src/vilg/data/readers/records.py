@@ -28,6 +28,7 @@ CAPTION = ("caption", "captions", "text", "texts")
 LANGUAGE = ("lang", "language")
 ID = ("id", "key")
 QUESTIONS, QUESTION, ANSWERS = "questions", "question", ("answer", "answers")
+QUESTION_ID = "question_id"
 _OF_LANGUAGE = {f"{name}_{lang}": lang for lang in LANGUAGES for name in CAPTION} | {
     lang: lang for lang in LANGUAGES
 }
@@ -115,13 +116,15 @@ def _question(item: Record) -> Question:
         raise DataError("a question without a text")
     if not all(isinstance(answer, str) for answer in answers):
         raise DataError("an answer that is no text")
-    if any(map(has_half_characters, (text, *answers))):
+    id = str(id) if isinstance(id := item.get(QUESTION_ID), str | int) else ""
+    if any(map(has_half_characters, (text, id, *answers))):
         raise DataError("a question that is no Unicode")
     lang = first_of(item, LANGUAGE)
     return Question(
         lang=lang if lang in LANGUAGES else guess_language(text),
         text=text.strip(),
         answers=tuple(answer.strip() for answer in answers if answer.strip()),
+        id=id,
     )
 
 
