@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from vilg.data.store import Kind, Rows, Store, StoreInfo, Writer
 from vilg.images import to_array
 from vilg.model.generator import GeneratorConfig
+from vilg.model.lora import LoRAConfig
 from vilg.model.patterns import paper_patterns
 from vilg.parallel import Share
 from vilg.text import LANGUAGES, TextTokenizer
@@ -46,7 +47,7 @@ from vilg.training.shared_codes import share_codes
 from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 PLAIN = ParallelConfig()
-JOBS = ("tokenizer", "adversarial", "gumbel", "dvae", "generator", "end_to_end")
+JOBS = ("tokenizer", "adversarial", "gumbel", "dvae", "generator", "end_to_end", "lora")
 OPTIM = OptimConfig(peak_lr=1e-2, final_lr=1e-4, warmup_steps=3, ema_decay=0.9)
 VOCABULARY = TextTokenizer("红苹果青梨，扁平风格", [])
 SMALL_VQGAN = VQGANConfig(
@@ -242,6 +243,8 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
     job = generator_job(
         SMALL_GENERATOR, mixed, loop, pairs, VOCABULARY, draw_tokens, encode_prefix=encode
     )
+    if kind == "lora":
+        job.adapt(LoRAConfig(rank=2))
     if kind == "shared_codes":
         share_codes(job.generator, e2e.image_tokenizer.quantizer.codebook_KD)
     return job

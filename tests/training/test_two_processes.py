@@ -162,6 +162,7 @@ CASES = {
         Layout(2, 2, parallel=ParallelConfig(offload=True)),
     ],
     "end_to_end": [Layout(2, 2)],
+    "lora": [Layout(2)],
 }
 MORE = {
     "tokenizer": [Layout(2), Layout(1, 4), Layout(2, precision=BF16)],
@@ -176,6 +177,7 @@ MORE = {
         Layout(2, precision=BF16),
     ],
     "end_to_end": [Layout(2), Layout(4), Layout(1, 4), Layout(2, precision=BF16)],
+    "lora": [Layout(4, parallel=ParallelConfig(shard_over=2, recompute=True))],
     "shared_codes": [Layout(2), Layout(4, parallel=ParallelConfig(shard_over=2))],
 }
 

@@ -106,6 +106,18 @@ def add_lora(generator: Generator, config: LoRAConfig, seed: int = 0) -> nn.Modu
     return adapter
 
 
+@torch.no_grad()
+def fold_lora(generator: Generator) -> None:
+    """Make the sums plain weights again; nothing that the generator computes changes."""
+    for name, part in list(generator.named_modules()):
+        if isinstance(part, LoRALinear):
+            scale = part.config.alpha / part.config.rank
+            plain = nn.Linear(part.in_features, part.out_features, device="meta")
+            weight_OI = part.weight + scale * (part.lora_B.weight @ part.lora_A.weight)
+            plain.weight, plain.bias = nn.Parameter(weight_OI, requires_grad=False), part.bias
+            generator.set_submodule(name, plain)
+
+
 def lora_of(generator: Generator) -> LoRAConfig | None:
     """Return what `add_lora` was told; None of a generator without an adapter."""
     parts = (part for part in generator.modules() if isinstance(part, LoRALinear))

@@ -20,7 +20,6 @@ from vilg.data.batches import (
     padded,
     targets,
 )
-from vilg.data.order import batch_ids
 from vilg.data.store import Store
 from vilg.device import HOST
 from vilg.images import contact_sheet
@@ -33,6 +32,7 @@ from vilg.model.generator import (
     text_target_log_probs,
     text_to_image_states,
 )
+from vilg.model.lora import LoRAConfig, add_lora
 from vilg.parallel import WHOLE, Share, check_divides, own_shares, sum_over_processes
 from vilg.randomness import integers
 from vilg.sampling.images import draw_images
@@ -181,6 +181,11 @@ class GeneratorJob:
         # Squared norms of what the losses of tokens and pixels send back into the generator's last states.
         self._state_squares: dict[str, Tensor] = {}
 
+    def adapt(self, config: LoRAConfig) -> None:
+        """Train an adapter alone from now on, beside weights that are in their places."""
+        self.module = add_lora(self.generator, config, self.loop.seed)
+        self.turns = [Turn("", self.module, self.loss)]
+
     def _on_device(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self.generator.device)
 
@@ -201,7 +206,7 @@ class GeneratorJob:
         Args:
             share: of the batch, whose part of these sums is returned: each is divided by the batch's own count.
         """
-        batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.store))
+        batch = self.store.batch(self.loop.seed, step, self.loop.batch_size)
         drawn = _head(batch, self.config.text_to_image_share)
         described = _head(batch, self.config.image_to_text_share)
         losses: list[Tensor] = []

@@ -40,8 +40,11 @@ class OutOfMemory(VilgError):
     """More is asked for than there is."""
 
 
-def check_memory(what: str, build: Callable[[], nn.Module]) -> None:
+def check_memory(what: str, build: Callable[[], nn.Module], copies: int = 5) -> None:
     """Refuse to train what cannot fit, before any of it is made.
+
+    Args:
+        copies: of each weight: itself, gradient, two moments and average, or itself alone where it stays.
 
     Raises:
         OutOfMemory: weights, gradients, two moments and averages alone need more than is free.
@@ -51,7 +54,7 @@ def check_memory(what: str, build: Callable[[], nn.Module]) -> None:
             num_weights = sum(weight.numel() for weight in build().parameters())
     except RuntimeError as error:  # torch counts the bytes of a tensor in 64 bits
         raise OutOfMemory(f"no memory has room for {what}: make it smaller") from error
-    needed, free = 5 * 4 * num_weights, available_memory()
+    needed, free = copies * 4 * num_weights, available_memory()
     if needed > free:
         raise OutOfMemory(
             f"{what} has {num_weights / 1e6:,.0f} million weights, whose training takes at least "

@@ -25,6 +25,7 @@ from torch.nn.utils import parametrize
 from vilg.config import require
 from vilg.model.attend import attend_flex
 from vilg.model.generator import Generator
+from vilg.model.lora import add_lora, lora_of
 from vilg.model.transformer import Block
 from vilg.parallel import is_first, num_processes
 from vilg.training.shared_codes import SharedByCodes, share_codes
@@ -143,4 +144,6 @@ def _alike(generator: Generator) -> Generator:
         shared = generator.get_submodule("image_embedding.parametrizations.weight.0")
         assert isinstance(shared, SharedByCodes)
         share_codes(plain, shared.codebook_KD)
+    if (lora := lora_of(generator)) is not None:
+        add_lora(plain, lora)
     return plain

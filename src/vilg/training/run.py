@@ -3,13 +3,15 @@
     OUT/config.json   the resolved recipe
     OUT/tokenizer/    config.json (what the stage was begun with), log.jsonl, checkpoints/, samples/,
                       model/ (the finished image tokenizer), and tokens/ (refined ids) if there are any
-    OUT/generator/    the same, tokens/ (every picture's ids), and base/ (a model but for what is learnt)
+    OUT/generator/    the same, tokens/ (every picture's ids), and base/ (a model but for what is learnt); with
+                      generator.lora also adapter/, which base/ and it make model/ of
 
 Each stage is finished when its `model/` folder is; resuming skips finished stages.
 """
 
 import io
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from vilg.config import to_json
+from vilg.data.mixture import Mixture
 from vilg.data.order import permute
 from vilg.data.pictures import load_pictures, tell
 from vilg.data.store import file_hash
@@ -38,6 +41,7 @@ from vilg.model.folder import (
     weights_hash,
 )
 from vilg.model.generator import Generator, GeneratorConfig
+from vilg.model.weights import DTYPES
 from vilg.parallel import check_divides, is_first, meet
 from vilg.progress import say
 from vilg.text import LANGUAGES, TextTokenizer
@@ -47,7 +51,7 @@ from vilg.tokenizer.refine import search_id
 from vilg.tokenizer.tokens import refined_tokens
 from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.end_to_end import EndToEnd
-from vilg.training.export import trained_model
+from vilg.training.export import trained_model, write_trained_adapter
 from vilg.training.generator_job import (
     GeneratorJob,
     StepTokens,
@@ -205,7 +209,7 @@ def _check_generator(recipe: Recipe, words: TextTokenizer) -> None:
         else read_config(find_model(config.image_tokenizer)).image_tokenizer
     )
     shape = config.shape(lent, len(words))
-    check_memory("the generator", lambda: Generator(shape))
+    check_memory("the generator", lambda: Generator(shape), copies=5 if config.lora is None else 1)
     if config.end_to_end is not None:
         check_fits(config.end_to_end.loss, lent)
         config.end_to_end.loss.perceptual_loss()
@@ -224,6 +228,8 @@ def _begin(stage: Stage, config: TokenizerRun | GeneratorRun, data: str) -> bool
 def _save_model(stage: Stage, step: int) -> None:
     """Write the model of a stage's last step, once, while the other processes wait."""
     if is_first():
+        if getattr(stage.settings(), "lora", None) is not None:
+            write_trained_adapter(stage, step, stage.adapter)
         save_model(stage.model, trained_model(stage, step))
     meet()
 
@@ -307,6 +313,13 @@ def _train_generator(
     if store.info.rejects:
         say(f"left out: {store.info.rejects} pairs, see {store.folder / 'rejects.jsonl'}", log)
     captions = captions_told(store, text_tokenizer)
+    if config.replay is not None:
+        old, share = config.replay.data, config.replay.share
+        known = Pairs(None if old.is_store else old.open(), text_tokenizer)
+        folder = stage.folder / "replayed"
+        replayed = find_store(old, known, image_tokenizer, config.max_text, folder)
+        say(f"generator: {len(replayed)} pairs replayed, {share:.0%} of each batch", log)
+        store = Mixture(store, replayed, share)
     grid = image_tokenizer.config.grid_size
     shape = config.shape(image_tokenizer.config, len(text_tokenizer))
 
@@ -339,18 +352,27 @@ def _train_generator(
         encode_prefix=encoder(config.prefix_augmentation),
         device=device,
     )
-    if is_first() and not (resume and stage.base.exists()):
-        base = Model(
-            image_tokenizer,
-            None,
-            text_tokenizer,
-            config.sampling,
-            latin_words=text_tokenizer.latin_words(captions.get("zh", ())),
-            languages=tuple(captions) or LANGUAGES,
-        )
-        save_model(stage.base, base)
     if config.init is not None and not resume:
         _start_from(find_model(config.init), job, image_tokenizer, log)
+    if is_first() and not (resume and stage.base.exists()):
+        latin_words = text_tokenizer.latin_words(captions.get("zh", ()))
+        base = Model(image_tokenizer, None, text_tokenizer, config.sampling)
+        if config.init is None:
+            base = replace(base, latin_words=latin_words, languages=tuple(captions) or LANGUAGES)
+        else:  # what an earlier model knows it goes on knowing
+            earlier = read_config(find_model(config.init))
+            base = replace(
+                base,
+                generator=job.generator if config.lora is not None else None,
+                latin_words=tuple(dict.fromkeys([*earlier.latin_words, *latin_words])),
+                languages=tuple(dict.fromkeys([*earlier.languages, *captions])),
+                stored_as=DTYPES[earlier.dtype],
+            )
+        save_model(stage.base, base)
+    if config.lora is not None:
+        if resume:
+            _restore_base(stage, job.generator)
+        job.adapt(config.lora)
     if config.share_codes:
         share_codes(job.generator, image_tokenizer.quantizer.codebook_KD)
     parallelize(
@@ -358,6 +380,15 @@ def _train_generator(
     )
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
+
+
+@torch.no_grad()
+def _restore_base(stage: Stage, generator: Generator) -> None:
+    """Give a generator the weights beside which an adapter was begun; checkpoints hold the adapter alone."""
+    base = load_model(stage.base).generator
+    if base is None:
+        raise RunError(f"{stage.base} has lost its generator: start a new --out")
+    generator.load_state_dict(base.state_dict())
 
 
 def _check_start(folder: Path, shape: GeneratorConfig, words: TextTokenizer) -> ModelConfig:
