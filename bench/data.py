@@ -1,7 +1,7 @@
 """The store and `vilg data tokenize`: what 145 million pairs cost beside 100 thousand.
 
-    python -m bench.data                            6 minutes, 10 GB of disk
-    python -m bench.data store|speed|memory         one part of it
+    python -m bench.data                             7 minutes, 10 GB of disk
+    python -m bench.data store|speed|check|memory   one part of it
 
 Seconds are those that the processor worked, so that a shared machine does not count. The large
 store is as long as a real one; its pictures' tokens, texts' tokens and ids are holes, and where each text begins
@@ -10,6 +10,7 @@ is written. A first round, which fills the disk's cache, is thrown away. Writes 
 
 import io
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -28,7 +29,10 @@ from bench.measure import machine, peak_bytes, publish, say, table
 from vilg.api import Vilg
 from vilg.config import to_json
 from vilg.data.batches import choose_captions, choose_prompts, disturbed, padded, targets
+from vilg.data.check import check
+from vilg.data.filter import choose, parse_rule, write_columns
 from vilg.data.order import batch_ids
+from vilg.data.pack import pack
 from vilg.data.sources import open_source
 from vilg.data.store import NAMES, ROW, TEXT, Store, StoreInfo, files_of
 from vilg.images import batch_of, open_picture, square, to_array, to_pixels
@@ -43,8 +47,9 @@ BATCHES, BATCH = 1000, 256
 SIDE = 16
 TEXTS, TOKENS, ID_BYTES = 2, 12, 9  # texts of a pair, tokens of a text
 ROUNDS = 5
-FEW, MANY = 1000, 100_000  # pairs that `tokenize` is given
+FEW, MANY = 1000, 100_000  # pairs that each verb is given
 TIMED = 200
+CHECKED, HELPERS = 100_000, (os.cpu_count() or 1) - 1  # as the verb has them
 TINY = VQGANConfig(
     image_size=8,
     channels=8,
@@ -248,33 +253,75 @@ def of_speed() -> str:
     return table(header, rows)
 
 
-def tokenizing(number: int) -> Callable[[], None]:
-    """Prepare to tokenize so many pairs of tiny pictures."""
+def of_check() -> str:
+    """Measure seconds on the wall, with those in which a helper loads: the target is a machine's."""
+    words, rows = TextTokenizer.from_file(VOCABULARY), []
+    for what, side, form in (("PNG", 64, "png"), ("JPEG", 64, "jpeg")):
+        with source_of(CHECKED, random_pictures(100, side, form), form) as source:
+            taken = {"read": list[float](), "check": list[float]()}
+            for _ in range(2):
+                for name, action in (
+                    ("read", partial(read_files, source)),
+                    ("check", partial(check, open_source(str(source)), words, 64, HELPERS)),
+                ):
+                    started = time.perf_counter()
+                    action()
+                    taken[name].append(time.perf_counter() - started)
+        speeds = {name: CHECKED / statistics.median(values) for name, (_, *values) in taken.items()}
+        say(f"{what}: {speeds}")
+        rows.append(
+            [
+                f"{what} of {side} x {side}",
+                f"{speeds['read']:,.0f}",
+                f"{speeds['check']:,.0f}",
+                "at least 5,000, or the disk's",
+            ]
+        )
+    return table(["pictures", "files read, a second", "`check`, a second", "target"], rows)
+
+
+def read_files(source: Path) -> None:
+    """Read the pictures' files and no more: the disk's limit."""
+    pictures = [path for path in sorted(source.parent.iterdir()) if path != source]
+    for i in range(CHECKED):
+        pictures[i % len(pictures)].read_bytes()
+
+
+def of_verb(verb: str, number: int) -> Callable[[], None]:
+    """Prepare what a verb does with so many pairs of tiny pictures."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer, words = ImageTokenizer(TINY).eval(), TextTokenizer.from_file(VOCABULARY)
 
     def case() -> None:
         with (
-            source_of(number, random_pictures(20, 8, "png"), "png") as source,
-            tempfile.TemporaryDirectory() as out,
+            source_of(number, random_pictures(20, 8, "png"), "png") as path,
+            tempfile.TemporaryDirectory() as folder,
         ):
-            tokenize(open_source(str(source)), Path(out), tokenizer, words, max_text=64)
+            source, out = open_source(str(path)), Path(folder, "out")
+            if verb == "check":
+                check(source, words, 64)
+            elif verb == "filter":
+                write_columns(source, out)
+                choose(out, [parse_rule("words<15")], near=None, max_rejects=1)
+            elif verb == "pack":
+                pack(source, out, "many")
+            else:
+                tokenize(source, out, tokenizer, words, max_text=64)
 
     return case
 
 
 def of_memory() -> str:
     rows = []
-    for number in (FEW, 10 * FEW, MANY):
-        started = time.perf_counter()
-        peak = peak_bytes(tokenizing, number)
-        say(f"{number:,} pairs: {peak / 1e6:.0f} MB, {time.perf_counter() - started:.0f} s")
-        rows.append([f"{number:,}", f"{peak / 1e6:.0f}"])
-    return table(["pairs of tiny pictures", "growth of the process at its peak, MB"], rows)
+    for verb in ("check", "filter", "pack", "tokenize"):
+        peaks = [peak_bytes(of_verb, verb, number) for number in (FEW, MANY)]
+        say(f"{verb}: {peaks}")
+        rows.append([f"`{verb}`", *(f"{peak / 1e6:.0f}" for peak in peaks)])
+    return table(["growth of the process at its peak, MB", f"{FEW:,} pairs", f"{MANY:,}"], rows)
 
 
-PARTS = {"store": of_store, "speed": of_speed, "memory": of_memory}
+PARTS = {"store": of_store, "speed": of_speed, "check": of_check, "memory": of_memory}
 
 
 def main() -> None:

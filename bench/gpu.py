@@ -110,9 +110,10 @@ def training_step(
     def step() -> None:
         with torch.autocast(size.device.type, torch.bfloat16):
             drawn = text_to_image_log_probs(generator, [[*text, 5] for text in texts], images)
+        (-drawn.mean()).backward()
+        with torch.autocast(size.device.type, torch.bfloat16):
             described, _ = image_to_text_log_probs(generator, images, [4] * size.pairs, texts)
-            loss = -drawn.mean() - described.mean()
-        loss.backward()
+        (-described.mean()).backward()
         optimizer.step()
         optimizer.zero_grad()
         update_ema(averages, generator, optim.ema_decay, 0)

@@ -69,12 +69,16 @@ def train(step: Step) -> None:
             images = torch.randint(config.num_codes, (step.drawn, config.grid.num_cells))
             with torch.autocast("cpu", torch.bfloat16, enabled=step.product_bytes == 2):
                 drawn = text_to_image_log_probs(generator, [[*text, 5]] * step.drawn, images)
+                loss = -drawn.mean()
+            loss.backward()
+            del drawn, loss
+            with torch.autocast("cpu", torch.bfloat16, enabled=step.product_bytes == 2):
                 described, counts = image_to_text_log_probs(
                     generator, images, [4] * step.described, [text] * step.described
                 )
-                loss = -drawn.mean() - described.sum() / counts.sum()
+                loss = -described.sum() / counts.sum()
             loss.backward()
-            del drawn, described, loss
+            del described, loss
         torch.nn.utils.clip_grad_norm_(generator.parameters(), optim.clip_norm)
         optimizer.step()
         optimizer.zero_grad()

@@ -1,7 +1,9 @@
 """With one process nothing changes; with several see `training/test_two_processes.py`."""
 
+import io
 import os
 import socket
+import sys
 from multiprocessing.queues import Queue
 
 import numpy as np
@@ -13,6 +15,7 @@ from tests.training.conftest import forking
 from vilg import parallel
 from vilg.errors import SettingError
 from vilg.parallel import WHOLE, Share, check_divides, own_shares
+from vilg.progress import say
 
 
 def test_one_process_is_the_whole() -> None:
@@ -50,39 +53,47 @@ def test_what_does_not_divide_is_refused() -> None:
         check_divides("pairs", 6, 4)
 
 
-def in_process(rank: int, port: int, fails: int, with_error: bool, found: Queue) -> None:
-    """Be one of two; one of them ends before they meet, with an error or without a word."""
+def in_process(rank: int, world: int, port: int, fails: int, how: str, found: Queue) -> None:
+    """Be one of some; one of them ends, with an error or without a word."""
     os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
+    sys.stderr = io.StringIO()
     try:
         with parallel.joined():
+            say(f"{rank} is there")
+            held = torch.zeros(1)  # as an error's frames hold what was computed with the others
+            dist.all_reduce(held)
             if rank == fails:
-                if with_error:
+                if how == "with an error":
                     raise SettingError("a wrong setting")
                 os._exit(9)
             parallel.meet()
-    except SettingError as error:
-        found.put(f"{rank} said {error}")
-    except parallel.ProcessError as error:
+    except (SettingError, parallel.ProcessError) as error:
         found.put(f"{rank} said {error}")
     except SystemExit as error:
         found.put(f"{rank} ended with {error.code}")
+    found.put(f"{rank} had said {sys.stderr.getvalue()!r}")
+
+
+ERROR, KILLED = "with an error", "without a word"
 
 
 @pytest.mark.parametrize(
-    ("fails", "with_error", "expected"),
+    ("world", "fails", "how", "expected"),
     [
-        (1, True, ["0 ended with 2", "1 said a wrong setting"]),
-        # Without torchrun the first process keeps what the others could ask.
-        (0, True, ["0 said a wrong setting", "1 said process 0 of 2 has ended"]),
-        (1, False, ["0 said process 1 of 2 has ended"]),
-        (0, False, ["1 said process 0 of 2 has ended"]),
+        (2, 1, ERROR, ["0 ended with 2", "1 said a wrong setting"]),
+        # Without torchrun the first process keeps what the others ask.
+        (2, 0, ERROR, ["0 said a wrong setting", "1 ended with 2"]),
+        (2, 1, KILLED, ["0 said process 1 of 2 has ended"]),
+        (2, 0, KILLED, ["1 said process 0 of 2 has ended"]),
+        (3, 1, ERROR, ["0 ended with 2", "1 said a wrong setting", "2 ended with 2"]),
+        (3, 1, KILLED, ["said process 1 of 3 has ended", "ended with 2"]),
     ],
 )
-def test_what_ends_one_process_is_said_once_and_ends_the_other(
-    fails: int, with_error: bool, expected: list[str]
+def test_what_ends_one_process_is_said_once_and_ends_the_others(
+    world: int, fails: int, how: str, expected: list[str]
 ) -> None:
     context = forking()
     found = context.Queue()
@@ -90,15 +101,23 @@ def test_what_ends_one_process_is_said_once_and_ends_the_other(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [
-        context.Process(target=in_process, args=(rank, port, fails, with_error, found))
-        for rank in range(2)
+        context.Process(target=in_process, args=(rank, world, port, fails, how, found))
+        for rank in range(world)
     ]
     for process in processes:
         process.start()
-    said = sorted(found.get(timeout=60) for _ in expected)
+    said = [found.get(timeout=60) for _ in range(2 * len(expected))]
     for process in processes:
         process.join(60)
-    assert [line[: len(start)] for line, start in zip(said, expected, strict=True)] == expected
+    lines = sorted(line for line in said if " had said " not in line)
+    for part in expected:
+        (line,) = (line for line in lines if part in line)
+        lines.remove(line)
+    assert not lines
+    for line in said:
+        if " had said " in line:
+            first = "'0 is there\\n'" if line.startswith("0") else "''"
+            assert line.endswith(f" had said {first}"), line
 
 
 def test_processes_that_nobody_has_started_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

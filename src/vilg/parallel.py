@@ -5,14 +5,16 @@ over the whole batch, divided by what the whole batch counts, so that shares are
 With one process, which is what runs unless `torch.distributed` was initialised, nothing is exchanged.
 """
 
+import gc
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
+from traceback import clear_frames
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +37,11 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def num_on_machine() -> int:
+    """Return how many of the processes share this machine, as torchrun says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if dist.is_initialized() else 1
+
+
 def this_process() -> int:
     """Return the rank of this process, counted from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -53,7 +60,8 @@ class ProcessError(VilgError):
 def joined() -> Iterator[None]:
     """Let the processes that torchrun has started be one, until the end of the block; alone, do nothing.
 
-    What goes wrong is said by the process that meets it first; the others end quietly, with the same status.
+    Only the first one speaks within the block. What goes wrong is said by the process that meets it first; the
+    others end quietly, with the same status.
 
     Raises:
         ProcessError: they cannot meet, or another one has ended.
@@ -70,50 +78,73 @@ def joined() -> Iterator[None]:
         raise ProcessError(
             f"the processes cannot meet: {reason}; start them by torchrun"
         ) from error
+    store, num = dist.distributed_c10d._get_default_store(), num_processes()
     try:
-        yield
-        meet()  # who leaves while others still talk may take their connections down
+        with nullcontext() if is_first() else _quiet():
+            yield
+            meet()  # who leaves while others still talk may take their connections down
+    except KeyboardInterrupt:
+        if is_first():
+            raise
+        raise SystemExit(128 + 2) from None
     except (VilgError, OSError, RuntimeError) as error:
         is_cut = isinstance(error, dist.DistError) or "gloo" in str(error)
         if not isinstance(error, VilgError | OSError) and not is_cut:
             raise
-        if not _speaks():
+        is_said = not _speaks(store)
+        gone = "" if is_said or not is_cut else _gone(store)
+        if is_first() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            clear_frames(error.__traceback__)
+            _wait_till_asked(store)
+        if is_said:
             time.sleep(_TO_SPEAK)  # torchrun ends all others when the first has ended
             raise SystemExit(2) from None
         if not is_cut:
             raise
         raise ProcessError(
-            f"{_gone()} of {num_processes()} has ended, and with it the run: its own line or torchrun's says "
-            "why; go on with --resume"
+            f"{gone} of {num} has ended, and with it the run: its own line or torchrun's says why; go on with "
+            "--resume"
         ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
-def _speaks() -> bool:
-    """Say whether this process is the first that something went wrong in."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def _speaks(store: dist.Store) -> bool:
+    """Tell the others that this process lives; say whether it is the first that something went wrong in."""
     try:
-        return _store().add("errors", 1) == 1
-    except (
-        RuntimeError
-    ):  # the store went with the first process, which keeps it where torchrun does not
+        store.set(f"lives {this_process()}", "")
+        return store.add("errors", 1) == 1
+    except RuntimeError:  # the store went with the first process, which was killed
         return True
 
 
-def _gone() -> str:
+def _gone(store: dist.Store) -> str:
     """Name the processes that no longer answer."""
     try:
-        _store().set(f"lives {this_process()}", "")
         time.sleep(_ANSWER_WITHIN)
         ranks = range(num_processes())
-        gone = [str(rank) for rank in ranks if not _store().check([f"lives {rank}"])]
+        gone = [str(rank) for rank in ranks if not store.check([f"lives {rank}"])]
     except RuntimeError:
         gone = ["0"]  # which keeps the store, unless torchrun does
     return f"process {', '.join(gone)}" if gone else "a process"
 
 
-def _store() -> Any:
-    return dist.distributed_c10d._get_default_store()
+def _wait_till_asked(store: dist.Store) -> None:
+    """Cut the connections, as an end would, and keep the store until the others have asked it who speaks."""
+    num = num_processes()
+    _patient.cache_clear()
+    dist.destroy_process_group()
+    gc.collect()  # sharded weights hold connections too
+    until = time.monotonic() + _ANSWER_WITHIN
+    while store.add("errors", 0) < num and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def patient_group() -> dist.ProcessGroup | None:
@@ -170,6 +201,15 @@ def check_divides(what: str, number: int, accumulate: int) -> None:
         f"{number} {what} do not divide among {processes} processes in {accumulate} micro-batches each: "
         "change loop.batch_size, loop.accumulate or the number of processes",
     )
+
+
+def least_over_processes(number: float) -> float:
+    """Return the least that any process has."""
+    if num_processes() == 1:
+        return number
+    least = torch.tensor(number, dtype=torch.float64)
+    dist.all_reduce(least, dist.ReduceOp.MIN, patient_group())
+    return float(least)
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:

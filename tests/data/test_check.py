@@ -20,8 +20,8 @@ WORDS = TextTokenizer(alphabet="桃子红一个", word_pieces=())
 LONG = "abcdefghijklmnop"  # a letter is a token, and the space before it one more
 
 
-def run(source: Path, max_text: int = 10) -> Findings:
-    return check(open_source(str(source)), WORDS, max_text)
+def run(source: Path, max_text: int = 10, helpers: int = 0) -> Findings:
+    return check(open_source(str(source)), WORDS, max_text, helpers)
 
 
 @pytest.fixture
@@ -147,8 +147,9 @@ def test_pairs_are_looked_at_in_order_whatever_a_batch_is(
     expected = run(path)
     assert [pair.id for pair, _ in expected.examples] == ["0", "1", "2"]
     monkeypatch.setattr(check_module, "_BATCH", 1)
-    monkeypatch.setattr(check_module, "_WORKERS", 7)
     assert run(path) == expected
+    monkeypatch.setattr(check_module, "_ALONE", 3)
+    assert run(path, helpers=1) == expected
     assert len(expected.shown) == 24
     places = [int(pair.id) for pair in expected.shown]
     assert places == sorted(places) and places[-1] > 30

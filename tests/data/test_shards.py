@@ -133,6 +133,8 @@ def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
         ('{"content_sha256": "abc"}', "'shards' is missing"),
         ('{"content_sha256": "abc", "shards": {}}', "'shards' must be list, found dict"),
         ('{"content_sha256": "abc", "shards": [{"file": "a.tar"}]}', "'sha256' is missing"),
+        ('{"content_sha256": "abc", "shards": [{"file": "../a.tar"}]}', "names no file"),
+        ('{"content_sha256": "abc", "shards": [{"file": "/a.tar"}]}', "names no file"),
     ],
 )
 def test_a_broken_manifest_is_named(toy: Path, text: str, problem: str) -> None:

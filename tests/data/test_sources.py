@@ -5,6 +5,7 @@ import pytest
 from tests.data.readers.fixtures import (
     FIXTURES,
     pairs_of,
+    picture,
     put,
     six_csv,
     six_folder,
@@ -127,3 +128,28 @@ def test_rejects_are_not_among_chosen_pairs(tmp_path):
     assert [type(item).__name__ for item in open_source(str(path))] == ["Pair", "Reject", "Pair"]
     (only,) = open_source(str(path), ids=ids)
     assert only.captions == {"en": ("b",)}
+
+
+def test_two_stars_go_down_any_number_of_folders(tmp_path):
+    for name in ("a", "b/c", "b/d/e"):
+        put(tmp_path / f"{name}.jsonl", f'{{"prompt": "prompt {name}"}}\n')
+    source = open_source(str(tmp_path / "**" / "*.jsonl"))
+    assert [pair.captions["en"] for pair in pairs_of(source)] == [
+        ("prompt a",),
+        ("prompt b/c",),
+        ("prompt b/d/e",),
+    ]
+
+
+def test_a_walk_sees_links_as_they_are_then(tmp_path):
+    put(tmp_path / "there" / "a.png", picture(1))
+    path = put(tmp_path / "in" / "x.jsonl", '{"image": "sub/a.png", "caption": "one"}')
+    link = tmp_path / "in" / "sub"
+    link.symlink_to(tmp_path / "there")
+    source = open_source(str(path))
+    assert [item.reason for item in source] == [
+        f"the picture 'sub/a.png' lies outside of {tmp_path / 'in'}: name its folder"
+    ]
+    link.unlink()
+    (tmp_path / "there").rename(link)
+    assert [pair.id for pair in pairs_of(source)] == ["sub/a"]

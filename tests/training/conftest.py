@@ -22,11 +22,12 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 
 from vilg.data.store import Kind, Rows, Store, StoreInfo, Writer
+from vilg.device import HOST
 from vilg.images import to_array
 from vilg.model.generator import GeneratorConfig
 from vilg.model.lora import LoRAConfig
 from vilg.model.patterns import paper_patterns
-from vilg.parallel import Share
+from vilg.parallel import WHOLE, Share
 from vilg.text import LANGUAGES, TextTokenizer
 from vilg.tokenizer.codebooks import CodebookConfig, LearningRule
 from vilg.tokenizer.discriminator import DiscriminatorConfig
@@ -41,9 +42,8 @@ from vilg.training.generator_job import GeneratorJob, GeneratorLossConfig
 from vilg.training.inputs import moved_tokens
 from vilg.training.loop import Job, LoopConfig, TrainingPrecision, train
 from vilg.training.optim import OptimConfig
-from vilg.training.parallelize import ParallelConfig, parallelize
+from vilg.training.parallelize import ParallelConfig, build_generator, draw_weights
 from vilg.training.picture_loss import PictureLossConfig
-from vilg.training.shared_codes import share_codes
 from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 PLAIN = ParallelConfig()
@@ -150,10 +150,19 @@ def generator_job(
     loop: LoopConfig,
     pairs: Sequence[ToyPair],
     *others: Any,
+    parallel: ParallelConfig = PLAIN,
+    codebook_KD: Tensor | None = None,
+    lora: LoRAConfig | None = None,
     **more: Any,
 ) -> GeneratorJob:
-    """Build a generator's job on pairs, which the tests find as `job.pairs`."""
-    job = GeneratorJob(config, loss, loop, toy_store(pairs), *others, **more)
+    """Build a generator's job as a run does it, on pairs that the tests find as `job.pairs`."""
+    bf16 = loop.precision is TrainingPrecision.BF16
+    device = more.get("device", HOST)
+    generator = build_generator(
+        config, parallel, device, bf16=bf16, codebook_KD=codebook_KD, lora=lora
+    )
+    draw_weights(generator, loop.seed)
+    job = GeneratorJob(generator, loss, loop, toy_store(pairs), *others, **more)
     job.pairs = pairs
     return job
 
@@ -209,7 +218,9 @@ def reconstructing(
     return EndToEnd(settings, SMALL_GENERATOR, tokenizer, toy_pictures(), seed=3)
 
 
-def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
+def make_job(
+    kind: str, loop: LoopConfig, parallel: ParallelConfig = PLAIN
+) -> TokenizerJob | GeneratorJob:
     """Build one of the jobs; 7 samples, so that batches of 4 straddle epochs.
 
     Codes die and restart, captions are dropped and replaced: all that could differ on resume does.
@@ -237,17 +248,33 @@ def make_job(kind: str, loop: LoopConfig) -> TokenizerJob | GeneratorJob:
     config = replace(TOKENIZER_3X3, num_codes=SMALL_GENERATOR.num_codes)
     e2e = reconstructing(R1, False, config)
     if kind == "end_to_end":
-        return generator_job(SMALL_GENERATOR, mixed, loop, pairs, VOCABULARY, draw_tokens, e2e)
+        return generator_job(
+            SMALL_GENERATOR, mixed, loop, pairs, VOCABULARY, draw_tokens, e2e, parallel=parallel
+        )
     moves = AugmentConfig(max_shift=1, flip=False, noise=30)
     encode = partial(moved_tokens, e2e.image_tokenizer, e2e.pictures_SYX3, loop.seed, moves)
-    job = generator_job(
-        SMALL_GENERATOR, mixed, loop, pairs, VOCABULARY, draw_tokens, encode_prefix=encode
+    codebook_KD = e2e.image_tokenizer.quantizer.codebook_KD if kind == "shared_codes" else None
+    return generator_job(
+        SMALL_GENERATOR,
+        mixed,
+        loop,
+        pairs,
+        VOCABULARY,
+        draw_tokens,
+        encode_prefix=encode,
+        parallel=parallel,
+        codebook_KD=codebook_KD,
+        lora=LoRAConfig(rank=2) if kind == "lora" else None,
     )
-    if kind == "lora":
-        job.adapt(LoRAConfig(rank=2))
-    if kind == "shared_codes":
-        share_codes(job.generator, e2e.image_tokenizer.quantizer.codebook_KD)
-    return job
+
+
+def loss_of(
+    job: TokenizerJob | GeneratorJob, step: int, share: Share = WHOLE
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the sum of all that a job's first turn minimises at a step, and all values of it."""
+    found = [computed for loss in job.turns[0].losses if (computed := loss(step, share))]
+    total = torch.stack([loss for loss, _ in found]).sum()
+    return total, {name: value for _, values in found for name, value in values.items()}
 
 
 def forking() -> ForkServerContext:
@@ -274,12 +301,12 @@ class Until:
     def __init__(self, job: Job, step: int, then: Callable[[], Any] = break_off):
         self.job, self.module, self.step, self.then = job, job.module, step, then
         first, *others = job.turns
-        self.turns = [replace(first, loss=self.loss), *others]
+        self.turns = [replace(first, losses=[self.loss, *first.losses[1:]]), *others]
 
     def loss(self, step: int, share: Share) -> tuple[Tensor, dict[str, Tensor]] | None:
         if step == self.step:
             self.then()
-        return self.job.turns[0].loss(step, share)
+        return self.job.turns[0].losses[0](step, share)
 
     def alarm(self, values: dict[str, float]) -> str | None:
         return self.job.alarm(values)
@@ -291,15 +318,6 @@ class Until:
         self.job.show(step, folder)
 
 
-def laid_out(kind: str, loop: LoopConfig, parallel: ParallelConfig) -> TokenizerJob | GeneratorJob:
-    """Build one of the jobs as a run does it."""
-    job = make_job(kind, loop)
-    if isinstance(job, GeneratorJob):
-        bf16 = loop.precision is TrainingPrecision.BF16
-        parallelize(job.generator, parallel, bf16=bf16)
-    return job
-
-
 def train_until(
     step: int,
     kind: str,
@@ -309,7 +327,7 @@ def train_until(
     parallel: ParallelConfig = PLAIN,
 ) -> None:
     """Train and break off when the step would begin."""
-    job = Until(laid_out(kind, loop, parallel), step)
+    job = Until(make_job(kind, loop, parallel), step)
     with pytest.raises(BrokenOff):
         train(job, loop, [OPTIM] * len(job.turns), folder, resume=resume, out=io.StringIO())
 
@@ -322,7 +340,7 @@ def finish(
     parallel: ParallelConfig = PLAIN,
 ) -> TrainState:
     """Train to the end."""
-    job = laid_out(kind, loop, parallel)
+    job = make_job(kind, loop, parallel)
     return train(job, loop, [OPTIM] * len(job.turns), folder, resume=resume, out=io.StringIO())
 
 

@@ -30,6 +30,7 @@ from tests.training.conftest import (
     VOCABULARY,
     draw_tokens,
     generator_job,
+    loss_of,
     reconstructing,
     toy_pairs,
     toy_pictures,
@@ -41,7 +42,6 @@ from vilg.errors import SettingError
 from vilg.images import to_array
 from vilg.model.generator import image_token_log_probs, pad_texts, text_to_image_states
 from vilg.model.segments import Grid
-from vilg.parallel import WHOLE
 from vilg.text import LANGUAGES
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
 from vilg.training.end_to_end import EndToEnd, EndToEndConfig
@@ -120,7 +120,7 @@ def test_each_loss_moves_the_parts_it_should(kind: str, detach_states: bool) -> 
     image_ids = torch.from_numpy(job.store.image_ids(ids))
     states = text_to_image_states(job.generator, *pad_texts(prompts), image_ids)
     t2i = -image_token_log_probs(job.generator, states, image_ids).mean()
-    i2t, _ = job._image_to_text_loss(0, ids, WHOLE)
+    i2t, _ = job.image_to_text_loss(0) or pytest.fail("none described")
     rec, _ = e2e.loss(0, states[:, 1:], ids)
     assert reached(job, t2i) == EMBEDDINGS_AND_BODY | {"image head"}
     assert reached(job, i2t) == EMBEDDINGS_AND_BODY | {"text head"}
@@ -163,7 +163,7 @@ def test_a_detached_reconstructor_leaves_the_generator_to_its_tokens() -> None:
 
 def test_the_norm_in_the_log_is_that_of_all_parts_together() -> None:
     job = make("vqgan")
-    loss, _ = job.loss(0)
+    loss, _ = loss_of(job, 0)
     weights = [*job.turns[0].module.parameters()]
     gradients = torch.autograd.grad(loss, weights, allow_unused=True)
     expected = torch.cat([g.flatten() for g in gradients if g is not None]).norm()
@@ -228,7 +228,7 @@ def test_pixels_are_made_of_the_states_at_their_own_tokens(kind: str) -> None:
     job = with_large_weights(make(kind))
     with torch.no_grad():
         states_BTC, ids = true_states(job, 2)
-        _, values = job.loss(2)
+        _, values = loss_of(job, 2)
         expected = loss_by_pixels(job, states_BTC[:, 1:], ids)
         # What each fault would give; all must be told from the truth.
         faults = {
@@ -257,7 +257,7 @@ def test_the_gradients_that_meet_in_the_states_are_noted(detach_states: bool) ->
     expected = [float(torch.autograd.grad(loss, states_BTC)[0].norm()) for loss in (t2i, rec)]
     if detach_states:
         expected[1] = 0.0
-    total, _ = job.loss(2)
+    total, _ = loss_of(job, 2)
     total.backward()
     noted = job.after_step(2)
     found = [float(noted[name]) for name in ("t2i_state_grad", "rec_state_grad")]
@@ -267,7 +267,7 @@ def test_the_gradients_that_meet_in_the_states_are_noted(detach_states: bool) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_is_the_sum_with_equal_weights(kind: str) -> None:
     job = make(kind)
-    total, values = job.loss(2)
+    total, values = loss_of(job, 2)
     assert float(total.detach()) == pytest.approx(
         float(values["t2i"] + values["i2t"] + values["rec"]), rel=1e-5
     )

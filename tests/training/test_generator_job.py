@@ -19,6 +19,7 @@ from tests.training.conftest import (
     draw_tokens,
     generator_job,
     log_records,
+    loss_of,
     toy_pairs,
 )
 from vilg.data.order import batch_ids
@@ -32,6 +33,7 @@ from vilg.model.generator import (
     text_to_image_states,
 )
 from vilg.model.patterns import paper_patterns
+from vilg.parallel import WHOLE
 from vilg.randomness import integers
 from vilg.text import LANGUAGES
 from vilg.tokenizer.into_store import encode_texts
@@ -92,7 +94,7 @@ class Reader:
         loop = self.job.loop
         ids = batch_ids(loop.seed, step, loop.batch_size, len(self.job.pairs)).tolist()
         with torch.no_grad():
-            parts = self.job.loss(step)[1]
+            parts = loss_of(self.job, step)[1]
         image_means, text_means = {}, {}
         for way in itertools.product(*(self.t2i[id] for id in ids)):
             chosen = [self.t2i[id][name] for id, name in zip(ids, way, strict=True)]
@@ -169,7 +171,7 @@ def test_the_loss_is_minus_both_log_likelihoods(tokens_summed: bool) -> None:
     plain = GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0, tokens_summed=tokens_summed)
     pairs = toy_pairs(3)
     job = job_of(pairs, 3, plain)
-    total, parts = job.loss(4)
+    total, parts = loss_of(job, 4)
     ids = batch_ids(0, 4, 3, 3)
     image_ids_BN = torch.stack([image_tokens(pairs[id]) for id in ids])
     chosen = Reader(job).read(4)
@@ -194,9 +196,20 @@ def test_the_loss_is_minus_both_log_likelihoods(tokens_summed: bool) -> None:
         assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_directions_gone_back_through_in_turn_give_the_gradient_of_their_sum() -> None:
+    job, one = (job_of(toy_pairs(4), 4, GeneratorLossConfig()) for _ in range(2))
+    loss_of(one, 3)[0].backward()
+    for compute in job.turns[0].losses:
+        computed = compute(3, WHOLE)
+        assert computed is not None
+        computed[0].backward()
+    for weight, expected in zip(job.module.parameters(), one.module.parameters(), strict=True):
+        torch.testing.assert_close(weight.grad, expected.grad, rtol=1e-5, atol=1e-8)
+
+
 def test_both_directions_teach_every_weight() -> None:
     job = job_of(toy_pairs(4), 4, GeneratorLossConfig(caption_drop=0.0))
-    job.loss(0)[0].backward()
+    loss_of(job, 0)[0].backward()
     for name, parameter in job.module.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
 
@@ -216,7 +229,7 @@ def test_pairs_of_one_language_are_drawn_from_and_described_in_it() -> None:
     pairs = [replace(pair, captions={"en": pair.captions["en"]}) for pair in toy_pairs(4)]
     job = job_of(pairs, 4, GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0))
     with torch.no_grad():
-        parts = job.loss(0)[1]
+        parts = loss_of(job, 0)[1]
         text_RM, counts_RM = image_to_text_log_probs(
             job.generator,
             torch.stack([image_tokens(pair) for pair in pairs]),
@@ -231,7 +244,7 @@ def test_a_pair_without_captions_is_drawn_from_nothing_and_not_described() -> No
     silent = replace(toy_pairs(2)[0], captions={}, prompts={})
     job = job_of([silent, told], 2, GeneratorLossConfig(caption_drop=0.0))
     with torch.no_grad():
-        found = {name: float(value) for name, value in job.loss(0)[1].items()}
+        found = {name: float(value) for name, value in loss_of(job, 0)[1].items()}
         text_RM, counts_RM = image_to_text_log_probs(
             job.generator,
             image_tokens(told).repeat(2, 1),
@@ -258,7 +271,7 @@ def test_the_longest_text_that_is_accepted_can_be_trained() -> None:
     assert too_long == [f"{'红' * 12!r} has 12 tokens, the model reads 11"]
     longest = replace(toy_pairs(1)[0], captions={"zh": [270] * 11})
     job = job_of([longest], 1, GeneratorLossConfig())
-    assert all(job.loss(step)[0].isfinite() for step in range(4))
+    assert all(loss_of(job, step)[0].isfinite() for step in range(4))
 
 
 def test_a_share_of_the_batch_is_described() -> None:
@@ -267,8 +280,8 @@ def test_a_share_of_the_batch_is_described() -> None:
     half = GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0, image_to_text_share=0.5)
     whole = replace(half, image_to_text_share=1.0)
     first_two = batch_ids(0, 4, 4, 4)[:2].tolist()
-    total, parts = job_of(pairs, 4, half).loss(4)
-    _, all_parts = job_of(pairs, 4, whole).loss(4)
+    total, parts = loss_of(job_of(pairs, 4, half), 4)
+    _, all_parts = loss_of(job_of(pairs, 4, whole), 4)
     assert float(parts["t2i"]) == float(all_parts["t2i"])
 
     job = job_of(pairs, 4, half)
@@ -292,7 +305,7 @@ def test_a_picture_can_be_described_in_both_languages_at_once(tokens_summed: boo
         text_to_image_share=0, texts_per_picture=2, tokens_summed=tokens_summed
     )
     job = job_of(pairs, 3, both)
-    total, parts = job.loss(4)
+    total, parts = loss_of(job, 4)
     texts = [(i, lang) for i in range(3) for lang in LANGUAGES]
     text_RM, counts_RM = image_to_text_log_probs(
         job.generator,
@@ -333,7 +346,9 @@ def test_disturbed_pictures_are_partly_another_and_scored_as_themselves() -> Non
     states = text_to_image_states(job.generator, *pad_texts(prompts), job._inputs(7, ids))
     own = torch.stack([image_tokens(pairs[id]) for id in ids])
     expected = image_token_log_probs(job.generator, states, own)
-    assert float(job.loss(7)[1]["t2i"]) == pytest.approx(-float(expected.mean().detach()), rel=1e-6)
+    assert float(loss_of(job, 7)[1]["t2i"]) == pytest.approx(
+        -float(expected.mean().detach()), rel=1e-6
+    )
 
 
 def test_either_direction_can_be_left_out() -> None:
@@ -345,9 +360,9 @@ def test_either_direction_can_be_left_out() -> None:
         )
         for draw, describe in ((1, 1), (1, 0), (0, 1))
     )
-    _, parts = both.loss(2)
+    _, parts = loss_of(both, 2)
     for job, name in ((drawn, "t2i"), (described, "i2t")):
-        total, values = job.loss(2)
+        total, values = loss_of(job, 2)
         assert values.keys() == {name}
         assert float(values[name]) == float(parts[name]) == float(total.detach())
         total.backward()
@@ -372,11 +387,11 @@ def test_pictures_are_described_as_they_are_moved_and_drawn_as_they_are() -> Non
     job = job_of(pairs, 4, GeneratorLossConfig(image_to_text_share=0.5))
     job.encode_described = moved
     ids = batch_ids(0, 2, 4, 4).tolist()
-    parts = job.loss(2)[1]
+    parts = loss_of(job, 2)[1]
     assert seen == [(2, ids[:2])]
-    assert float(parts["t2i"]) == float(plain.loss(2)[1]["t2i"])
+    assert float(parts["t2i"]) == float(loss_of(plain, 2)[1]["t2i"])
     turned = [replace(pair, image_ids=pair.image_ids[::-1].copy()) for pair in pairs]
-    expected = job_of(turned, 4, GeneratorLossConfig(image_to_text_share=0.5)).loss(2)[1]
+    expected = loss_of(job_of(turned, 4, GeneratorLossConfig(image_to_text_share=0.5)), 2)[1]
     assert float(parts["i2t"]) == float(expected["i2t"])
 
 
@@ -384,7 +399,7 @@ def test_pictures_are_drawn_as_they_are_after_tokens_of_moved_ones() -> None:
     """Moved tokens are read, the picture's own are scored, and what is described stays."""
     pairs = toy_pairs(4)
     loss = GeneratorLossConfig(caption_drop=0.0, prompt_share=0.0)
-    plain = job_of(pairs, 4, loss).loss(2)[1]
+    plain = loss_of(job_of(pairs, 4, loss), 2)[1]
     seen: list[tuple[int, list[int]]] = []
 
     def moved(step: int, ids: NDArray[np.int64]) -> Tensor:
@@ -393,7 +408,7 @@ def test_pictures_are_drawn_as_they_are_after_tokens_of_moved_ones() -> None:
 
     job = job_of(pairs, 4, loss)
     job.encode_prefix = moved
-    parts = job.loss(2)[1]
+    parts = loss_of(job, 2)[1]
     ids = batch_ids(0, 2, 4, 4)
     assert seen == [(2, ids.tolist())]
     assert float(parts["i2t"]) == float(plain["i2t"])

@@ -6,11 +6,12 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.data.sources import picture, write_jsonl
 from vilg.data.pairs import DataError, Pair
-from vilg.training.inputs import DataConfig, load_readable, read_pictures
+from vilg.training.inputs import DataConfig, load_readable, read_pictures, stored_tokens
 
 SHADES = (10, 20, 30)
 
@@ -114,3 +115,21 @@ def test_prompts_alone_are_no_pictures(tmp_path: Path) -> None:
         read_pictures(
             DataConfig(source=str(tmp_path / "prompts.txt")), tmp_path / "out", io.StringIO()
         )
+
+
+def test_tokens_are_made_once_and_are_those_of_their_samples_alone(tmp_path: Path) -> None:
+    tokens_SN = np.array([[0, 1, 65535], [4, 5, 6]], np.uint16)
+    folder, ids = tmp_path / "deep" / "tokens", ["5", "2"]
+    made = stored_tokens(folder, ids, "one", lambda: tokens_SN)
+    assert made.tolist() == tokens_SN.tolist()
+
+    def again(ids: list[str], by: str) -> list[list[int]]:
+        return stored_tokens(folder, ids, by, lambda: pytest.fail("made again")).tolist()
+
+    assert again(ids, "one") == tokens_SN.tolist()
+    for others, by in ((["2", "5"], "one"), (["5"], "one"), (ids, "two")):
+        with pytest.raises(DataError, match="delete the folder, it will be made anew"):
+            again(others, by)
+    (folder / "image_ids.bin").unlink()
+    with pytest.raises(DataError, match=r"image_ids\.bin is not there: remove the folder"):
+        again(ids, "one")

@@ -23,6 +23,7 @@ from tests.training.conftest import (
     finish,
     forking,
     log_records,
+    loss_of,
     make_job,
     picture_bytes,
     read_checkpoint,
@@ -208,7 +209,9 @@ def test_the_seed_decides(kind: str) -> None:
     assert torch.equal(a, b) and not torch.isclose(a, c).all()
     # Not the initial weights alone: the order of samples and their choices differ too.
     two.module.load_state_dict(one.module.state_dict())
-    assert [one.loss(s)[0].item() for s in range(3)] != [two.loss(s)[0].item() for s in range(3)]
+    assert [loss_of(one, s)[0].item() for s in range(3)] != [
+        loss_of(two, s)[0].item() for s in range(3)
+    ]
 
 
 def test_showing_samples_changes_nothing(kind: str, whole: Whole, tmp_path: Path) -> None:
@@ -276,7 +279,7 @@ class Cliff:
     def __init__(self) -> None:
         self.module = nn.Linear(2, 1)
         nn.init.zeros_(self.module.weight)
-        self.turns = [Turn("", self.module, self.loss)]
+        self.turns = [Turn("", self.module, [self.loss])]
 
     def alarm(self, values: dict[str, float]) -> str | None:
         return None
@@ -324,7 +327,7 @@ class TwoSlopes(Slope):
         one, other = nn.Linear(2, 1), nn.Linear(2, 1)
         self.module = nn.ModuleDict({"one": one, "other": other})  # type: ignore[assignment]
         self.turns = [
-            Turn(name, part, lambda step, share, part=part: (50 * part.bias.sum(), {}))
+            Turn(name, part, [lambda step, share, part=part: (50 * part.bias.sum(), {})])
             for name, part in (("", one), ("other", other))
         ]
 
@@ -422,7 +425,7 @@ def test_the_tokenizers_loss_is_its_formula() -> None:
     assert isinstance(job, TokenizerJob)
     job.picture_loss = PictureLoss(PictureLossConfig(l1=0.5, l2=3.0))
     with torch.no_grad():
-        total, parts = job.loss(2)
+        total, parts = loss_of(job, 2)
     ids = batch_ids(0, 2, 4, 7)
     pixels = to_pixels(augment(job.pictures_NYX3[ids], 0, 2, ids, job.augmentation))
     with torch.no_grad():
@@ -457,7 +460,7 @@ def test_bf16_is_for_products_alone() -> None:
         elif isinstance(part, nn.RMSNorm):
             part.register_forward_pre_hook(lambda part, x: note("heads' norms", part.weight.dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        loss, parts = job.loss(0)
+        loss, parts = loss_of(job, 0)
     assert found["products"] == {torch.bfloat16}
     assert found["norms"] == found["heads' norms"] == {torch.float32}
     assert {loss.dtype, *(value.dtype for value in parts.values())} == {torch.float32}

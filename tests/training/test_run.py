@@ -622,18 +622,18 @@ def test_refined_tokens_are_made_once_and_resume_exactly(
     found, before = (load_model(path).image_tokenizer for path in (model, finished.model))
     assert found.fingerprint() == before.fingerprint()
     store = tmp_path / "out" / "tokenizer" / "tokens"
-    record = json.loads((store / "tokens.json").read_text())
-    chosen = [int(name) for name in record["ids"]]
+    made = Store(store)
+    chosen = [int(id) for id in made.ids(np.arange(3))]
     pictures = read_pictures(tokenizer.data, tmp_path, io.StringIO()).training
     assert chosen != [0, 1, 2]  # styles come one after the other
     assert chosen == permute(np.arange(3), 8, 5, epoch=0).tolist()
     arrays = load_pictures([pictures[i] for i in chosen], before.config.image_size)
-    tokens_RN = np.load(store / "tokens.npy")
+    tokens_RN = made.image_ids(np.arange(3))
     assert np.array_equal(tokens_RN, refined_tokens(before, arrays, 3, bf16=False))
     assert not np.array_equal(tokens_RN, refined_tokens(before, arrays, 0, bf16=False))
 
     # Broken off after the tokens, or later: they are read, and the rest is as it was.
-    made = (store / "tokens.npy").stat().st_mtime_ns
+    written = (store / "image_ids.bin").stat().st_mtime_ns
     for step in (2, 4):
         again = tmp_path / f"again-{step}"
         shutil.copytree(tmp_path / "out", again)
@@ -642,7 +642,7 @@ def test_refined_tokens_are_made_once_and_resume_exactly(
             shutil.rmtree(again / "tokenizer" / "checkpoints" / f"step-{done:08d}")
         resumed = run(Recipe(tokenizer=tokenizer), again, resume=True, log=io.StringIO())
         assert contents(resumed) == contents(model)
-        assert (again / "tokenizer" / "tokens" / "tokens.npy").stat().st_mtime_ns == made
+        assert (again / "tokenizer" / "tokens" / "image_ids.bin").stat().st_mtime_ns == written
 
 
 def test_refined_tokens_of_another_decoder_are_refused(finished: Finished, tmp_path: Path) -> None:

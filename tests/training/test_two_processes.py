@@ -25,8 +25,8 @@ from tests.training.conftest import (
     PLAIN,
     finish,
     forking,
-    laid_out,
     log_records,
+    make_job,
     read_checkpoint,
     train_until,
 )
@@ -282,8 +282,27 @@ def test_two_processes_resume_bit_for_bit(together: Together, kind: str, tmp_pat
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+def first_model(kind: str, parallel: ParallelConfig) -> dict[str, Tensor] | None:
+    job = make_job(kind, LOOP, parallel)
+    assert isinstance(job, GeneratorJob)
+    generator = whole(job.generator)
+    return generator.state_dict() if generator is not None else None
+
+
+@pytest.mark.parametrize("kind", ["generator", "shared_codes"])
+@pytest.mark.parametrize("parallel", [ParallelConfig(), ParallelConfig(offload=True)], ids=str)
+def test_first_weights_are_those_of_one_process(
+    together: Together, kind: str, parallel: ParallelConfig
+) -> None:
+    expected = first_model(kind, PLAIN)
+    found, none = together(2, first_model, kind, parallel)
+    assert none is None and expected and found
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def finished_model(kind: str, folder: Path) -> dict[str, Tensor] | None:
-    job = laid_out(kind, LOOP, PLAIN)
+    job = make_job(kind, LOOP)
     assert isinstance(job, GeneratorJob)
     train(job, replace(LOOP, show_every=5), [OPTIM] * len(job.turns), folder, out=io.StringIO())
     generator = whole(job.generator)

@@ -245,7 +245,7 @@ class DataCheck(FromSource):
             check_file(self.sheet)
         source = self.recognise()
         words = TextTokenizer.from_file(find_model(self.model) / "tokenizer.json")
-        found = check(source, words, self.max_text)
+        found = check(source, words, self.max_text, helpers=(os.cpu_count() or 1) - 1)
         if found.pairs + found.rejects.number:
             report = {"format": source.format.name, **found.as_dict()}
             print_json(report) if self.json else print(check_report(report))

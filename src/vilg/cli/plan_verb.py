@@ -51,7 +51,7 @@ class Plan:
 
     def run(self) -> None:
         from vilg.config import override
-        from vilg.training.plan import fit, whole_step
+        from vilg.training.plan import advice, fit, whole_step
 
         if self.recipe not in RECIPES:
             raise UsageError(f"no recipe is called {self.recipe}; there are {', '.join(RECIPES)}")
@@ -75,7 +75,7 @@ class Plan:
         print(_table(whole, memory))
         print()
         chosen = fit(whole, memory)
-        print(_advice(chosen))
+        print(f"best: {advice(chosen)}")
         print(self._time(recipe, whole))
         print(_cache(chosen))
 
@@ -150,14 +150,6 @@ def _table(whole: "Step", memory: float) -> str:
     lines = [("", *heads), *((name, *(column[name] for column in columns)) for name in columns[0])]
     return "\n".join(
         f"{name:22}" + "".join(f"{cell:>14}" for cell in cells) for name, *cells in lines
-    )
-
-
-def _advice(step: "Step") -> str:
-    asked = [name for name in ("recompute", "offload") if getattr(step, name)]
-    return (
-        f"best: micro-batches of {max(step.drawn, step.described)}, accumulate={step.micro_batches}, "
-        f"{' and '.join(asked) if asked else 'neither recompute nor offload'}"
     )
 
 

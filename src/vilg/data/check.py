@@ -8,9 +8,10 @@ import re
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ _KINDS = 50  # of faults under one heading; every further one is counted as one 
 _OTHERS = "others"
 _SHOWN = 24  # pictures on a contact sheet
 _BATCH = 32
-# Threads, since decoders do without the interpreter: as fast as processes, which would first have to load.
-_WORKERS = 3
+_ALONE = 256  # batches, 2 seconds' work
+_MOST_AHEAD = 1024  # batches that wait for one that takes long
 # What tells two faults of one kind apart: names in quotes, paths, numbers.
 _PARTICULARS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S*/\S*|(?<!UTF-)\d+")
 
@@ -167,18 +168,20 @@ class Findings:
         }
 
 
-def check(source: Source, words: TextTokenizer, max_text: int) -> Findings:
+def check(source: Source, words: TextTokenizer, max_text: int, helpers: int = 0) -> Findings:
     """Read all of a source, decode every picture, and turn every text into tokens.
 
     Args:
         max_text: tokens that a text may have at most, its language token included.
+        helpers: further processes that look at pictures; a script that asks for any must guard its main module, as
+            `multiprocessing` says.
     """
     found = Findings(max_text - 1)
     hashes, numbers = array("Q"), array("Q")  # of the usable pairs
     sheet: list[tuple[int, int, Pair]] = []
     num_items = 0
     with Progress("pairs", what="check") as progress:
-        for item, look in _looked(source, words):
+        for item, look in _looked(source, words, helpers):
             num_items += 1
             progress(num_items, None)
             if look is None:
@@ -233,25 +236,54 @@ class _Look:
     broken: str | None
 
 
+Looked = list[tuple[Pair | Reject, _Look | None]]
+
+
 def _looked(
-    items: Iterable[Pair | Reject], words: TextTokenizer
+    items: Iterable[Pair | Reject], words: TextTokenizer, helpers: int
 ) -> Iterator[tuple[Pair | Reject, _Look | None]]:
-    """Yield items in order, with what reading their pictures and texts shows."""
+    """Yield items in order, with what reading their pictures and texts shows.
 
-    def look(batch: tuple[Pair | Reject, ...]) -> list[tuple[Pair | Reject, _Look | None]]:
-        return [(item, _look(item, words) if isinstance(item, Pair) else None) for item in batch]
-
-    ahead = deque[Future[list[tuple[Pair | Reject, _Look | None]]]]()
+    Helpers are processes, since Pillow's decoders keep the interpreter to themselves: three threads were as fast
+    as one. They take seconds to load, so they are asked for the rest of a long source only, and while they load
+    and are busy, this process looks too.
+    """
     walking = iter(items)
     batches = iter(lambda: tuple(islice(walking, _BATCH)), ())
-    with ThreadPoolExecutor(_WORKERS) as pool:
+    for batch in islice(batches, _ALONE) if helpers else batches:
+        yield from _look_at(batch, words)
+    if not helpers:
+        return
+    context = get_context("spawn")  # a fork would copy torch's threads half
+    with ProcessPoolExecutor(helpers, context, _hand_words, (words,)) as pool:
+        ahead = deque[Future[Looked] | Looked]()
         while True:
+            given = sum(isinstance(one, Future) and not one.done() for one in ahead)
             ahead += [
-                pool.submit(look, batch) for batch in islice(batches, 2 * _WORKERS - len(ahead))
+                pool.submit(_look_at, batch) for batch in islice(batches, 2 * helpers - given)
             ]
             if not ahead:
                 return
-            yield from ahead.popleft().result()
+            first = ahead[0]
+            if isinstance(first, Future) and not first.done() and len(ahead) < _MOST_AHEAD:
+                ahead += [_look_at(batch, words) for batch in islice(batches, 1)]
+            else:
+                ahead.popleft()
+                yield from first.result() if isinstance(first, Future) else first
+
+
+_words: TextTokenizer | None = None  # of a helper
+
+
+def _hand_words(words: TextTokenizer) -> None:
+    global _words
+    _words = words
+
+
+def _look_at(batch: tuple[Pair | Reject, ...], words: TextTokenizer | None = None) -> Looked:
+    words = words or _words
+    assert words is not None
+    return [(item, _look(item, words) if isinstance(item, Pair) else None) for item in batch]
 
 
 def _look(pair: Pair, words: TextTokenizer) -> _Look:

@@ -228,3 +228,8 @@ def _real(path: str) -> str:
 
 
 _folder = lru_cache(maxsize=1024)(os.path.realpath)
+
+
+def forget_folders() -> None:
+    """Ask anew where folders lie; a walk begins so, since links may have changed after the last one."""
+    _folder.cache_clear()

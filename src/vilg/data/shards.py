@@ -102,7 +102,7 @@ def read_manifest(folder: Path) -> tuple[str, list[Shard]]:
     content = parse_json(path.read_bytes(), str(path))
     shards = [
         Shard(
-            path=folder / "shards" / _field(shard, "file", str, str(path)),
+            path=folder / "shards" / _file_name(shard, str(path)),
             sha256=_field(shard, "sha256", str, str(path)),
             num_samples=_field(shard, "samples", int, str(path)),
         )
@@ -208,6 +208,14 @@ def _field(fields: Any, name: str, kind: type[FieldT], where: str) -> FieldT:
             f"{where}: the field {name!r} must be {kind.__name__}, found {type(value).__name__}"
         )
     return value
+
+
+def _file_name(shard: Any, where: str) -> str:
+    """Return the name of a shard's file; no path, since a data set may come from anybody."""
+    name = _field(shard, "file", str, where)
+    if Path(name).name != name:
+        raise DataError(f"{where}: {name!r} names no file in the folder shards")
+    return name
 
 
 def text_field(fields: Any, name: str, where: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vilg.data.identity import Identity, identify
 from vilg.data.ids import IdSet, read_ids
-from vilg.data.pairs import DataError, Items, Pair, Reject
+from vilg.data.pairs import DataError, Items, Pair, Reject, forget_folders
 from vilg.data.pictures import check_outside
 from vilg.data.readers.captions import read_aic, read_coco
 from vilg.data.readers.folders import read_folder
@@ -288,6 +288,7 @@ class Source:
                 return
 
     def _all(self) -> Iterator[Pair | Reject]:
+        forget_folders()
         for file in self.files:
             try:
                 yield from self.format.read(file, self.pictures)
@@ -368,7 +369,11 @@ def open_source(
 
 def _open_source(given: str, known: list[Format], is_told: bool, pictures: Path | None) -> Source:
     path = Path(given)
-    places = [path] if path.exists() else [Path(found) for found in sorted(glob.glob(given))]
+    places = (
+        [path]
+        if path.exists()
+        else [Path(found) for found in sorted(glob.glob(given, recursive=True))]
+    )
     if not places:
         raise DataError(f"{given} is not there: give a folder, a file or a glob of files")
     if is_told and all(place.is_file() for place in places):

@@ -7,7 +7,7 @@ image-to-text the target opens with a language token and ends with [EOS].
 Shape letters: B batch, R texts, M text tokens, N image tokens, T positions, C width, K codes, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,15 +95,18 @@ class Generator(nn.Module):
         | biases | 0 | nothing is preferred before anything is learnt |
         | norms | gain 1, bias 0 | a norm that only normalises |
         """
-        residual = 0.02 / (2 * len(self.config.patterns)) ** 0.5
         for name, part in self.named_modules():
-            if isinstance(part, nn.Linear | nn.Embedding):
-                is_residual = name.endswith((".out", ".mlp_out"))
-                nn.init.normal_(part.weight, std=residual if is_residual else 0.02)
-            if isinstance(part, nn.LayerNorm | nn.RMSNorm):
-                nn.init.ones_(part.weight)
-            if isinstance(part, nn.Linear | nn.LayerNorm):
-                nn.init.zeros_(part.bias)
+            self._reset(name, part)
+
+    def _reset(self, name: str, part: nn.Module) -> None:
+        if isinstance(part, nn.Linear | nn.Embedding):
+            is_residual = name.endswith((".out", ".mlp_out"))
+            residual = 0.02 / (2 * len(self.config.patterns)) ** 0.5
+            nn.init.normal_(part.weight, std=residual if is_residual else 0.02)
+        if isinstance(part, nn.LayerNorm | nn.RMSNorm):
+            nn.init.ones_(part.weight)
+        if isinstance(part, nn.Linear | nn.LayerNorm):
+            nn.init.zeros_(part.bias)
 
     @property
     def device(self) -> torch.device:
@@ -162,6 +165,23 @@ class Generator(nn.Module):
 
     def text_logits(self, states_BTC: Tensor) -> Tensor:
         return self.text_head(states_BTC)
+
+
+def first_weights(config: GeneratorConfig) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of `Generator(config)` by name, drawn alike, with one layer's in memory at a time."""
+    with torch.device("meta"):
+        generator = Generator(config)
+    # A layer draws its weights when it is built, and `reset_parameters` draws all of them anew.
+    for part in generator.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            part.to_empty(device="cpu", recurse=False).reset_parameters()
+            part.to_empty(device="meta", recurse=False)
+    for name, part in generator.named_modules():
+        part.to_empty(device="cpu", recurse=False)
+        generator._reset(name, part)
+        for key, weight in part.named_parameters(recurse=False):
+            yield f"{name}.{key}", weight
+        part.to_empty(device="meta", recurse=False)
 
 
 def pad_texts(texts: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:

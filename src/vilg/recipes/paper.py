@@ -85,7 +85,7 @@ def lite_300m() -> Recipe:
     | 24 layers, width 1024, 16 heads, patterns, dVAE | the paper, sections 3.1.2 and 5 |
     | rate 3e-4, 2% warm-up, cosine, betas, decay | CogView's (arXiv 2105.13290, appendix): the paper gives none |
     | 256 pairs, 150,000 steps | ours: 38 M pairs, what 8 devices do in about two days by `vilg plan` |
-    | 2 micro-batches | `vilg plan`, for 8 devices of 80 GB: 1 for 64 of them, 16 for one |
+    | 1 micro-batch | `vilg plan`, for 8 devices of 80 GB or more of them: 8 for one |
     | last rate a tenth of the first, clipping at 1 | ours: usual |
     """
     return Recipe(
@@ -99,7 +99,6 @@ def lite_300m() -> Recipe:
             loop=LoopConfig(
                 num_steps=150_000,
                 batch_size=256,
-                accumulate=2,
                 show_every=5000,
                 save_every=1000,
                 precision=TrainingPrecision.BF16,
@@ -118,7 +117,7 @@ def base_10b() -> Recipe:
     | 6,144 pairs, 144,000 steps, 2% warm-up, cosine, betas, decay | CogView's: each of 145 M pairs 6 times |
     | rate 1e-4 | GPT-3's of 13 B (arXiv 2005.14165, table 2.1): CogView's 3e-4 is of 4 B |
     | qk_norm | ours: nothing is said against scores that run away |
-    | 6 micro-batches, recompute | `vilg plan`, for 64 devices of 80 GB: 48 for 8 of them |
+    | 4 micro-batches, recompute | `vilg plan`, for 64 devices of 80 GB: 32 for 8 of them |
     """
     recipe = lite_300m()
     assert recipe.generator is not None
@@ -132,7 +131,7 @@ def base_10b() -> Recipe:
             qk_norm=True,
             image_tokenizer="runs/vqgan_f8_8192/tokenizer/model",
             parallel=ParallelConfig(shard_over=8, recompute=True),
-            loop=replace(recipe.generator.loop, num_steps=144_000, batch_size=6144, accumulate=6),
+            loop=replace(recipe.generator.loop, num_steps=144_000, batch_size=6144, accumulate=4),
             optim=replace(recipe.generator.optim, peak_lr=1e-4, final_lr=1e-5, warmup_steps=2880),
         ),
     )

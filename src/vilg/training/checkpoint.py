@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from vilg.errors import VilgError
-from vilg.parallel import is_first, meet, patient_group
+from vilg.parallel import is_first, meet, num_processes, patient_group
 from vilg.progress import Progress
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -87,6 +87,8 @@ def save(folder: Path, state: TrainState) -> Path:
         with _alone_is_fine():
             save_shards(tensors, storage_writer=writer, process_group=patient_group())
     except CheckpointException as error:  # a full disk, above all
+        if is_first():  # and all have tried
+            shutil.rmtree(unfinished, ignore_errors=True)
         raise CheckpointError(f"cannot write {unfinished}: {_first_reason(error)}") from error
     if is_first():
         if target.exists():
@@ -114,15 +116,18 @@ def restore(folder: Path, state: TrainState) -> None:
     if not found:
         raise CheckpointError(f"no checkpoint in {folder}: start without --resume")
     step = max(found)
-    read(found[step], state.tensors())
+    read(found[step], state.tensors(), together=num_processes() > 1)
     state.step = step
 
 
-def read(path: Path, tensors: dict[str, Tensor], beginning: str = "") -> None:
+def read(
+    path: Path, tensors: dict[str, Tensor], beginning: str = "", *, together: bool = False
+) -> None:
     """Fill tensors, or this process's shards of them, from a checkpoint by any number of processes.
 
     Args:
         beginning: of their names; nothing else in the checkpoint may begin so.
+        together: all processes read, each what it needs, and all or none go on; else the one that asks, alone.
 
     Raises:
         CheckpointError: a damaged checkpoint, or one of another model.
@@ -132,14 +137,18 @@ def read(path: Path, tensors: dict[str, Tensor], beginning: str = "") -> None:
         stored = _stored(reader.read_metadata(), beginning)
         _check_same_model(path, stored, tensors)
         with Progress("tensors", what="reading") as progress, _alone_is_fine():
-            group, planner = patient_group(), _Told(progress)
-            load_shards(tensors, storage_reader=reader, planner=planner, process_group=group)
+            load_shards(
+                tensors,
+                storage_reader=reader,
+                planner=_Told(progress),
+                process_group=patient_group() if together else None,
+                no_dist=not together,
+            )
     except (CheckpointException, SafetensorError, OSError, KeyError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
-        if "KeyboardInterrupt" in repr(
-            error
-        ):  # Ctrl-C inside of it comes out as an error that names it
+        # Ctrl-C inside of it comes out as an error that names it.
+        if "KeyboardInterrupt" in repr(error):
             raise KeyboardInterrupt from error
         reason = _first_reason(error) if isinstance(error, CheckpointException) else error
         raise CheckpointError(

@@ -26,13 +26,12 @@ from vilg.images import contact_sheet
 from vilg.model.defaults import SamplingConfig
 from vilg.model.generator import (
     Generator,
-    GeneratorConfig,
     image_token_log_probs,
     pad_texts,
     text_target_log_probs,
     text_to_image_states,
 )
-from vilg.model.lora import LoRAConfig, add_lora
+from vilg.model.lora import adapter_of, lora_of
 from vilg.parallel import WHOLE, Share, check_divides, own_shares, sum_over_processes
 from vilg.randomness import integers
 from vilg.sampling.images import draw_images
@@ -140,11 +139,12 @@ class GeneratorJob:
         encode_described: image_ids_BN of the pictures of these pairs as they are moved about at a step, to
             be described; None shows them as they are. What is drawn always stays where it is.
         encode_prefix: the same, to be read while the picture is drawn as it is; not end to end.
+        device: where the generator computes, which is not where its weights lie when they are offloaded.
     """
 
     def __init__(
         self,
-        config: GeneratorConfig,
+        generator: Generator,
         loss: GeneratorLossConfig,
         loop: LoopConfig,
         store: Store,
@@ -156,11 +156,12 @@ class GeneratorJob:
         device: torch.device = HOST,
     ):
         check_shares(loss, loop)
-        with torch.random.fork_rng():  # the caller's random numbers stay as they were
-            torch.manual_seed(loop.seed)
-            self.generator = Generator(config).to(device)
-        self.module: nn.Module = self.generator
-        self.turns = [Turn("", self.generator, self.loss)]
+        self.generator, self.device = generator, device
+        self.module: nn.Module = generator
+        losses = (self.text_to_image_loss, self.image_to_text_loss)
+        if lora_of(generator) is not None:  # beside weights that stay
+            self.module = adapter_of(generator)
+        self.turns = [Turn("", self.module, losses)]
         self.end_to_end = end_to_end
         if end_to_end is not None:
             check_end_to_end(loss)
@@ -172,7 +173,7 @@ class GeneratorJob:
             others = end_to_end.picture_loss.turns
             self.module = nn.ModuleDict({"learner": learner} | {t.name: t.module for t in others})
             apart = tuple(learner.children())
-            self.turns = [Turn("", learner, self.loss, clipped_apart=apart), *others]
+            self.turns = [Turn("", learner, losses, clipped_apart=apart), *others]
         self.config, self.loop = loss, loop
         self.store, self.tokenizer = store, tokenizer
         self._language_ids = np.array([tokenizer.language_id(lang) for lang in LANGUAGES])
@@ -181,13 +182,8 @@ class GeneratorJob:
         # Squared norms of what the losses of tokens and pixels send back into the generator's last states.
         self._state_squares: dict[str, Tensor] = {}
 
-    def adapt(self, config: LoRAConfig) -> None:
-        """Train an adapter alone from now on, beside weights that are in their places."""
-        self.module = add_lora(self.generator, config, self.loop.seed)
-        self.turns = [Turn("", self.module, self.loss)]
-
     def _on_device(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.generator.device)
+        return torch.from_numpy(array).to(self.device)
 
     def _encoded(self, encode: StepTokens | None, step: int, rows: NDArray[np.int64]) -> Tensor:
         return encode(step, rows) if encode else self._on_device(self.store.image_ids(rows))
@@ -200,24 +196,9 @@ class GeneratorJob:
         seed, share = self.loop.seed, self.config.disturbed
         return self._on_device(disturbed(self.store, rows, own_BN.numpy(), seed, step, share))
 
-    def loss(self, step: int, share: Share = WHOLE) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return L_txt2img + L_img2txt of the step's batch, and + L_rec end to end.
-
-        Args:
-            share: of the batch, whose part of these sums is returned: each is divided by the batch's own count.
-        """
+    def _batch(self, step: int, share_of_pairs: float) -> NDArray[np.int64]:
         batch = self.store.batch(self.loop.seed, step, self.loop.batch_size)
-        drawn = _head(batch, self.config.text_to_image_share)
-        described = _head(batch, self.config.image_to_text_share)
-        losses: list[Tensor] = []
-        values: dict[str, Tensor] = {}
-        if len(drawn):
-            loss, parts = self._text_to_image_loss(step, drawn, share)
-            losses, values = [*losses, loss], values | parts
-        if len(described):
-            loss, parts = self._image_to_text_loss(step, described, share)
-            losses, values = [*losses, loss], values | parts
-        return torch.stack(losses).sum(), values
+        return _head(batch, share_of_pairs)
 
     def _drawn_states(self, step: int, ids: NDArray[np.int64]) -> Tensor:
         """Return the states at [start], z_1 .. z_N of pairs after their prompts."""
@@ -235,9 +216,17 @@ class GeneratorJob:
         text_BM, valid_BM = map(self._on_device, prompts)
         return text_to_image_states(self.generator, text_BM, valid_BM, self._inputs(step, ids))
 
-    def _text_to_image_loss(
-        self, step: int, drawn: NDArray[np.int64], share: Share
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def text_to_image_loss(
+        self, step: int, share: Share = WHOLE
+    ) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Return L_txt2img of the step's batch, and + L_rec end to end; None if no pair is drawn.
+
+        Args:
+            share: of the batch, whose part of these sums is returned: each is divided by the batch's own count.
+        """
+        drawn = self._batch(step, self.config.text_to_image_share)
+        if not len(drawn):
+            return None
         if self.end_to_end is not None:
             self._weigh(step, drawn, share)
         ids = share.part(drawn)
@@ -270,9 +259,13 @@ class GeneratorJob:
         parts = (share.part(drawn) for share in own)
         self.end_to_end.weigh(step, ((states(ids), ids) for ids in parts))
 
-    def _image_to_text_loss(
-        self, step: int, described: NDArray[np.int64], share: Share
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def image_to_text_loss(
+        self, step: int, share: Share = WHOLE
+    ) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Return L_img2txt of the step's batch, or a share's part of it; None if no pair is described."""
+        described = self._batch(step, self.config.image_to_text_share)
+        if not len(described):
+            return None
         num_texts = self.config.texts_per_picture
         # Texts differ in length, and the mean is over tokens: those of the whole batch are counted.
         all_R, all_langs_R = choose_captions(self.store, described, self.loop.seed, step, num_texts)

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -19,8 +20,7 @@ from vilg.data.pictures import is_data_set, list_pictures, try_picture
 from vilg.data.readers.packed import split_of
 from vilg.data.shards import list_splits
 from vilg.data.sources import Source, open_source
-from vilg.data.store import Kind, Store
-from vilg.data.tokens import has_tokens, load_tokens, save_tokens
+from vilg.data.store import Kind, Rows, Store, StoreInfo, Writer
 from vilg.errors import VilgError
 from vilg.files import write_whole
 from vilg.images import to_pixels
@@ -373,15 +373,38 @@ def moved_tokens(
 
 
 def stored_tokens(
-    store: Path, ids: Sequence[str], by: str, make: Callable[[], NDArray[np.uint16]]
+    folder: Path, ids: Sequence[str], by: str, make: Callable[[], NDArray[np.uint16]]
 ) -> NDArray[np.uint16]:
-    """Return every picture's ids from the store, which is made where there is none.
+    """Return every picture's ids from a store of pictures alone, which is made where there is none.
 
     Args:
         ids: of the samples, one a row.
-        by: what makes the tokens; a store of another is refused.
+        by: what makes the tokens.
+
+    Raises:
+        DataError: the store is damaged, or holds tokens of others.
     """
-    if not has_tokens(store) and is_first():
-        save_tokens(store, ids, make(), by)
+    if not (folder / "store.json").is_file() and is_first():
+        tokens_SN = make()
+        with Writer(folder) as writer:
+            writer.append(Rows(ids, tokens_SN, [[]] * len(ids)))
+            grid = (1, tokens_SN.shape[1])
+            writer.close(
+                partial(
+                    StoreInfo,
+                    grid=grid,
+                    image_tokenizer=by,
+                    text_tokenizer="",
+                    max_text=1,
+                    rejects=0,
+                )
+            )
     meet()
-    return load_tokens(store, ids, by)
+    store = Store(folder)
+    rows_S = np.arange(len(store))
+    if store.info.image_tokenizer != by or store.ids(rows_S) != list(ids):
+        raise DataError(
+            f"{folder} holds tokens of other samples or by {store.info.image_tokenizer}, not by {by}: "
+            "delete the folder, it will be made anew"
+        )
+    return store.image_ids(rows_S).astype(np.uint16)

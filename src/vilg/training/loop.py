@@ -1,6 +1,6 @@
 """The training loop of every model here: tokenizer and generator alike.
 
-for each turn (for each micro-batch: loss, backward; clip, check, step), follow, average, log, save, show
+for each turn (for each micro-batch and loss: forward, backward; clip, check, step), follow, average, log, save, show
 
 A loss is a share's part of a sum over the whole batch, so that gradients of micro-batches and of processes are
 summed. Nothing is read from a device but on steps that are logged or saved; on a CPU, where reading costs
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -86,8 +87,9 @@ class Turn:
     Attributes:
         name: goes before the names of what it logs; "" for the first.
         module: all that this turn trains. Nothing else that is trained gets a gradient from its loss.
-        loss: a share's part of the loss of the step's batch, with its part of the values worth logging; None
-            while the turn has not begun.
+        losses: each a share's part of a loss of the step's batch, with its part of the values worth logging;
+            None where there is nothing of it, or while the turn has not begun. What is minimised is their sum;
+            each is gone back through before the next is computed, so that only one fills memory.
         first_step: at which it begins, and its learning rate with it.
         clipped_apart: parts of `module`, all of it together, whose gradients are clipped each by
             itself, so that a loss that does not reach one cannot slow it down; none clips the whole.
@@ -95,7 +97,7 @@ class Turn:
 
     name: str
     module: nn.Module
-    loss: Callable[[int, Share], tuple[Tensor, dict[str, Tensor]] | None]
+    losses: Sequence[Callable[[int, Share], tuple[Tensor, dict[str, Tensor]] | None]]
     first_step: int = 0
     clipped_apart: Sequence[nn.Module] = ()
 
@@ -145,15 +147,17 @@ def take_turn(
     parameters = [parameter for parameter in turn.module.parameters() if parameter.requires_grad]
     device = parameters[0].device.type
     total: dict[str, Tensor] = {}
-    for share in shares:
+    for share, compute in product(shares, turn.losses):
         with torch.autocast(device, torch.bfloat16, enabled=precision is TrainingPrecision.BF16):
-            computed = turn.loss(step, share)
+            computed = compute(step, share)
         if computed is None:
-            return {}
+            continue
         loss, parts = computed
         loss.backward()
-        parts = {"loss": loss.detach()} | parts
-        total = {name: total[name] + value for name, value in parts.items()} if total else parts
+        for name, value in ({"loss": loss.detach()} | parts).items():
+            total[name] = total[name] + value if name in total else value
+    if not total:
+        return {}
     sum_gradients(parameters)
     grad_norm = clip_gradients(turn.clipped_apart or (turn.module,), config.clip_norm)
     if device != "cpu":

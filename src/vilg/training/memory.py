@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from vilg.device import HOST
 from vilg.errors import VilgError
+from vilg.parallel import num_on_machine
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -40,11 +42,22 @@ class OutOfMemory(VilgError):
     """More is asked for than there is."""
 
 
-def check_memory(what: str, build: Callable[[], nn.Module], copies: int = 5) -> None:
+def check_memory(
+    what: str,
+    build: Callable[[], nn.Module],
+    device: torch.device = HOST,
+    *,
+    shards: int = 1,
+    offload: bool = False,
+    copies: int = 5,
+) -> None:
     """Refuse to train what cannot fit, before any of it is made.
 
     Args:
+        device: of this process; the host's memory is that of all processes of a machine.
+        shards: processes that these five are divided among.
         copies: of each weight: itself, gradient, two moments and average, or itself alone where it stays.
+        offload: they lie in the host's memory.
 
     Raises:
         OutOfMemory: weights, gradients, two moments and averages alone need more than is free.
@@ -54,13 +67,22 @@ def check_memory(what: str, build: Callable[[], nn.Module], copies: int = 5) -> 
             num_weights = sum(weight.numel() for weight in build().parameters())
     except RuntimeError as error:  # torch counts the bytes of a tensor in 64 bits
         raise OutOfMemory(f"no memory has room for {what}: make it smaller") from error
-    needed, free = copies * 4 * num_weights, available_memory()
+    on_host = offload or device.type == "cpu"
+    needed = copies * 4 * num_weights * (num_on_machine() if on_host else 1) / shards
+    free = available_memory() if on_host else memory_of_device(device)
     if needed > free:
         raise OutOfMemory(
             f"{what} has {num_weights / 1e6:,.0f} million weights, whose training takes at least "
             f"{needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free: make it smaller, "
             "or take a larger machine"
         )
+
+
+def memory_of_device(device: torch.device) -> int:
+    """Return the bytes that a process may take where it computes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return available_memory() // num_on_machine()
 
 
 def available_memory(root: Path = Path("/")) -> int:

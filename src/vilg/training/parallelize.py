@@ -2,10 +2,13 @@
 
 Only a generator is large; what is trained beside it (image tokenizer, reconstructor, discriminator) is whole in
 every process, and its gradients are summed (`optim.sum_gradients`). One process alone is the same code without
-any of this.
+any of this. A generator is laid out before it has weights, and is then given them one by one, so that no process
+ever holds more of them than its shard and one layer.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -19,15 +22,16 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import parametrize
 
 from vilg.config import require
 from vilg.model.attend import attend_flex
-from vilg.model.generator import Generator
-from vilg.model.lora import add_lora, lora_of
+from vilg.model.generator import Generator, GeneratorConfig, first_weights
+from vilg.model.lora import LoRAConfig, add_lora, first_adapter, lora_of
 from vilg.model.transformer import Block
 from vilg.parallel import is_first, num_processes
+from vilg.progress import Progress
 from vilg.training.shared_codes import SharedByCodes, share_codes
 
 # Methods that training calls beside `forward`: each gathers weights as that does.
@@ -44,12 +48,15 @@ class ParallelConfig:
         recompute: compute each layer again in the backward pass: a third more work, a tenth of the memory.
         compile: compile each layer, which takes about a minute and pays in long runs.
         offload: keep weights, moments and averages in the host's memory, where they are updated too.
+        auto: choose `recompute`, `offload` and `loop.accumulate` when the run starts, by what `vilg plan` finds
+            best in the memory that is free; the run's config.json holds what was chosen.
     """
 
     shard_over: int = 0
     recompute: bool = False
     compile: bool = False
     offload: bool = False
+    auto: bool = False
 
     def __post_init__(self) -> None:
         require(self.shard_over >= 0, "shard_over must be 0 or more")
@@ -71,10 +78,80 @@ class ParallelConfig:
         )
 
 
-def parallelize(generator: Generator, config: ParallelConfig, *, bf16: bool) -> None:
+def build_generator(
+    shape: GeneratorConfig,
+    config: ParallelConfig,
+    device: torch.device,
+    *,
+    bf16: bool = False,
+    codebook_KD: Tensor | None = None,
+    lora: LoRAConfig | None = None,
+) -> Generator:
+    """Build a generator for training, laid out over all processes; `fill` gives it its weights.
+
+    Args:
+        device: where this process computes.
+        bf16: as `parallelize` has it.
+        codebook_KD: of its image tokens on the device, to be learnt by what they share (`share_codes`).
+        lora: of an adapter that alone is to learn; `first_adapter` has its weights.
+
+    Raises:
+        SettingError: as `ParallelConfig.check`.
+    """
+    with torch.device("meta"):
+        generator = Generator(shape)
+    if codebook_KD is not None:
+        share_codes(generator, codebook_KD)
+    if lora is not None:
+        add_lora(generator, lora)
+    parallelize(generator, config, device, bf16=bf16)
+    place = torch.device("cpu") if config.offload else device
+    # As `to_empty`, which would empty the codebook too.
+    generator._apply(lambda x: torch.empty_like(x, device=place) if x.is_meta else x)  # type: ignore[no-untyped-call]
+    return generator
+
+
+@torch.no_grad()
+def fill(generator: Generator, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Give a generator all its weights by their names, of which each process keeps what it holds.
+
+    Args:
+        weights: whole, the same in every process; nothing is exchanged.
+    """
+    own = {
+        name.replace(".parametrizations.weight.original", ".weight"): weight
+        for name, weight in generator.named_parameters()
+        if ".parametrizations.weight.0." not in name
+    }
+    num = len(own)
+    with Progress("tensors", what="first weights") as progress:
+        for done, (name, value) in enumerate(weights, start=1):
+            weight = own.pop(name)
+            if isinstance(weight, DTensor):
+                mesh, places = weight.device_mesh, weight.placements
+                shard = distribute_tensor(value, mesh, places, src_data_rank=None)
+                weight.to_local().copy_(shard.to_local())
+            else:
+                weight.copy_(value)
+            if is_first():
+                progress(done, num)
+    assert not own, f"no weights for {next(iter(own))}"
+
+
+def draw_weights(generator: Generator, seed: int) -> None:
+    """Give a generator its first weights, the same however it is laid out."""
+    with torch.random.fork_rng(devices=()):  # the caller's random numbers stay as they were
+        torch.default_generator.manual_seed(seed)
+        fill(generator, chain(first_weights(generator.config), first_adapter(generator, seed)))
+
+
+def parallelize(
+    generator: Generator, config: ParallelConfig, device: torch.device, *, bf16: bool
+) -> None:
     """Lay a generator out in place; its names, outputs and gradients stay what they are.
 
     Args:
+        device: where this process computes.
         bf16: whether its products are computed so; layers then travel in half the bytes, but among CPUs.
 
     Raises:
@@ -86,21 +163,21 @@ def parallelize(generator: Generator, config: ParallelConfig, *, bf16: bool) -> 
         block.recompute = config.recompute
         if config.compile:
             block.compile()
-    if config.compile and generator.device.type == "cuda":
+    if config.compile and device.type == "cuda":
         generator.form = attend_flex  # `bench/gpu.py` measures it against the other
     num = num_processes()
     if num == 1 and not config.offload:
         return
     shards = config.shard_over or num
-    device = "cpu" if generator.device.type == "meta" else generator.device.type
-    mesh = init_device_mesh(device, (num // shards, shards), mesh_dim_names=("replicate", "shard"))
-    offload = CPUOffloadPolicy(pin_memory=device != "cpu") if config.offload else OffloadPolicy()
+    kind = device.type
+    mesh = init_device_mesh(kind, (num // shards, shards), mesh_dim_names=("replicate", "shard"))
+    offload = CPUOffloadPolicy(pin_memory=kind != "cpu") if config.offload else OffloadPolicy()
     # Norms and sums stay in fp32 under autocast, whatever the weights are.
     in_fp32 = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in generator.transformer.blocks:
         # A CPU's norms want gains of fp32; elsewhere autocast sees to it.
-        policy = in_bf16 if bf16 and device != "cpu" else in_fp32
+        policy = in_bf16 if bf16 and kind != "cpu" else in_fp32
         _sum_gradients(fully_shard(block, mesh=mesh, mp_policy=policy, offload_policy=offload))
     _sum_gradients(fully_shard(generator, mesh=mesh, mp_policy=in_fp32, offload_policy=offload))
     for door in _DOORS:
@@ -138,12 +215,12 @@ def whole(generator: Generator) -> Generator | None:
 
 def _alike(generator: Generator) -> Generator:
     """Build a generator of the same tensors in this process's memory."""
-    with torch.random.fork_rng():
-        plain = Generator(generator.config).to(generator.device).requires_grad_(False)
+    with torch.device("meta"):
+        plain = Generator(generator.config)
     if parametrize.is_parametrized(generator.image_embedding):
         shared = generator.get_submodule("image_embedding.parametrizations.weight.0")
         assert isinstance(shared, SharedByCodes)
-        share_codes(plain, shared.codebook_KD)
+        share_codes(plain, shared.codebook_KD.to("meta"))
     if (lora := lora_of(generator)) is not None:
         add_lora(plain, lora)
-    return plain
+    return plain.to_empty(device=generator.device).requires_grad_(False)

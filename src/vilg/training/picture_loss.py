@@ -175,7 +175,7 @@ class PictureLoss:
         if self.discriminator is None:
             return []
         begin = self.config.adversarial_from
-        return [Turn("discriminator", self.discriminator, self.discriminator_loss, begin)]
+        return [Turn("discriminator", self.discriminator, [self.discriminator_loss], begin)]
 
     def to(self, device: torch.device) -> None:
         """Move all networks to a device."""

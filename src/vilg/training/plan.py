@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate as cumulated
+from typing import TextIO
 
 import torch
 
@@ -26,7 +27,10 @@ from vilg.model.generator import (
 )
 from vilg.model.patterns import Pattern, decode_window
 from vilg.model.segments import Layout, Modality, Role
+from vilg.parallel import least_over_processes, num_processes
+from vilg.progress import say
 from vilg.training.loop import TrainingPrecision
+from vilg.training.memory import memory_of_device
 from vilg.training.settings import GeneratorRun
 
 # Under this many pairs at once, products have few rows, and sharded weights are gathered for little work: then
@@ -68,7 +72,7 @@ class Step:
 
     @property
     def layouts(self) -> tuple[tuple[int, Layout], ...]:
-        """Both directions at the longest texts: sequences and positions. The second is gone back through first."""
+        """Both directions at the longest texts: sequences and positions, the one after the other."""
         M, grid = self.shape.max_text, self.shape.grid
         return (
             (self.drawn, text_to_image_layout(M, grid)),
@@ -82,10 +86,9 @@ class Memory:
 
     Attributes:
         weights, averages, moments, gradients: of a device's shard, wherever they lie.
-        activations: what the forward pass keeps for the backward pass.
+        activations: what a forward pass keeps for its backward pass, in the larger of both directions.
         transient: the largest that comes and goes: gradients of logits, or one block's backward pass.
         gathered: weights of which a device has its shard only, while they are used; or rounded copies.
-        waiting: one direction's gradients, until the other's are there.
         peak: the most at any time. Less than the sum: gradients grow as activations go.
         host: what is offloaded.
     """
@@ -97,7 +100,6 @@ class Memory:
     activations: int
     transient: int
     gathered: int
-    waiting: int
     peak: int
     host: int
 
@@ -105,10 +107,9 @@ class Memory:
 def memory_of(step: Step) -> Memory:
     """Return what a step takes.
 
-    The backward pass frees activations layer by layer while gradients come; both are linear in the layers, so
-    the peak is at an end: where it begins, between the two directions, or behind the last layer. Of weights that
-    both directions use, the first one's gradients wait in autograd for the second's, beside those of earlier
-    micro-batches, and unsharded.
+    Each direction is gone back through before the other one begins, and adds to its gradients. The backward pass
+    frees activations layer by layer while gradients come; both are linear in the layers, so the peak is at an
+    end: where it begins, or behind the last layer.
     """
     weights = _Weights.of(step.shape)
     a, shard = step.product_bytes, -(-weights.all // step.shards)
@@ -123,29 +124,26 @@ def memory_of(step: Step) -> Memory:
         # one come and go, and a block's gradients exist whole in both forms until they are summed in fp32.
         gathered = 4 * weights.outside + rounded * weights.heads
         gathered += 2 * a * weights.block + (a + 4) * weights.block
-        waiting = a * (weights.all - weights.outside) + 4 * weights.outside
     else:
         gathered = rounded * (weights.matrices + weights.heads)
-        waiting = 4 * weights.all
     gradients = 4 * shard
     states = {"weights": 4 * shard, "averages": 4 * shard, "moments": 8 * shard}
     on_device = 0 if step.offload else 1
     grown = on_device * gradients
-    earlier = grown if step.micro_batches > 1 else 0
+    has_earlier = step.micro_batches > 1 or (step.drawn > 0 and step.described > 0)
     # A table of words is used for a text and for the start token; the two gradients are then added.
     second = 2 * 4 * weights.largest
     peak = on_device * sum(states.values()) + max(
-        earlier + sum(kept) + passing[1] + gathered,
-        earlier + waiting + kept[0] + passing[0] + gathered,
+        grown * (step.micro_batches > 1) + kept[0] + passing[0] + gathered,
+        grown * has_earlier + kept[1] + passing[1] + gathered,
         grown + second + (gathered if step.shards > 1 else 0),
     )
     return Memory(
         **states,
         gradients=gradients,
-        activations=sum(kept),
+        activations=max(kept),
         transient=max(passing),
         gathered=gathered,
-        waiting=waiting,
         peak=peak,
         host=sum(states.values()) + gradients if step.offload else 0,
     )
@@ -358,6 +356,7 @@ def savings(whole: Step) -> tuple[Step, ...]:
     return tuple(
         replace(whole, recompute=recompute, offload=offload)
         for recompute, offload in ((False, False), (True, False), (True, True))
+        if not (offload and whole.on_cpu)  # whose memory is the host's
     )
 
 
@@ -373,8 +372,38 @@ def fit(whole: Step, memory: float) -> Step:
             return step
     least = memory_of(replace(tried, drawn=1, described=1, micro_batches=2))
     raise DoesNotFit(
-        f"a pair at a time takes {least.peak / 1e9:,.1f} GB with recompute and offload, and a device has "
+        f"a pair at a time takes {least.peak / 1e9:,.1f} GB whatever is saved, and a device has "
         f"{memory / 1e9:,.1f} GB, of which a tenth is left free: shard over more devices, or make it smaller"
+    )
+
+
+def settled(
+    run: GeneratorRun, shape: GeneratorConfig, device: torch.device, log: TextIO
+) -> GeneratorRun:
+    """Return a run as it is best done by these processes, and say how.
+
+    Raises:
+        DoesNotFit, SettingError: as `fit` and `whole_step`.
+    """
+    num = num_processes()
+    whole = whole_step(run, shape, num, run.parallel.shard_over or num)
+    memory = least_over_processes(memory_of_device(device))
+    step = fit(replace(whole, on_cpu=device.type == "cpu"), memory)
+    say(f"auto: {advice(step)}, of {memory / 1e9:,.1f} GB for each process", log)
+    chosen = {"recompute": step.recompute, "offload": step.offload, "auto": False}
+    return replace(
+        run,
+        loop=replace(run.loop, accumulate=step.micro_batches),
+        parallel=replace(run.parallel, **chosen),
+    )
+
+
+def advice(step: Step) -> str:
+    """Say in a line how a step is done."""
+    asked = [name for name in ("recompute", "offload") if getattr(step, name)]
+    return (
+        f"micro-batches of {max(step.drawn, step.described)}, accumulate={step.micro_batches}, "
+        f"{' and '.join(asked) if asked else 'neither recompute nor offload'}"
     )
 
 

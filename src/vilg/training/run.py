@@ -41,8 +41,9 @@ from vilg.model.folder import (
     weights_hash,
 )
 from vilg.model.generator import Generator, GeneratorConfig
+from vilg.model.lora import first_adapter
 from vilg.model.weights import DTYPES
-from vilg.parallel import check_divides, is_first, meet
+from vilg.parallel import check_divides, is_first, meet, num_processes
 from vilg.progress import say
 from vilg.text import LANGUAGES, TextTokenizer
 from vilg.tokenizer.image_tokenizer import ImageTokenizer, TokenizerConfig
@@ -72,11 +73,11 @@ from vilg.training.inputs import (
 )
 from vilg.training.loop import TrainingPrecision, train
 from vilg.training.memory import check_memory
-from vilg.training.parallelize import parallelize
+from vilg.training.parallelize import build_generator, draw_weights, fill
 from vilg.training.picture_loss import check_fits
+from vilg.training.plan import settled
 from vilg.training.run_folder import RunError, Stage, held, read_recipe
 from vilg.training.settings import GeneratorRun, Recipe, TokenizerRun
-from vilg.training.shared_codes import share_codes
 from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 
@@ -108,21 +109,21 @@ def run(
         read_recipe(out)
     if not is_first():
         log = io.StringIO()
-        found = _check_stages(recipe, out, log)
+        recipe, pictures, pairs = _check_stages(recipe, out, device, log)
         meet()
-        return _train_stages(recipe, out, *found, device, log)
+        return _train_stages(recipe, out, pictures, pairs, device, log)
     with held(out):
         config = out / "config.json"
         if config.exists() and not resume:
             raise RunError(
                 f"{out} holds a run: add --resume to go on with it, or choose another --out"
             )
-        found = _check_stages(recipe, out, log)
+        recipe, pictures, pairs = _check_stages(recipe, out, device, log)
         if not config.exists() or config.read_text(encoding="utf-8") != to_json(recipe):
             write_whole(config, to_json(recipe))
         try:
             meet()
-            return _train_stages(recipe, out, *found, device, log)
+            return _train_stages(recipe, out, pictures, pairs, device, log)
         except (VilgError, KeyboardInterrupt, RuntimeError):  # the last, where a process has ended
             # What fails before anything is saved leaves the folder free for the corrected command.
             stages = [Stage(out / name) for name in ("tokenizer", "generator")]
@@ -160,11 +161,14 @@ def _train_stages(
     return finished
 
 
-def _check_stages(recipe: Recipe, out: Path, log: TextIO) -> tuple[Pictures | None, Pairs | None]:
+def _check_stages(
+    recipe: Recipe, out: Path, device: torch.device, log: TextIO
+) -> tuple[Recipe, Pictures | None, Pairs | None]:
     """Find out what cannot work in any stage before the first one is trained for hours.
 
     Returns:
-        what the stages are trained on, and None for one that is finished.
+        the recipe without anything that is `auto`, and what its stages are trained on: None for one that is
+        finished.
     """
     if not (recipe.tokenizer or recipe.generator):
         raise RunError("the recipe trains nothing: give it a tokenizer or a generator")
@@ -175,41 +179,60 @@ def _check_stages(recipe: Recipe, out: Path, log: TextIO) -> tuple[Pictures | No
         if not tokenizer.is_finished:
             pictures = read_pictures(recipe.tokenizer.data, out, log)
         if not tokenizer.has_begun:
-            _check_tokenizer(recipe.tokenizer)
+            _check_tokenizer(recipe.tokenizer, device)
     if config := recipe.generator:
         generator.check(config)
         if not generator.is_finished:
             words = (config.vocabulary, config.vocabulary_or_built)
             pairs = read_pairs(config.data, *words, config.max_text, out, log)
+            lent = _lent(recipe)
+            shape = config.shape(lent, len(pairs.words))
+            if config.parallel.auto:
+                config = settled(config, shape, device, log)
+                recipe = replace(recipe, generator=config)
             if not generator.has_begun:
-                _check_generator(recipe, pairs.words)
-    return pictures, pairs
+                _check_generator(config, shape, lent, pairs.words, device)
+    return recipe, pictures, pairs
 
 
-def _check_tokenizer(config: TokenizerRun) -> None:
+def _lent(recipe: Recipe) -> TokenizerConfig:
+    """Return the shape of the image tokenizer that the generator's tokens are of."""
+    if recipe.tokenizer:
+        return recipe.tokenizer.model
+    assert recipe.generator is not None
+    return read_config(find_model(recipe.generator.image_tokenizer)).image_tokenizer
+
+
+def _check_tokenizer(config: TokenizerRun, device: torch.device) -> None:
     config.loss.perceptual_loss()
     if config.refine_steps:
         lite0_loss(pooled=True)
     check_fits(config.loss, config.model)
     check_divides("pictures a step", config.loop.batch_size, config.loop.accumulate)
     if not config.decoder_only:
-        check_memory("the image tokenizer", lambda: ImageTokenizer(config.model))
+        check_memory("the image tokenizer", lambda: ImageTokenizer(config.model), device)
     if config.init is not None:
         _initial_tokenizer(config.init, config.model)
 
 
-def _check_generator(recipe: Recipe, words: TextTokenizer) -> None:
-    config = recipe.generator
-    assert config is not None
+def _check_generator(
+    config: GeneratorRun,
+    shape: GeneratorConfig,
+    lent: TokenizerConfig,
+    words: TextTokenizer,
+    device: torch.device,
+) -> None:
     check_shares(config.loss, config.loop)
     config.parallel.check()
-    lent = (
-        recipe.tokenizer.model
-        if recipe.tokenizer
-        else read_config(find_model(config.image_tokenizer)).image_tokenizer
+    shards, offload = config.parallel.shard_over or num_processes(), config.parallel.offload
+    check_memory(
+        "the generator",
+        lambda: Generator(shape),
+        device,
+        shards=shards,
+        offload=offload,
+        copies=5 if config.lora is None else 1,
     )
-    shape = config.shape(lent, len(words))
-    check_memory("the generator", lambda: Generator(shape), copies=5 if config.lora is None else 1)
     if config.end_to_end is not None:
         check_fits(config.end_to_end.loss, lent)
         config.end_to_end.loss.perceptual_loss()
@@ -340,8 +363,15 @@ def _train_generator(
             return None
         return partial(moved_tokens, image_tokenizer, pictures, seed, move)
 
+    codebook_KD = image_tokenizer.quantizer.codebook_KD if config.share_codes else None
+    bf16 = config.loop.precision is TrainingPrecision.BF16
+    generator = build_generator(
+        shape, config.parallel, device, bf16=bf16, codebook_KD=codebook_KD, lora=config.lora
+    )
+    if config.init is None and not resume:
+        draw_weights(generator, config.loop.seed)
     job = GeneratorJob(
-        shape,
+        generator,
         config.loss,
         config.loop,
         store,
@@ -352,8 +382,8 @@ def _train_generator(
         encode_prefix=encoder(config.prefix_augmentation),
         device=device,
     )
-    if config.init is not None and not resume:
-        _start_from(find_model(config.init), job, image_tokenizer, log)
+    if config.init is not None and (config.lora is not None or not resume):
+        _start_from(stage.base if resume else find_model(config.init), job, image_tokenizer, log)
     if is_first() and not (resume and stage.base.exists()):
         latin_words = text_tokenizer.latin_words(captions.get("zh", ()))
         base = Model(image_tokenizer, None, text_tokenizer, config.sampling)
@@ -363,32 +393,14 @@ def _train_generator(
             earlier = read_config(find_model(config.init))
             base = replace(
                 base,
-                generator=job.generator if config.lora is not None else None,
+                generator=load_model(find_model(config.init)).generator if config.lora else None,
                 latin_words=tuple(dict.fromkeys([*earlier.latin_words, *latin_words])),
                 languages=tuple(dict.fromkeys([*earlier.languages, *captions])),
                 stored_as=DTYPES[earlier.dtype],
             )
         save_model(stage.base, base)
-    if config.lora is not None:
-        if resume:
-            _restore_base(stage, job.generator)
-        job.adapt(config.lora)
-    if config.share_codes:
-        share_codes(job.generator, image_tokenizer.quantizer.codebook_KD)
-    parallelize(
-        job.generator, config.parallel, bf16=config.loop.precision is TrainingPrecision.BF16
-    )
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
-
-
-@torch.no_grad()
-def _restore_base(stage: Stage, generator: Generator) -> None:
-    """Give a generator the weights beside which an adapter was begun; checkpoints hold the adapter alone."""
-    base = load_model(stage.base).generator
-    if base is None:
-        raise RunError(f"{stage.base} has lost its generator: start a new --out")
-    generator.load_state_dict(base.state_dict())
 
 
 def _check_start(folder: Path, shape: GeneratorConfig, words: TextTokenizer) -> ModelConfig:
@@ -411,7 +423,8 @@ def _start_from(
         raise RunError(f"{folder} was trained on the codes of another image tokenizer")
     assert earlier.generator is not None  # `_check_start` has seen its shape
     with torch.no_grad():
-        job.generator.load_state_dict(earlier.generator.state_dict())
+        adapter = first_adapter(job.generator, job.loop.seed)
+        fill(job.generator, [*earlier.generator.named_parameters(), *adapter])
         if job.end_to_end is None:
             return
         if earlier.reconstructor is not None:

@@ -47,11 +47,15 @@ def _parts(generator: Generator) -> tuple[nn.Module, nn.Module]:
 
 
 def share_codes(generator: Generator, codebook_KD: Tensor) -> None:
-    """Let what codes share be learnt once, from now on until `fold_codes`."""
+    """Let what codes share be learnt once, from now on until `fold_codes`.
+
+    Args:
+        codebook_KD: where the generator is, or will be.
+    """
     for part in _parts(generator):
-        parametrize.register_parametrization(
-            part, "weight", SharedByCodes(codebook_KD, generator.config.width)
-        )
+        shared = SharedByCodes(codebook_KD, generator.config.width).to(codebook_KD.device)
+        # Unchecked, since a check computes with the weights, which may be on meta.
+        parametrize.register_parametrization(part, "weight", shared, unsafe=True)
 
 
 def fold_codes(generator: Generator) -> None:

@@ -94,7 +94,7 @@ class TokenizerJob:
         )
         others = self.picture_loss.turns
         self.module = nn.ModuleDict({"learner": learner} | {t.name: t.module for t in others})
-        self.turns: Sequence[Turn] = [Turn("", learner, self.loss), *others]
+        self.turns: Sequence[Turn] = [Turn("", learner, [self.loss]), *others]
 
     def loss(self, step: int, share: Share = WHOLE) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what all that learns minimises on the step's batch, or a share's part of it."""

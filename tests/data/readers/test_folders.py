@@ -30,6 +30,15 @@ def test_captions_may_be_in_folders_below_and_end_in_caption(tmp_path):
     assert pair.faults == ("a caption given twice",)
 
 
+def test_of_two_texts_beside_a_picture_the_other_is_told(tmp_path):
+    put(tmp_path / "a.png", picture(1))
+    put(tmp_path / "a.txt", "one")
+    put(tmp_path / "a.caption", "two")
+    (pair,) = read_folder(tmp_path)
+    assert pair.captions == {"en": ("one",)}
+    assert pair.faults == ("'a.caption' is not read beside 'a.txt'",)
+
+
 def test_what_is_no_pair_is_told(tmp_path):
     put(tmp_path / "alone.png", picture(1))
     put(tmp_path / "bad.png", picture(1))

@@ -86,6 +86,14 @@ def test_neighbours_of_one_id_are_one_pair_only_with_one_picture(tmp_path):
     assert told(items) == [("a", "x.parquet row 1", {"en": ("one", "two")})]
 
 
+def test_rows_with_bytes_are_not_joined_and_a_list_is_several_captions(tmp_path):
+    columns = {"image": [picture(1)] * 2, "caption": [["one", "two"], ["three"]], "id": ["a", "a"]}
+    assert told(read(tmp_path, columns)) == [
+        ("a", "x.parquet row 1", {"en": ("one", "two")}),
+        ("a", "x.parquet row 2", {"en": ("three",)}),
+    ]
+
+
 def test_a_text_that_is_no_unicode_costs_its_own_row(tmp_path):
     put_pictures(tmp_path, "a.png", "b.png")
     captions = pyarrow.array([b"\xff", b"good"]).view(pyarrow.string())

@@ -105,6 +105,7 @@ def test_a_record_has_languages_questions_tags_and_an_id(jsonl):
         ({"image": "a.png"}, "no caption$"),
         ({"image": "a.png", "caption": " "}, "no caption; an empty caption"),
         ({"image": "a.png", "caption": 7}, "a caption that is int, not a text"),
+        ({"image": "a.png", "caption": "a cat", "lang": 7}, "a language that is int, not a text"),
         (
             {"image": "a.png", "caption": "un chat", "lang": "fr"},
             "no caption; a caption in 'fr', which",

@@ -55,7 +55,12 @@ def _pair(folder: Path, path: Path) -> Pair | Reject:
             raise DataError(f"no caption: there is no '{path.stem}.txt' or .caption beside it")
         read = find_picture(folder, _inside(folder, texts[0]), noun="text")
         captions = [(None, line) for line in lines_of(read()) if line.strip()]
-        return make_pair(name_of(place), place, find_picture(folder, place), captions)
+        # On a disk that takes a.txt and a.TXT for one, both are there.
+        others = [text.name for text in texts[1:] if not text.samefile(texts[0])]
+        faults = [f"{other!r} is not read beside {texts[0].name!r}" for other in others]
+        return make_pair(
+            name_of(place), place, find_picture(folder, place), captions, faults=faults
+        )
     except DataError as error:
         return Reject(place=place, id=name_of(place), reason=str(error))
 

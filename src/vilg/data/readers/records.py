@@ -67,9 +67,11 @@ def captions_of(record: Record) -> list[tuple[str | None, str]]:
     """Return the captions of a record: a text, a list of texts, or either by language.
 
     Raises:
-        DataError: a caption that is no text.
+        DataError: a caption or its language that is no text.
     """
     told = first_of(record, LANGUAGE)
+    if not isinstance(told, str | None):
+        raise DataError(f"a language that is {type(told).__name__}, not a text")
     found = list(_texts(first_of(record, CAPTION), told))
     for name, lang in _OF_LANGUAGE.items():
         if (value := record.get(name)) is not None:
@@ -81,7 +83,7 @@ def _texts(value: Any, lang: str | None) -> Iterator[tuple[str | None, str]]:
     if isinstance(value, dict):
         for key, texts in value.items():
             yield from _texts(texts, key)
-    elif isinstance(value, str) and isinstance(lang, str | None):
+    elif isinstance(value, str):
         yield lang, value
     elif isinstance(value, list) and not any(isinstance(text, dict | list) for text in value):
         for text in value:
