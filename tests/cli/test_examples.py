@@ -29,6 +29,7 @@ PICTURE_VERBS = ("generate", "edit", "caption", "score", "answer")
 SHRUNK = {
     **dict.fromkeys(PICTURE_VERBS, "--model {toy}"),
     "demo": "--model {toy} --data {data}",
+    "finetune": "--from {toy} --steps 2 --batch 2 --replay-share 0",
     "evaluate": "--model {toy} --data {data} --limit 2",
     "import": "",
     "export": "",

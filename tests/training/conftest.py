@@ -25,6 +25,7 @@ from vilg.data.store import Kind, Rows, Store, StoreInfo, Writer
 from vilg.device import HOST
 from vilg.images import to_array
 from vilg.model.generator import GeneratorConfig
+from vilg.model.lora import LoRAConfig
 from vilg.model.patterns import paper_patterns
 from vilg.parallel import WHOLE, Share
 from vilg.text import LANGUAGES, TextTokenizer
@@ -46,7 +47,7 @@ from vilg.training.picture_loss import PictureLossConfig
 from vilg.training.tokenizer_job import DecoderAlone, TokenizerJob
 
 PLAIN = ParallelConfig()
-JOBS = ("tokenizer", "adversarial", "gumbel", "dvae", "generator", "end_to_end")
+JOBS = ("tokenizer", "adversarial", "gumbel", "dvae", "generator", "end_to_end", "lora")
 OPTIM = OptimConfig(peak_lr=1e-2, final_lr=1e-4, warmup_steps=3, ema_decay=0.9)
 VOCABULARY = TextTokenizer("红苹果青梨，扁平风格", [])
 SMALL_VQGAN = VQGANConfig(
@@ -185,12 +186,15 @@ def generator_job(
     *others: Any,
     parallel: ParallelConfig = PLAIN,
     codebook_KD: Tensor | None = None,
+    lora: LoRAConfig | None = None,
     **more: Any,
 ) -> GeneratorJob:
     """Build a generator's job as a run does it, on pairs that the tests find as `job.pairs`."""
     bf16 = loop.precision is TrainingPrecision.BF16
     device = more.get("device", HOST)
-    generator = build_generator(config, parallel, device, bf16=bf16, codebook_KD=codebook_KD)
+    generator = build_generator(
+        config, parallel, device, bf16=bf16, codebook_KD=codebook_KD, lora=lora
+    )
     draw_weights(generator, loop.seed)
     job = GeneratorJob(generator, loss, loop, toy_store(pairs), *others, **more)
     job.pairs = pairs
@@ -294,6 +298,7 @@ def make_job(
         encode_prefix=encode,
         parallel=parallel,
         codebook_KD=codebook_KD,
+        lora=LoRAConfig(rank=2) if kind == "lora" else None,
     )
 
 

@@ -163,6 +163,7 @@ CASES = {
     ],
     "end_to_end": [Layout(2, 2)],
     "questions": [Layout(2), Layout(4, parallel=ParallelConfig(shard_over=2))],
+    "lora": [Layout(2)],
 }
 MORE = {
     "tokenizer": [Layout(2), Layout(1, 4), Layout(2, precision=BF16)],
@@ -178,6 +179,7 @@ MORE = {
     ],
     "end_to_end": [Layout(2), Layout(4), Layout(1, 4), Layout(2, precision=BF16)],
     "questions": [Layout(1, 4), Layout(2, 2)],
+    "lora": [Layout(4, parallel=ParallelConfig(shard_over=2, recompute=True))],
     "shared_codes": [Layout(2), Layout(4, parallel=ParallelConfig(shard_over=2))],
 }
 

@@ -53,7 +53,14 @@ def main(argv: list[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     if os.environ.get("NO_COLOR"):  # https://no-color.org; tyro knows a variable of its own only
         os.environ["PYTHON_TYRO_ANSI_CODES"] = "False"
-    from vilg.cli import answer_verb, data_verbs, picture_verbs, plan_verb, verbs  # noqa: F401 - importing registers
+    from vilg.cli import (  # noqa: F401 - importing registers
+        answer_verb,
+        data_verbs,
+        finetune_verb,
+        picture_verbs,
+        plan_verb,
+        verbs,
+    )
     from vilg.cli.options import APP
 
     if argv == ["--version"]:

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vilg.config import from_dict, to_json
+from vilg.data.order import batch_ids
 from vilg.data.pairs import DataError
 from vilg.errors import SettingError
 from vilg.files import write_whole
@@ -178,6 +179,10 @@ class Store:
 
     def __len__(self) -> int:
         return self.info.rows
+
+    def batch(self, seed: int, step: int, batch_size: int) -> NDArray[np.int64]:
+        """Return the rows of a step's batch."""
+        return batch_ids(seed, step, batch_size, len(self))
 
     def ids(self, rows_B: NDArray[np.int64]) -> list[str]:
         """Return the ids of rows."""

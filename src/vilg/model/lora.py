@@ -67,16 +67,23 @@ class LoRALinear(nn.Linear):
         random: where A is drawn from, evenly between -1 and 1 over the root of I, as peft draws it.
     """
 
-    def __init__(self, plain: nn.Linear, config: LoRAConfig, random: torch.Generator):
+    def __init__(
+        self,
+        plain: nn.Linear,
+        config: LoRAConfig,
+        random: torch.Generator,
+        device: torch.device | None = None,
+    ):
         super().__init__(plain.in_features, plain.out_features, device="meta")
         self.weight, self.bias = plain.weight, plain.bias
         self.config = config
         self.lora_A = nn.Linear(plain.in_features, config.rank, bias=False, device="meta")
         self.lora_B = nn.Linear(config.rank, plain.out_features, bias=False, device="meta")
+        device = device or plain.weight.device
         bound = plain.in_features**-0.5
         a_RI = torch.empty(self.lora_A.weight.shape).uniform_(-bound, bound, generator=random)
-        self.lora_A.weight = nn.Parameter(a_RI.to(plain.weight.device))
-        b_OR = torch.zeros(self.lora_B.weight.shape, device=plain.weight.device)
+        self.lora_A.weight = nn.Parameter(a_RI.to(device))
+        b_OR = torch.zeros(self.lora_B.weight.shape, device=device)
         self.lora_B.weight = nn.Parameter(b_OR)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -84,18 +91,30 @@ class LoRALinear(nn.Linear):
         return super().forward(input) + scale * self.lora_B(self.lora_A(input))
 
 
-def add_lora(generator: Generator, config: LoRAConfig, seed: int = 0) -> nn.Module:
+def add_lora(
+    generator: Generator, config: LoRAConfig, seed: int = 0, device: torch.device | None = None
+) -> nn.Module:
     """Put an adapter beside the projections of every layer, in place; only it learns from now on.
 
+    Args:
+        device: of the adapter; None is that of the weights that it stands beside.
+
     Returns:
-        the adapter alone: its parts under the names that they have in the generator.
+        the adapter alone, as `adapter_of`.
     """
-    random, adapter = torch.Generator().manual_seed(seed), nn.Module()
+    random = torch.Generator().manual_seed(seed)
     generator.requires_grad_(False)
     for name, part in list(generator.transformer.named_modules(prefix="transformer")):
         if isinstance(part, nn.Linear) and name.rpartition(".")[2] in config.projections:
-            adapted = LoRALinear(part, config, random)
-            generator.set_submodule(name, adapted)
+            generator.set_submodule(name, LoRALinear(part, config, random, device))
+    return adapter_of(generator)
+
+
+def adapter_of(generator: Generator) -> nn.Module:
+    """Return the adapter alone: its parts, shared, under the names that they have in the generator."""
+    adapter = nn.Module()
+    for name, adapted in generator.named_modules():
+        if isinstance(adapted, LoRALinear):
             place = adapter
             for step in name.split("."):
                 if step not in place._modules:
@@ -104,6 +123,28 @@ def add_lora(generator: Generator, config: LoRAConfig, seed: int = 0) -> nn.Modu
             place.add_module("lora_A", adapted.lora_A)
             place.add_module("lora_B", adapted.lora_B)
     return adapter
+
+
+def first_adapter(generator: Generator, seed: int) -> list[tuple[str, nn.Parameter]]:
+    """Return the first weights by name of an adapter that a generator has, or none; whole, wherever its own lie."""
+    config = lora_of(generator)
+    if config is None:
+        return []
+    with torch.device("meta"):
+        plain = Generator(generator.config)
+    return list(add_lora(plain, config, seed, torch.device("cpu")).named_parameters())
+
+
+@torch.no_grad()
+def fold_lora(generator: Generator) -> None:
+    """Make the sums plain weights again; nothing that the generator computes changes."""
+    for name, part in list(generator.named_modules()):
+        if isinstance(part, LoRALinear):
+            scale = part.config.alpha / part.config.rank
+            plain = nn.Linear(part.in_features, part.out_features, device="meta")
+            weight_OI = part.weight + scale * (part.lora_B.weight @ part.lora_A.weight)
+            plain.weight, plain.bias = nn.Parameter(weight_OI, requires_grad=False), part.bias
+            generator.set_submodule(name, plain)
 
 
 def lora_of(generator: Generator) -> LoRAConfig | None:

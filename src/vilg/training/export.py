@@ -13,6 +13,7 @@ from torch import nn
 from vilg.config import require
 from vilg.model.folder import Model, find_model, load_model, read_config
 from vilg.model.generator import Generator
+from vilg.model.lora import LoRAConfig, add_lora, fold_lora, write_adapter
 from vilg.model.reconstructor import Reconstructor
 from vilg.model.weights import DTYPES
 from vilg.tokenizer.image_tokenizer import ImageTokenizer
@@ -77,7 +78,29 @@ def _image_tokenizer(settings: TokenizerRun, path: Path) -> ImageTokenizer:
     return tokenizer.eval()
 
 
+def write_trained_adapter(stage: Stage, step: int, folder: Path) -> None:
+    """Write what a stage has learnt beside its base by a step."""
+    settings, base = stage.settings(), load_model(stage.base)
+    assert isinstance(settings, GeneratorRun) and settings.lora is not None
+    weights = _adapted(settings.lora, base, stage.checkpoints[step]).state_dict()
+    write_adapter(folder, settings.lora, weights, base, settings.init or "")
+
+
+def _adapted(config: LoRAConfig, base: Model, path: Path) -> nn.Module:
+    """Put a checkpoint's adapter beside the layers of its base, and return it."""
+    if base.generator is None:
+        raise CheckpointError(f"{path} belongs to a run whose base/ is damaged: train anew")
+    adapter = add_lora(base.generator, config)
+    _fill(adapter, path, "")
+    return adapter
+
+
 def _generator(settings: GeneratorRun, base: Model, path: Path) -> Model:
+    if settings.lora is not None:
+        _adapted(settings.lora, base, path)
+        assert base.generator is not None
+        fold_lora(base.generator)
+        return base
     lender, words = base.image_tokenizer, base.text_tokenizer
     if words is None:
         raise CheckpointError(f"{path} belongs to a run whose base/ is damaged: train anew")

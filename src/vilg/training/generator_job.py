@@ -22,7 +22,6 @@ from vilg.data.batches import (
     padded,
     targets,
 )
-from vilg.data.order import batch_ids
 from vilg.data.store import Store
 from vilg.device import HOST, moved
 from vilg.images import contact_sheet
@@ -34,6 +33,7 @@ from vilg.model.generator import (
     text_target_log_probs,
     text_to_image_states,
 )
+from vilg.model.lora import adapter_of, lora_of
 from vilg.parallel import WHOLE, Share, check_divides, own_shares, sum_over_processes
 from vilg.randomness import integers
 from vilg.sampling.images import draw_images
@@ -165,7 +165,9 @@ class GeneratorJob:
         self.generator, self.device = generator, device
         self.module: nn.Module = generator
         losses = (self.text_to_image_loss, self.image_to_text_loss, self.question_loss)
-        self.turns = [Turn("", generator, losses)]
+        if lora_of(generator) is not None:  # beside weights that stay
+            self.module = adapter_of(generator)
+        self.turns = [Turn("", self.module, losses)]
         self.end_to_end = end_to_end
         if end_to_end is not None:
             check_end_to_end(loss)
@@ -202,7 +204,7 @@ class GeneratorJob:
         return self._on_device(disturbed(self.store, rows, own_BN, seed, step, share))
 
     def _batch(self, step: int, share_of_pairs: float) -> NDArray[np.int64]:
-        batch = batch_ids(self.loop.seed, step, self.loop.batch_size, len(self.store))
+        batch = self.store.batch(self.loop.seed, step, self.loop.batch_size)
         return _head(batch, share_of_pairs)
 
     def _drawn_states(self, step: int, ids: NDArray[np.int64]) -> Tensor:

@@ -49,12 +49,14 @@ def check_memory(
     *,
     shards: int = 1,
     offload: bool = False,
+    copies: int = 5,
 ) -> None:
     """Refuse to train what cannot fit, before any of it is made.
 
     Args:
         device: of this process; the host's memory is that of all processes of a machine.
         shards: processes that these five are divided among.
+        copies: of each weight: itself, gradient, two moments and average, or itself alone where it stays.
         offload: they lie in the host's memory.
 
     Raises:
@@ -66,7 +68,7 @@ def check_memory(
     except RuntimeError as error:  # torch counts the bytes of a tensor in 64 bits
         raise OutOfMemory(f"no memory has room for {what}: make it smaller") from error
     on_host = offload or device.type == "cpu"
-    needed = 5 * 4 * num_weights * (num_on_machine() if on_host else 1) / shards
+    needed = copies * 4 * num_weights * (num_on_machine() if on_host else 1) / shards
     free = available_memory() if on_host else memory_of_device(device)
     if needed > free:
         raise OutOfMemory(

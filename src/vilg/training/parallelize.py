@@ -8,6 +8,7 @@ ever holds more of them than its shard and one layer.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,7 @@ from torch.nn.utils import parametrize
 from vilg.config import require
 from vilg.model.attend import attend_flex
 from vilg.model.generator import Generator, GeneratorConfig, first_weights
+from vilg.model.lora import LoRAConfig, add_lora, first_adapter, lora_of
 from vilg.model.transformer import Block
 from vilg.parallel import is_first, num_processes
 from vilg.progress import Progress
@@ -83,6 +85,7 @@ def build_generator(
     *,
     bf16: bool = False,
     codebook_KD: Tensor | None = None,
+    lora: LoRAConfig | None = None,
 ) -> Generator:
     """Build a generator for training, laid out over all processes; `fill` gives it its weights.
 
@@ -90,6 +93,7 @@ def build_generator(
         device: where this process computes.
         bf16: as `parallelize` has it.
         codebook_KD: of its image tokens on the device, to be learnt by what they share (`share_codes`).
+        lora: of an adapter that alone is to learn; `first_adapter` has its weights.
 
     Raises:
         SettingError: as `ParallelConfig.check`.
@@ -98,6 +102,8 @@ def build_generator(
         generator = Generator(shape)
     if codebook_KD is not None:
         share_codes(generator, codebook_KD)
+    if lora is not None:
+        add_lora(generator, lora)
     parallelize(generator, config, device, bf16=bf16)
     place = torch.device("cpu") if config.offload else device
     # As `to_empty`, which would empty the codebook too.
@@ -136,7 +142,7 @@ def draw_weights(generator: Generator, seed: int) -> None:
     """Give a generator its first weights, the same however it is laid out."""
     with torch.random.fork_rng(devices=()):  # the caller's random numbers stay as they were
         torch.default_generator.manual_seed(seed)
-        fill(generator, first_weights(generator.config))
+        fill(generator, chain(first_weights(generator.config), first_adapter(generator, seed)))
 
 
 def parallelize(
@@ -215,4 +221,6 @@ def _alike(generator: Generator) -> Generator:
         shared = generator.get_submodule("image_embedding.parametrizations.weight.0")
         assert isinstance(shared, SharedByCodes)
         share_codes(plain, shared.codebook_KD.to("meta"))
+    if (lora := lora_of(generator)) is not None:
+        add_lora(plain, lora)
     return plain.to_empty(device=generator.device).requires_grad_(False)

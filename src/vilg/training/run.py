@@ -3,7 +3,8 @@
     OUT/config.json   the resolved recipe
     OUT/tokenizer/    config.json (what the stage was begun with), log.jsonl, checkpoints/, samples/,
                       model/ (the finished image tokenizer), and tokens/ (refined ids) if there are any
-    OUT/generator/    the same, tokens/ (every picture's ids), and base/ (a model but for what is learnt)
+    OUT/generator/    the same, tokens/ (every picture's ids), and base/ (a model but for what is learnt); with
+                      generator.lora also adapter/, which base/ and it make model/ of
 
 Each stage is finished when its `model/` folder is; resuming skips finished stages.
 """
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from vilg.config import to_json
+from vilg.data.mixture import Mixture
 from vilg.data.order import permute
 from vilg.data.pictures import load_pictures, tell
 from vilg.data.store import Kind, file_hash
@@ -39,6 +41,8 @@ from vilg.model.folder import (
     weights_hash,
 )
 from vilg.model.generator import Generator, GeneratorConfig
+from vilg.model.lora import first_adapter
+from vilg.model.weights import DTYPES
 from vilg.parallel import check_divides, is_first, meet, num_processes
 from vilg.progress import say
 from vilg.text import LANGUAGES, TextTokenizer
@@ -48,7 +52,7 @@ from vilg.tokenizer.refine import search_id
 from vilg.tokenizer.tokens import refined_tokens
 from vilg.training.augment import AS_THEY_ARE, AugmentConfig
 from vilg.training.end_to_end import EndToEnd
-from vilg.training.export import trained_model
+from vilg.training.export import trained_model, write_trained_adapter
 from vilg.training.generator_job import (
     GeneratorJob,
     StepTokens,
@@ -221,7 +225,14 @@ def _check_generator(
     check_shares(config.loss, config.loop)
     config.parallel.check()
     shards, offload = config.parallel.shard_over or num_processes(), config.parallel.offload
-    check_memory("the generator", lambda: Generator(shape), device, shards=shards, offload=offload)
+    check_memory(
+        "the generator",
+        lambda: Generator(shape),
+        device,
+        shards=shards,
+        offload=offload,
+        copies=5 if config.lora is None else 1,
+    )
     if config.end_to_end is not None:
         check_fits(config.end_to_end.loss, lent)
         config.end_to_end.loss.perceptual_loss()
@@ -240,6 +251,8 @@ def _begin(stage: Stage, config: TokenizerRun | GeneratorRun, data: str) -> bool
 def _save_model(stage: Stage, step: int) -> None:
     """Write the model of a stage's last step, once, while the other processes wait."""
     if is_first():
+        if getattr(stage.settings(), "lora", None) is not None:
+            write_trained_adapter(stage, step, stage.adapter)
         save_model(stage.model, trained_model(stage, step))
     meet()
 
@@ -324,6 +337,13 @@ def _train_generator(
         say(f"left out: {store.info.rejects} pairs, see {store.folder / 'rejects.jsonl'}", log)
     captions = texts_told(store, Kind.CAPTION, text_tokenizer)
     answers = texts_told(store, Kind.ANSWER, text_tokenizer) if config.loss.question_weight else {}
+    if config.replay is not None:
+        old, share = config.replay.data, config.replay.share
+        known = Pairs(None if old.is_store else old.open(), text_tokenizer)
+        folder = stage.folder / "replayed"
+        replayed = find_store(old, known, image_tokenizer, config.max_text, folder)
+        say(f"generator: {len(replayed)} pairs replayed, {share:.0%} of each batch", log)
+        store = Mixture(store, replayed, share)
     grid = image_tokenizer.config.grid_size
     shape = config.shape(image_tokenizer.config, len(text_tokenizer))
 
@@ -346,7 +366,9 @@ def _train_generator(
 
     codebook_KD = image_tokenizer.quantizer.codebook_KD if config.share_codes else None
     bf16 = config.loop.precision is TrainingPrecision.BF16
-    generator = build_generator(shape, config.parallel, device, bf16=bf16, codebook_KD=codebook_KD)
+    generator = build_generator(
+        shape, config.parallel, device, bf16=bf16, codebook_KD=codebook_KD, lora=config.lora
+    )
     if config.init is None and not resume:
         draw_weights(generator, config.loop.seed)
     job = GeneratorJob(
@@ -361,21 +383,29 @@ def _train_generator(
         encode_prefix=encoder(config.prefix_augmentation),
         device=device,
     )
+    if config.init is not None and (config.lora is not None or not resume):
+        _start_from(stage.base if resume else find_model(config.init), job, image_tokenizer, log)
     if is_first() and not (resume and stage.base.exists()):
-        base = Model(
-            image_tokenizer,
-            None,
-            text_tokenizer,
-            config.sampling,
-            latin_words=text_tokenizer.latin_words(
-                [*captions.get("zh", ()), *answers.get("zh", ())]
-            ),
-            languages=tuple(captions) or LANGUAGES,
-            answer_languages=tuple(answers),
-        )
+        latin_words = text_tokenizer.latin_words([*captions.get("zh", ()), *answers.get("zh", ())])
+        base = Model(image_tokenizer, None, text_tokenizer, config.sampling)
+        if config.init is None:
+            base = replace(
+                base,
+                latin_words=latin_words,
+                languages=tuple(captions) or LANGUAGES,
+                answer_languages=tuple(answers),
+            )
+        else:  # what an earlier model knows it goes on knowing
+            earlier = read_config(find_model(config.init))
+            base = replace(
+                base,
+                generator=load_model(find_model(config.init)).generator if config.lora else None,
+                latin_words=tuple(dict.fromkeys([*earlier.latin_words, *latin_words])),
+                languages=tuple(dict.fromkeys([*earlier.languages, *captions])),
+                answer_languages=tuple(dict.fromkeys([*earlier.answer_languages, *answers])),
+                stored_as=DTYPES[earlier.dtype],
+            )
         save_model(stage.base, base)
-    if config.init is not None and not resume:
-        _start_from(find_model(config.init), job, image_tokenizer, log)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
 
@@ -400,7 +430,8 @@ def _start_from(
         raise RunError(f"{folder} was trained on the codes of another image tokenizer")
     assert earlier.generator is not None  # `_check_start` has seen its shape
     with torch.no_grad():
-        fill(job.generator, earlier.generator.named_parameters())
+        adapter = first_adapter(job.generator, job.loop.seed)
+        fill(job.generator, [*earlier.generator.named_parameters(), *adapter])
         if job.end_to_end is None:
             return
         if earlier.reconstructor is not None:

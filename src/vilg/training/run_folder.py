@@ -88,6 +88,11 @@ class Stage:
         return self.folder / "base"
 
     @property
+    def adapter(self) -> Path:
+        """What was learnt beside `base`, where that is an adapter; `model` has both."""
+        return self.folder / "adapter"
+
+    @property
     def checkpoints(self) -> dict[int, Path]:
         """The folders of whole checkpoints by their steps."""
         return find(self.folder / "checkpoints")

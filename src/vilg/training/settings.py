@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vilg.config import require
+from vilg.config import later_key, require
 from vilg.model.defaults import Decoder, SamplingConfig
 from vilg.model.generator import GeneratorConfig
+from vilg.model.lora import LoRAConfig
 from vilg.model.patterns import Pattern
 from vilg.tokenizer.codebooks import CodebookConfig
 from vilg.tokenizer.image_tokenizer import TokenizerConfig
@@ -84,6 +85,24 @@ class TokenizerRun:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """Pairs that an earlier model was trained on, shown again so that it forgets less.
+
+    Attributes:
+        data: which pairs.
+        share: of each batch.
+    """
+
+    data: DataConfig
+    share: float = 0.25
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.share < 1, "the share of replayed pairs must be more than 0 and less than 1"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratorRun:
     """Training of a generator; grid and vocabularies follow from its tokenizers.
 
@@ -99,6 +118,8 @@ class GeneratorRun:
         max_text: longest text in tokens, the language or end token included; a longer one is refused.
         qk_norm: bring queries and keys to one length, so that attention scores cannot run away.
         init: folder or hub id of the model to start from; None starts anew.
+        lora: train an adapter of this size beside the weights of `init`, which stay; null trains all weights.
+        replay: pairs that take a share of each batch besides; null takes none.
         augmentation: of the pictures that captions are learnt from; drawn ones stay where they are. A
             mirrored arrow has the wrong name: set `flip` only where none of the captions tells sides.
         prefix_augmentation: of the pictures whose tokens are read while a picture is drawn; the tokens to draw
@@ -122,6 +143,8 @@ class GeneratorRun:
     qk_norm: bool = False
     image_tokenizer: str | None = None
     init: str | None = None
+    lora: LoRAConfig | None = later_key(None)
+    replay: ReplayConfig | None = later_key(None)
     sampling: SamplingConfig = SamplingConfig()
     loss: GeneratorLossConfig = GeneratorLossConfig()
     augmentation: AugmentConfig = AS_THEY_ARE
@@ -139,6 +162,25 @@ class GeneratorRun:
             self.num_heads >= 1 and self.width % self.num_heads == 0,
             f"num_heads {self.num_heads} must divide the width {self.width}",
         )
+        moves = (self.augmentation, self.prefix_augmentation)
+        require(
+            self.replay is None
+            or (self.end_to_end is None and all(move == AS_THEY_ARE for move in moves)),
+            "replayed pairs are tokens alone: set generator.end_to_end=null and leave augmentations out",
+        )
+        require(
+            self.replay is None or self.loop.batch_size > 1,
+            "a batch with replayed pairs has at least 2: set generator.loop.batch_size=2",
+        )
+        if self.lora is not None:
+            require(
+                self.init is not None,
+                "an adapter needs the model that it belongs to: set generator.init",
+            )
+            require(
+                self.end_to_end is None and not self.share_codes,
+                "an adapter is of layers alone: set generator.end_to_end=null and generator.share_codes=false",
+            )
         for name in ("augmentation", "prefix_augmentation"):
             require(
                 getattr(self, name).recolour == 0,
