@@ -38,12 +38,13 @@ def list_pictures(folder: Path) -> tuple[list[Path], Counter[str]]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: give a data set or a folder of pictures")
-    files, others = list[Path](), Counter[str]()
-    for path in walk(folder, others):
+    files, others, strange = list[Path](), Counter[str](), dict[Path, str]()
+    for path in walk(folder, strange):
         if path.suffix.lower() in SUFFIXES:
             files.append(path)
         else:
             others[path.suffix.lower() or path.name] += 1
+    others.update(strange.values())
     if not files:
         found = f", but {tell(others)}" if others else ""
         raise DataError(f"{folder} holds no picture ({', '.join(SUFFIXES)}){found}")
@@ -60,13 +61,13 @@ def check_outside(folder: Path, out: Path) -> None:
         raise DataError(f"{out} lies in {folder}, all of which is read: write outside of it")
 
 
-def walk(folder: Path, others: Counter[str]) -> Iterator[Path]:
+def walk(folder: Path, others: dict[Path, str]) -> Iterator[Path]:
     """Yield the files in a folder and below it, sorted within each folder; hidden ones are left out.
 
     Linked folders come after the others, each once.
 
     Args:
-        others: counts what is no file.
+        others: gets what is no file, and what it is instead.
 
     Raises:
         DataError: a folder that cannot be read, or a link to one that it lies in.
@@ -75,7 +76,7 @@ def walk(folder: Path, others: Counter[str]) -> Iterator[Path]:
     for top in waiting:  # grows by the links found, so that what is no link is read first
         for place, folders, names in os.walk(top, onerror=_refuse):
             if (real := Path(place).resolve()) in seen:
-                others["link to a folder that was read"] += 1
+                others[Path(place)] = "link to a folder that was read"
                 folders.clear()
                 continue
             seen.add(real)
@@ -85,7 +86,7 @@ def walk(folder: Path, others: Counter[str]) -> Iterator[Path]:
                 if path.is_file():
                     yield path
                 else:
-                    others["link to nothing" if path.is_symlink() else "device"] += 1
+                    others[path] = "link to nothing" if path.is_symlink() else "device"
 
 
 def _refuse(error: OSError) -> None:

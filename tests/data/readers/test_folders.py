@@ -54,7 +54,7 @@ def test_what_is_no_pair_is_told(tmp_path):
         ("bad.png", "its text is no UTF-8 (invalid start byte at byte 0)"),
         ("empty.png", "no caption"),
         ("lost.txt", "no picture has this text"),
-        (tmp_path.name, "link to nothing"),
+        ("nowhere.png", "link to nothing"),
     ]
 
 

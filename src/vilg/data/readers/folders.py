@@ -1,6 +1,5 @@
 """A folder of pictures with their captions beside them: NAME.jpg and NAME.txt, one caption a line."""
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def read_folder(folder: Path, pictures: Path | None = None) -> Items:
     Args:
         pictures: no use here, where a picture lies beside its text.
     """
-    others = Counter[str]()
+    others = dict[Path, str]()
     for path in walk(folder, others):
         suffix = path.suffix.lower()
         if suffix in SUFFIXES:
@@ -42,9 +41,8 @@ def read_folder(folder: Path, pictures: Path | None = None) -> Items:
             and not any(path.with_suffix(end).is_file() for end in _cases(SUFFIXES))
         ):
             yield Reject(place=_inside(folder, path), reason="no picture has this text")
-    for kind, number in others.items():
-        for _ in range(number):
-            yield Reject(place=folder.resolve().name, reason=kind)
+    for path, kind in others.items():
+        yield Reject(place=_inside(folder, path), reason=kind)
 
 
 def _pair(folder: Path, path: Path) -> Pair | Reject:
