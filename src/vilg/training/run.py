@@ -11,6 +11,7 @@ Each stage is finished when its `model/` folder is; resuming skips finished stag
 
 import io
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -386,28 +387,43 @@ def _train_generator(
     if config.init is not None and (config.lora is not None or not resume):
         _start_from(stage.base if resume else find_model(config.init), job, image_tokenizer, log)
     if is_first() and not (resume and stage.base.exists()):
-        latin_words = text_tokenizer.latin_words([*captions.get("zh", ()), *answers.get("zh", ())])
-        base = Model(image_tokenizer, None, text_tokenizer, config.sampling)
-        if config.init is None:
-            base = replace(
-                base,
-                latin_words=latin_words,
-                languages=tuple(captions) or LANGUAGES,
-                answer_languages=tuple(answers),
-            )
-        else:  # what an earlier model knows it goes on knowing
-            earlier = read_config(find_model(config.init))
-            base = replace(
-                base,
-                generator=load_model(find_model(config.init)).generator if config.lora else None,
-                latin_words=tuple(dict.fromkeys([*earlier.latin_words, *latin_words])),
-                languages=tuple(dict.fromkeys([*earlier.languages, *captions])),
-                answer_languages=tuple(dict.fromkeys([*earlier.answer_languages, *answers])),
-                stored_as=DTYPES[earlier.dtype],
-            )
+        base = _base(config, image_tokenizer, text_tokenizer, captions, answers)
         save_model(stage.base, base)
     optims = [config.optim, config.discriminator_optim][: len(job.turns)]
     train(job, config.loop, optims, stage.folder, resume=resume, out=log)
+
+
+def _base(
+    config: GeneratorRun,
+    image_tokenizer: ImageTokenizer,
+    words: TextTokenizer,
+    captions: Mapping[str, Collection[str]],
+    answers: Mapping[str, Collection[str]],
+) -> Model:
+    """Return what of the model is known before it is trained; of an adapter, its base too.
+
+    Args:
+        captions, answers: by language, what it is trained to say.
+    """
+    latin_words = words.latin_words([*captions.get("zh", ()), *answers.get("zh", ())])
+    base = Model(image_tokenizer, None, words, config.sampling)
+    if config.init is None:
+        return replace(
+            base,
+            latin_words=latin_words,
+            languages=tuple(captions) or LANGUAGES,
+            answer_languages=tuple(answers),
+        )
+    folder = find_model(config.init)
+    earlier = read_config(folder)  # what an earlier model knows it goes on knowing
+    return replace(
+        base,
+        generator=load_model(folder).generator if config.lora else None,
+        latin_words=tuple(dict.fromkeys([*earlier.latin_words, *latin_words])),
+        languages=tuple(dict.fromkeys([*earlier.languages, *captions])),
+        answer_languages=tuple(dict.fromkeys([*earlier.answer_languages, *answers])),
+        stored_as=DTYPES[earlier.dtype],
+    )
 
 
 def _check_start(folder: Path, shape: GeneratorConfig, words: TextTokenizer) -> ModelConfig:
