@@ -19,9 +19,9 @@ import numpy as np
 from vilg.data.ids import hash_of
 from vilg.data.pairs import Pair, Reject
 from vilg.data.parts import second_of_one_id
+from vilg.data.pictures import open_pair
 from vilg.data.sources import Source
 from vilg.errors import VilgError
-from vilg.images import open_picture
 from vilg.progress import Progress
 from vilg.text import TextError, TextTokenizer
 
@@ -290,10 +290,8 @@ def _look(pair: Pair, words: TextTokenizer) -> _Look:
     picture, broken = "no picture", None
     if pair.picture is not None:
         try:
-            opened = open_picture(pair.picture(), name="the picture")
+            opened = open_pair(pair)
             picture = f"{opened.width} x {opened.height} pixels"
-        except OSError as error:
-            broken = f"the picture cannot be read: {error.strerror or error}"
         except VilgError as error:
             broken = str(error)
     texts = [text for some in (pair.captions, pair.prompts) for text in chain(*some.values())]

@@ -21,8 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from vilg.data.likes import looks_of
 from vilg.data.lines import Row
 from vilg.data.pairs import Pair, Reject
+from vilg.data.pictures import open_pair
 from vilg.data.words import counter_of
-from vilg.images import ImageError, open_picture
+from vilg.images import ImageError
 
 NUMBERS = ("captions", "words", "special", "nouns", "broken", "width", "height", "aspect")
 TEXTS = ("language",)
@@ -74,11 +75,9 @@ def _of_picture(item: Pair | Reject) -> Row:
     if isinstance(item, Reject) or item.picture is None:
         return {}
     try:
-        picture = open_picture(item.picture(), name="the picture")
+        picture = open_pair(item)
     except ImageError as error:
         return {"broken": True, "why": str(error)}
-    except OSError as error:
-        return {"broken": True, "why": f"the picture cannot be read: {error.strerror or error}"}
     width, height = picture.size
     return {
         "broken": False,

@@ -122,14 +122,23 @@ def _open(source: Pair | Path) -> Image.Image:
     return open_picture(source.picture(), name=f"the picture of {source.id} ({source.place})")
 
 
+def open_pair(pair: Pair) -> Image.Image:
+    """Open the picture of a pair that has one.
+
+    Raises:
+        DataError, ImageError: it cannot be read.
+    """
+    assert pair.picture is not None
+    try:
+        return open_picture(pair.picture(), name="the picture")
+    except OSError as error:
+        raise ImageError(f"the picture cannot be read: {error.strerror or error}") from error
+
+
 def try_picture(source: Pair | Path, size: int) -> NDArray[np.uint8] | VilgError:
     """Decode one picture, crop and resize it; return bytes_YX3, or why that cannot be."""
     try:
-        if isinstance(source, Path):
-            return to_array(square(open_picture(source), size))
-        assert source.picture is not None
-        return to_array(square(open_picture(source.picture(), name="the picture"), size))
+        opened = open_picture(source) if isinstance(source, Path) else open_pair(source)
+        return to_array(square(opened, size))
     except VilgError as error:
         return error
-    except OSError as error:
-        return ImageError(f"the picture cannot be read: {error.strerror or error}")
